@@ -1,0 +1,74 @@
+// The activations that convolution and batch norm apply in their epilogue, and their derivatives. One text for CPU and
+// CUDA: M is the backend's math (M::exp, M::select), V a vector or a scalar of it.
+#pragma once
+
+#include "kernels/scalar.h"
+
+namespace sdgan {
+
+enum class Activation : int32_t { none, relu, leaky_relu, tanh, sigmoid, silu, elu };
+
+// The derivative is computed from what the forward pass saves: its output, except for silu, which is not monotonic and
+// needs its input.
+constexpr bool derivative_needs_input(Activation a) { return a == Activation::silu; }
+
+template <class M, class V>
+SDGAN_HD V sigmoid(V x) {
+  const V e = M::exp(M::select(x < 0, x, -x));  // never overflows
+  return M::select(x < 0, e, M::one(x)) / (1 + e);
+}
+
+// y = act(x). NaN stays NaN.
+template <class M, class V, class T>
+SDGAN_HD V activate(Activation a, V x, T negative_slope) {
+  switch (a) {
+    case Activation::relu:
+      return M::select(x < 0, x - x, x);
+    case Activation::leaky_relu:
+      return M::select(x < 0, x * negative_slope, x);
+    case Activation::tanh: {  // expm1-free: (1 - e) / (1 + e) loses relative accuracy below 1e-3, where x - x^3/3 holds
+      const V magnitude = M::select(x < 0, -x, x);
+      const V e = M::exp(-2 * magnitude);
+      const V large = (1 - e) / (1 + e);
+      const V square = x * x;
+      const V small = magnitude * (1 - square * (V(square * T(-2.0 / 15)) + T(1.0 / 3)));
+      const V y = M::select(magnitude < T(0.02), small, large);
+      return M::select(x < 0, -y, y);
+    }
+    case Activation::sigmoid:
+      return sigmoid<M>(x);
+    case Activation::silu:
+      return x * sigmoid<M>(x);
+    case Activation::elu:
+      return M::select(x < 0, M::expm1(x), x);
+    default:
+      return x;
+  }
+}
+
+// dy/dx from the saved value: the output y, or for silu the input x. At the kink the derivative is that of torch:
+// 0 for relu, the negative slope for leaky_relu, 1 for elu.
+template <class M, class V, class T>
+SDGAN_HD V activation_slope(Activation a, V saved, T negative_slope) {
+  const V one = M::one(saved);
+  switch (a) {
+    case Activation::relu:
+      return M::select(saved > 0, one, one - one);
+    case Activation::leaky_relu:
+      return M::select(saved > 0, one, one * negative_slope);
+    case Activation::tanh:
+      return 1 - saved * saved;
+    case Activation::sigmoid:
+      return saved * (1 - saved);
+    case Activation::silu: {
+      const V s = sigmoid<M>(saved);
+      return s * (1 + saved * (1 - s));
+    }
+    case Activation::elu:
+      return M::select(saved < 0, saved + 1, one);
+    default:
+      return one;
+  }
+}
+
+}  // namespace sdgan

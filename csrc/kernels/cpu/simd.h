@@ -1,0 +1,276 @@
+// Vectors of the instruction set that this translation unit is compiled for: one text for all of them, on the
+// compiler's vector extensions (GCC and Clang). Included by kernels under csrc/kernels/cpu only.
+//
+// Everything lives in namespace sdgan::SDGAN_ISA, so that two instruction sets never share an inline function.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/scalar.h"
+
+#define SDGAN_INLINE inline __attribute__((always_inline))
+
+namespace sdgan::SDGAN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;  // T is float, double or an integer
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// The signed integer as wide as T: the type of comparison masks and of bit tricks.
+template <class T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Mask = Vec<typename IntOf<T>::type>;
+
+// ------------------------------------------------------------------------------------------ loads and stores
+// S is the storage type, compute_t<S> the type of the lanes. The partial forms touch exactly n elements, 0 < n <= lanes;
+// lanes past n read as zero.
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+template <class S>
+SDGAN_INLINE Vec<compute_t<S>> load(const S* p) {
+  if constexpr (sizeof(S) == sizeof(compute_t<S>)) {
+    Vec<S> v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  } else {
+    HalfBits h;
+    std::memcpy(&h, p, sizeof h);
+    return (Vec<float>)(__builtin_convertvector(h, Vec<uint32_t>) << 16);
+  }
+}
+
+template <class S>
+SDGAN_INLINE void store(S* p, Vec<compute_t<S>> v) {
+  if constexpr (sizeof(S) == sizeof(compute_t<S>)) {
+    std::memcpy(p, &v, sizeof v);
+  } else {  // bf16, to nearest even; a NaN stays a (quiet) NaN
+    const Vec<uint32_t> bits = (Vec<uint32_t>)v;
+    const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Vec<uint32_t> quiet = (bits >> 16) | 0x40u;
+    const HalfBits h = __builtin_convertvector(v == v ? rounded : quiet, HalfBits);
+    std::memcpy(p, &h, sizeof h);
+  }
+}
+
+template <class S>
+SDGAN_INLINE Vec<compute_t<S>> load_partial(const S* p, int n) {
+  S lanes[kLanes<compute_t<S>>] = {};
+  std::memcpy(lanes, p, n * sizeof(S));
+  return load(lanes);
+}
+
+template <class S>
+SDGAN_INLINE void store_partial(S* p, Vec<compute_t<S>> v, int n) {
+  S lanes[kLanes<compute_t<S>>];
+  store(lanes, v);
+  std::memcpy(p, lanes, n * sizeof(S));
+}
+
+template <class S>
+SDGAN_INLINE compute_t<S> load_one(const S* p) {
+  return load_partial(p, 1)[0];
+}
+
+// The same on an untyped buffer of S, at element i, for 0 < count <= lanes. A null destination is skipped.
+template <class S>
+SDGAN_INLINE Vec<compute_t<S>> read(const void* p, int64_t i, int count) {
+  const S* at = static_cast<const S*>(p) + i;
+  return count == kLanes<compute_t<S>> ? load(at) : load_partial(at, count);
+}
+
+template <class S>
+SDGAN_INLINE void write(void* p, int64_t i, int count, Vec<compute_t<S>> v) {
+  if (p == nullptr) return;
+  S* at = static_cast<S*>(p) + i;
+  if (count == kLanes<compute_t<S>>) {
+    store(at, v);
+  } else {
+    store_partial(at, v, count);
+  }
+}
+
+// Calls body(first, count) for the vectors of slice s of n elements; count < lanes at the very end only.
+template <class T, class Body>
+SDGAN_INLINE void for_vectors(int64_t s, int64_t n, Body body) {
+  const int64_t end = n - s * kSlice < kSlice ? n : (s + 1) * kSlice;
+  for (int64_t i = s * kSlice; i < end; i += kLanes<T>) {
+    body(i, static_cast<int>(end - i < kLanes<T> ? end - i : kLanes<T>));
+  }
+}
+
+// Calls body(S{}) with the storage type that dtype stands for.
+template <class Body>
+SDGAN_INLINE void dispatch(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::f32:
+      return body(float{});
+    case DType::f64:
+      return body(double{});
+    case DType::bf16:
+      return body(bf16{});
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ arithmetic
+template <class T>
+SDGAN_INLINE Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+template <class V>
+SDGAN_INLINE V vmax(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+SDGAN_INLINE V vmin(V a, V b) {
+  return a < b ? a : b;
+}
+template <class V>
+SDGAN_INLINE V vabs(V a) {
+  return a < 0 ? -a : a;
+}
+
+// Lanes added in order, in double.
+template <class V>
+SDGAN_INLINE double sum_lanes(V v) {
+  double total = 0;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(v[0]); ++i) total += v[i];
+  return total;
+}
+
+// The first n lanes of v, zero elsewhere.
+template <class T>
+SDGAN_INLINE Vec<T> first_lanes(Vec<T> v, int n) {
+  Mask<T> lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  return lane < n ? v : Vec<T>{};
+}
+
+// ------------------------------------------------------------------------------- elementary functions, float
+// Cephes single-precision polynomials (Moshier 1989), a few ulp. Doubles go through <cmath>, lane by lane.
+SDGAN_INLINE Vec<float> vround(Vec<float> x) {  // to the nearest integer, |x| < 2^22
+  const float magic = 12582912.f;               // 1.5 * 2^23
+  return (x + magic) - magic;
+}
+
+// 2^n for integral n in [-252, 254], in two factors so that results down to the denormals are right.
+SDGAN_INLINE Vec<float> scale_by_power_of_two(Vec<float> x, Vec<float> n) {
+  const Vec<int32_t> whole = __builtin_convertvector(n, Vec<int32_t>);
+  const Vec<int32_t> half = whole >> 1;
+  const Vec<float> a = (Vec<float>)((half + 127) << 23);
+  const Vec<float> b = (Vec<float>)((whole - half + 127) << 23);
+  return x * a * b;
+}
+
+SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
+  const Vec<float> input = x;
+  x = x < -104.f ? splat(-104.f) : x;
+  x = x > 89.f ? splat(89.f) : x;
+  const Vec<float> n = vround(x * 1.44269504f);
+  Vec<float> r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.f);
+  const Vec<float> y = scale_by_power_of_two(p, n);
+  return input == input ? y : input;
+}
+
+SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // x >= 0; log(0) = -infinity; not for denormals
+  const Vec<int32_t> bits = (Vec<int32_t>)x;
+  Vec<float> e = __builtin_convertvector((bits >> 23) - 126, Vec<float>);
+  Vec<float> m = (Vec<float>)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
+  const Mask<float> low = m < 0.707106781f;
+  e = low ? e - 1.f : e;
+  const Vec<float> f = (low ? m + m : m) - 1.f;
+  const Vec<float> z = f * f;
+  Vec<float> p = splat(7.0376836292e-2f);
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  p = p * f * z - 2.12194440e-4f * e - 0.5f * z;
+  Vec<float> y = f + p + 0.693359375f * e;
+  y = x == 0.f ? splat(-INFINITY) : y;
+  y = x == INFINITY ? x : y;
+  return (x >= 0.f) ? y : splat(NAN);
+}
+
+// log(1 + x) for x in [0, 1]: log of the rounded sum, corrected by what rounding lost.
+SDGAN_INLINE Vec<float> vlog1p(Vec<float> x) {
+  const Vec<float> u = 1.f + x;
+  return vlog(u) + (x - (u - 1.f)) / u;
+}
+
+#define SDGAN_LANE_BY_LANE(name, function)                             \
+  SDGAN_INLINE Vec<double> name(Vec<double> x) {                       \
+    for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);    \
+    return x;                                                          \
+  }
+SDGAN_LANE_BY_LANE(vexp, std::exp)
+SDGAN_LANE_BY_LANE(vlog, std::log)
+SDGAN_LANE_BY_LANE(vlog1p, std::log1p)
+#undef SDGAN_LANE_BY_LANE
+
+// e^x - 1, with full relative accuracy near 0: a Taylor polynomial where the subtraction would cancel.
+SDGAN_INLINE Vec<float> vexpm1(Vec<float> x) {
+  const Vec<float> taylor =
+      x * (1.f + x * (0.5f + x * (1.f / 6 + x * (1.f / 24 + x * (1.f / 120 + x * (1.f / 720))))));
+  return vabs(x) < 0.35f ? taylor : vexp(x) - 1.f;
+}
+SDGAN_INLINE Vec<double> vexpm1(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::expm1(x[i]);
+  return x;
+}
+
+// The policy through which csrc/kernels/activation.h and philox.h compute on vectors.
+struct Math {
+  template <class V>
+  static SDGAN_INLINE V exp(V x) {
+    return vexp(x);
+  }
+  template <class V>
+  static SDGAN_INLINE V expm1(V x) {
+    return vexpm1(x);
+  }
+  template <class C, class V>
+  static SDGAN_INLINE V select(C mask, V a, V b) {
+    return mask ? a : b;
+  }
+  template <class V>
+  static SDGAN_INLINE V one(V) {
+    return V{} + 1;
+  }
+};
+
+}  // namespace sdgan::SDGAN_ISA

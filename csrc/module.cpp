@@ -1,0 +1,28 @@
+// `sdgan_ext._C`: loading it registers the operators of csrc/ops; it binds what is not an operator. No tensor crosses
+// here, so pybind11 and LibTorch's stable ABI can live in one shared object.
+#include <pybind11/pybind11.h>
+
+#include "kernels/cpu/isa.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.def("build_info", [] {
+    py::dict info;
+    py::list compiled, usable;
+    for (sdgan::Isa isa : {sdgan::Isa::generic, sdgan::Isa::avx2, sdgan::Isa::avx512}) {
+      if (sdgan::isa_usable(isa)) usable.append(sdgan::isa_name(isa));
+    }
+    compiled.append("generic");
+    SDGAN_IF_AVX2(compiled.append("avx2");)
+    SDGAN_IF_AVX512(compiled.append("avx512");)
+    info["version"] = SDGAN_VERSION;
+    info["compiler"] = __VERSION__;
+    info["cpu_isa"] = sdgan::isa_name(sdgan::cpu_isa());
+    info["cpu_isa_compiled"] = compiled;
+    info["cpu_isa_usable"] = usable;
+    info["cuda"] = static_cast<bool>(SDGAN_CUDA_BUILT);
+    info["cuda_reason"] = SDGAN_CUDA_REASON;
+    return info;
+  });
+}

@@ -1,0 +1,76 @@
+#include "kernels/adversarial_loss.h"
+
+#include "ops/common.h"
+
+namespace sdgan {
+namespace {
+
+// real, fake: logits of any shape, contiguous. grad_real is empty where there is no real.
+std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Tensor fake, int64_t objective,
+                                                        int64_t role, double real_target, int64_t reduction) {
+  const bool none = static_cast<Reduction>(reduction) == Reduction::none;
+  const bool mean = static_cast<Reduction>(reduction) == Reduction::mean;
+  fake = torch::stable::contiguous(fake);
+  if (real) {
+    real = torch::stable::contiguous(*real);
+    check_same_dtype(*real, fake, "real_logits and fake_logits");
+  }
+
+  AdversarialLossParams p;
+  p.dtype = dtype_of(fake, "fake_logits");
+  p.objective = static_cast<Objective>(objective);
+  p.role = static_cast<Role>(role);
+  p.real_target = real_target;
+  p.n_real = real ? real->numel() : 0;
+  p.n_fake = fake.numel();
+  p.scale_real = mean ? 1.0 / static_cast<double>(p.n_real) : 1.0;
+  p.scale_fake = mean ? 1.0 / static_cast<double>(p.n_fake) : 1.0;
+
+  Tensor loss = none ? torch::stable::empty_like(fake) : empty_scalar(fake);
+  Tensor grad_real = real ? torch::stable::empty_like(*real) : empty_none(fake);
+  Tensor grad_fake = torch::stable::empty_like(fake);
+  p.real = pointer(real);
+  p.fake = fake.const_data_ptr();
+  p.loss = none ? loss.mutable_data_ptr() : nullptr;
+  p.grad_real = real ? grad_real.mutable_data_ptr() : nullptr;
+  p.grad_fake = grad_fake.mutable_data_ptr();
+  SDGAN_CHECK(!p.paired() || !real || p.n_real == p.n_fake, "real and fake must pair one to one");
+
+  std::vector<double> partial(p.slice_count());
+  p.partial = none ? nullptr : partial.data();
+  parallel_slices(p.slice_count(), kSlice, [&](int64_t begin, int64_t end) { adversarial_loss(p, begin, end); });
+  if (!none) finish_sum(partial, loss, mean && p.n_fake == 0);
+  return {loss, grad_real, grad_fake};
+}
+
+Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
+  Tensor out = torch::stable::empty_like(grad);
+  AdversarialLossBackwardParams p;
+  p.dtype = dtype_of(grad, "fake_logits");
+  p.grad_loss = grad_loss.const_data_ptr();
+  p.grad = grad.const_data_ptr();
+  p.out = out.mutable_data_ptr();
+  p.n = grad.numel();
+  p.reduced = reduced;
+  parallel_slices(slices(p.n), kSlice,
+                  [&](int64_t begin, int64_t end) { adversarial_loss_backward(p, begin, end); });
+  return out;
+}
+
+// real, fake and what follows the gradients are not read here: the second derivative (Python) needs them.
+std::tuple<Tensor, Tensor> adversarial_loss_backward_cpu(Tensor grad_loss, OptionalTensor, Tensor, Tensor grad_real,
+                                                         Tensor grad_fake, int64_t, int64_t, double,
+                                                         int64_t reduction) {
+  const bool reduced = static_cast<Reduction>(reduction) != Reduction::none;
+  grad_loss = torch::stable::contiguous(grad_loss);
+  check_same_dtype(grad_loss, grad_fake, "grad_loss and grad_fake");
+  return {chain(grad_loss, grad_real, reduced), chain(grad_loss, grad_fake, reduced)};
+}
+
+}  // namespace
+}  // namespace sdgan
+
+STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
+  m.impl("adversarial_loss", TORCH_BOX(&sdgan::adversarial_loss_cpu));
+  m.impl("adversarial_loss_backward", TORCH_BOX(&sdgan::adversarial_loss_backward_cpu));
+}

@@ -1,0 +1,73 @@
+"""What the files of this folder share: argument checks that name the argument, and the tables behind the integers."""
+
+import torch
+from torch import Tensor
+
+from .. import _native  # noqa: F401  (registers torch.ops.sdgan_ext)
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float64)
+HALVES = (torch.float16,)
+
+#: The integers are those of csrc/kernels/activation.h.
+ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4, "silu": 5, "elu": 6}
+#: csrc/kernels/scalar.h
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+def check_choice(name: str, value, choices) -> None:
+    if value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
+
+
+def check_tensor(name: str, value, *, dim: int | None = None) -> None:
+    """A floating-point tensor of a dtype and on a device that the kernels take."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in FLOATS + (HALVES if value.is_cuda else ()):
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16 and float64")
+    if dim is not None and value.dim() != dim:
+        raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
+
+
+def check_like(name: str, value, other_name: str, other: Tensor) -> None:
+    """Same dtype and device as another argument."""
+    if value.dtype != other.dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}, {other_name} has {other.dtype}; they must be the same")
+    if value.device != other.device:
+        raise ValueError(f"{name} is on {value.device}, {other_name} on {other.device}; they must be the same")
+
+
+def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.shape != other.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, {other_name} {tuple(other.shape)}; they must match")
+
+
+def reference_vjp(function, inputs, grad_outputs):
+    """Gradients of ``function(*inputs)``, a pure-torch twin, for the given output gradients.
+
+    This is how ``<op>_backward`` is differentiated: rarely needed (gradient penalties), so the specification itself
+    serves. The result can be differentiated again when the caller records a graph. An input that is None, or that
+    ``function`` does not depend on, gets None.
+    """
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [
+            t if t is None or (record and t.requires_grad) else t.detach().requires_grad_(True) for t in inputs
+        ]
+        outputs = function(*inputs)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        pairs = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if o is not None and g is not None]
+        wanted = [t for t in inputs if t is not None]
+        grads = iter(
+            torch.autograd.grad(
+                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=record, allow_unused=True
+            )
+        )
+    return tuple(None if t is None else next(grads) for t in inputs)
+
+
+def add_grads(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

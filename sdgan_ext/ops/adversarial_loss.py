@@ -1,0 +1,177 @@
+"""Both halves of a GAN objective with their gradients, in one pass. Math: docs/ops/adversarial_loss.md."""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common import (
+    REDUCTIONS,
+    add_grads,
+    check_choice,
+    check_like,
+    check_same_shape,
+    check_tensor,
+    reference_vjp,
+)
+
+__all__ = ["discriminator_loss", "generator_loss", "OBJECTIVES"]
+
+#: The integers are those of csrc/kernels/adversarial_loss.h.
+OBJECTIVES = {
+    "non_saturating": 0,
+    "minimax": 1,
+    "hinge": 2,
+    "least_squares": 3,
+    "wasserstein": 4,
+    "relativistic": 5,
+}
+_DISCRIMINATOR, _GENERATOR = 0, 1
+_TAKES_REAL_TARGET = ("non_saturating", "minimax", "least_squares")
+
+
+def discriminator_loss(
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    objective: str = "non_saturating",
+    *,
+    real_target: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The discriminator's loss: how far it is from calling ``real_logits`` real and ``fake_logits`` fake.
+
+    Equivalent to, for the default objective::
+
+        F.binary_cross_entropy_with_logits(real_logits, torch.full_like(real_logits, real_target))
+        + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+
+    Args:
+        real_logits: ``D(x)``, any shape. float32, bfloat16 or float64.
+        fake_logits: ``D(G(z))``, any shape; each half has its own mean, so the two numbers of logits may differ.
+            With ``objective="relativistic"`` or ``reduction="none"`` they pair one to one and must have one shape.
+        objective: ``non_saturating`` and ``minimax`` (Goodfellow et al. 2014; the same loss for the discriminator),
+            ``hinge`` (Lim & Ye 2017), ``least_squares`` (Mao et al. 2017), ``wasserstein`` (Arjovsky et al. 2017),
+            ``relativistic`` (relativistic pairing, Huang et al. 2024).
+        real_target: what "real" means: 0.9 is one-sided label smoothing (Salimans et al. 2016). Only for
+            non_saturating, minimax and least_squares.
+        reduction: ``mean``, ``sum``, or ``none`` for one loss a pair.
+
+    Returns:
+        A scalar, or the shape of the logits with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_choice("objective", objective, OBJECTIVES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_tensor("real_logits", real_logits)
+    check_tensor("fake_logits", fake_logits)
+    check_like("fake_logits", fake_logits, "real_logits", real_logits)
+    if objective == "relativistic" or reduction == "none":
+        check_same_shape("fake_logits", fake_logits, "real_logits", real_logits)
+    if not 0.0 < real_target <= 1.0:
+        raise ValueError(f"real_target is {real_target}; it must be in (0, 1], 0.9 is one-sided label smoothing")
+    if real_target != 1.0 and objective not in _TAKES_REAL_TARGET:
+        raise ValueError(f"real_target is {real_target}, but objective {objective!r} has no target; leave it at 1.0")
+    return torch.ops.sdgan_ext.adversarial_loss(
+        real_logits, fake_logits, OBJECTIVES[objective], _DISCRIMINATOR, float(real_target), REDUCTIONS[reduction]
+    )[0]
+
+
+def generator_loss(
+    fake_logits: Tensor,
+    real_logits: Tensor | None = None,
+    objective: str = "non_saturating",
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """The generator's loss: how far the discriminator is from calling ``fake_logits`` real.
+
+    Equivalent to, for the default objective, ``F.softplus(-fake_logits).mean()``.
+
+    Args:
+        fake_logits: ``D(G(z))``, any shape. float32, bfloat16 or float64.
+        real_logits: ``D(x)`` of the same shape; needed by, and only read by, ``objective="relativistic"``.
+        objective: as in :func:`discriminator_loss`. ``minimax`` is the saturating ``-softplus(C)``.
+        reduction: ``mean``, ``sum`` or ``none``.
+
+    Returns:
+        A scalar, or the shape of the logits with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_choice("objective", objective, OBJECTIVES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_tensor("fake_logits", fake_logits)
+    if objective == "relativistic":
+        if real_logits is None:
+            raise ValueError("real_logits is missing; objective 'relativistic' compares each fake logit with a real one")
+        check_tensor("real_logits", real_logits)
+        check_like("real_logits", real_logits, "fake_logits", fake_logits)
+        check_same_shape("real_logits", real_logits, "fake_logits", fake_logits)
+    else:
+        real_logits = None
+    return torch.ops.sdgan_ext.adversarial_loss(
+        real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, REDUCTIONS[reduction]
+    )[0]
+
+
+# ------------------------------------------------------------------------------------------------ registration
+@torch.library.register_fake("sdgan_ext::adversarial_loss")
+def _fake(real, fake, objective, role, real_target, reduction):
+    loss = fake.new_empty(fake.shape if reduction == REDUCTIONS["none"] else ())
+    grad_real = fake.new_empty((0,)) if real is None else real.new_empty(real.shape)
+    return loss, grad_real, fake.new_empty(fake.shape)
+
+
+@torch.library.register_fake("sdgan_ext::adversarial_loss_backward")
+def _fake_backward(grad_loss, real, fake, grad_real, grad_fake, objective, role, real_target, reduction):
+    return grad_real.new_empty(grad_real.shape), grad_fake.new_empty(grad_fake.shape)
+
+
+def _setup(ctx, inputs, output):
+    real, fake, *ctx.settings = inputs
+    ctx.save_for_backward(real, fake, output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
+    real, fake, grad_real, grad_fake = ctx.saved_tensors
+    total_real = total_fake = None
+    if grad_loss is not None:
+        total_real, total_fake = torch.ops.sdgan_ext.adversarial_loss_backward(
+            grad_loss, real, fake, grad_real.detach(), grad_fake.detach(), *ctx.settings
+        )
+    if grad_of_grad_real is not None or grad_of_grad_fake is not None:  # somebody used the gradients beside the loss
+        ones = torch.ones(fake.shape if ctx.settings[-1] == REDUCTIONS["none"] else (), dtype=fake.dtype)
+        _, more_real, more_fake = _second_derivative(
+            ctx.settings, ones.to(fake.device), real, fake, grad_of_grad_real, grad_of_grad_fake
+        )
+        total_real = add_grads(total_real, more_real)
+        total_fake = add_grads(total_fake, more_fake)
+    return total_real if real is not None else None, total_fake, None, None, None, None
+
+
+def _setup_backward(ctx, inputs, output):
+    grad_loss, real, fake, _, _, *ctx.settings = inputs
+    ctx.save_for_backward(grad_loss, real, fake)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, grad_of_grad_real, grad_of_grad_fake):
+    grads = _second_derivative(ctx.settings, *ctx.saved_tensors, grad_of_grad_real, grad_of_grad_fake)
+    return *grads, None, None, None, None, None, None
+
+
+def _second_derivative(settings, grad_loss, real, fake, grad_of_grad_real, grad_of_grad_fake):
+    def first_derivative(grad_loss, real, fake):
+        loss = reference.adversarial_loss(real, fake, *settings)
+        logits = [t for t in (real, fake) if t is not None]
+        grads = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)
+        return grads if real is not None else (None, *grads)
+
+    return reference_vjp(first_derivative, (grad_loss, real, fake), (grad_of_grad_real, grad_of_grad_fake))
+
+
+torch.library.register_autograd("sdgan_ext::adversarial_loss", _backward, setup_context=_setup)
+torch.library.register_autograd("sdgan_ext::adversarial_loss_backward", _double_backward, setup_context=_setup_backward)
