@@ -35,6 +35,6 @@ using compute_t = typename Compute<S>::type;
 constexpr int64_t kSlice = 8192;
 constexpr int64_t slices(int64_t n) { return (n + kSlice - 1) / kSlice; }
 
-enum class Reduction : int32_t { none, mean, sum };
+enum class Reduction : int32_t { none, mean, sum, batchmean };
 
 }  // namespace sdgan

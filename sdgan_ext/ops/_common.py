@@ -11,7 +11,8 @@ HALVES = (torch.float16,)
 #: The integers are those of csrc/kernels/activation.h.
 ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4, "silu": 5, "elu": 6}
 #: csrc/kernels/scalar.h
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}
+TORCH_REDUCTIONS = ("none", "mean", "sum")
 
 
 def check_choice(name: str, value, choices) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from . import reference
 from ._common import (
     REDUCTIONS,
+    TORCH_REDUCTIONS,
     add_grads,
     check_choice,
     check_like,
@@ -62,7 +63,7 @@ def discriminator_loss(
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
     check_choice("objective", objective, OBJECTIVES)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, TORCH_REDUCTIONS)
     check_tensor("real_logits", real_logits)
     check_tensor("fake_logits", fake_logits)
     check_like("fake_logits", fake_logits, "real_logits", real_logits)
@@ -101,7 +102,7 @@ def generator_loss(
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
     check_choice("objective", objective, OBJECTIVES)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, TORCH_REDUCTIONS)
     check_tensor("fake_logits", fake_logits)
     if objective == "relativistic":
         if real_logits is None:
