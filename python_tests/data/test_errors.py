@@ -1,0 +1,24 @@
+import pytest
+
+from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError, SdganError, nearest
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (DataError, ValueError),
+        (ConfigError, ValueError),
+        (CheckpointError, RuntimeError),
+        (DivergedError, ArithmeticError),
+    ],
+)
+def test_each_is_for_users_and_of_a_builtin_kind(error, builtin):
+    assert issubclass(error, SdganError) and issubclass(error, builtin)
+    assert str(error("one sentence")) == "one sentence"
+
+
+def test_nearest():
+    assert nearest("mnits", ("mnist", "digits")) == ", did you mean 'mnist'?"
+    assert nearest("DIGITS", ("mnist", "digits")) == ", did you mean 'digits'?"
+    assert nearest("photographs", ("mnist", "digits")) == ""
+    assert nearest("x", ()) == ""

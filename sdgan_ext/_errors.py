@@ -1,0 +1,38 @@
+"""The errors whose text is meant for a user.
+
+Each message is one sentence: the argument or file, what came, what is allowed and, where there is one, the fix.
+The command line prints it alone on stderr and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "SdganError", "nearest"]
+
+
+class SdganError(Exception):
+    """Base of every error whose text is written for a user."""
+
+
+class DataError(SdganError, ValueError):
+    """A file, folder, array or dataset that cannot be used as images."""
+
+
+class ConfigError(SdganError, ValueError):
+    """A configuration value that is unknown, out of range or at odds with another one."""
+
+
+class CheckpointError(SdganError, RuntimeError):
+    """A saved run or model that is missing, damaged or belongs to something else."""
+
+
+class DivergedError(SdganError, ArithmeticError):
+    """NaN or infinity in a loss."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The words ``, did you mean 'x'?`` for the choice most like ``name``, or ``""`` when none is like it."""
+    found = difflib.get_close_matches(str(name).lower(), list(choices), n=1, cutoff=0.6)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,250 @@
+"""Labelled or unlabelled images in memory, as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdgan_ext._errors import DataError
+from sdgan_ext.data.values import to_float
+
+__all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images"]
+
+CHANNELS = (1, 3, 4)
+"""Grey, RGB, RGBA."""
+
+_MAX_LABEL = 2**31
+
+
+class ImageDataset(Dataset):
+    """Images held as uint8 [N, C, H, W], handed out as float32 in [-1, 1].
+
+    Args:
+        images: tensor or array [N, C, H, W], or [N, H, W] for grey. uint8 is taken as it is. Floats need
+            ``value_range``, are mapped from it to [0, 255] and rounded to bytes.
+        labels: None, or integers [N] or [N, 1] with ``0 <= label < num_classes``.
+        num_classes: None takes the largest label + 1.
+        value_range: (low, high) that float ``images`` lie in; not guessed, for a dark picture in [-1, 1] and one in
+            [0, 255] can look alike.
+        name: what run folders and messages call this data.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N] or None.
+        image_size: (H, W).
+        channels: 1, 3 or 4.
+        num_classes: int, or None without labels.
+        name: str.
+
+    Raises:
+        DataError: anything else than the above, naming the first item that is wrong.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        *,
+        num_classes: int | None = None,
+        value_range: tuple[float, float] | None = None,
+        name: str = "images",
+    ):
+        self.name = str(name)
+        self.images = _as_bytes(images, value_range, self.name)
+        self.labels = None if labels is None else _as_labels(labels, len(self.images), num_classes, self.name)
+        self.num_classes = None
+        if self.labels is not None:
+            self.num_classes = int(num_classes) if num_classes is not None else int(self.labels.max()) + 1
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """(float32 [C, H, W] in [-1, 1], label), the label -1 when there are none."""
+        return to_float(self.images[index]), -1 if self.labels is None else int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
+        images, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
+        return list(zip(images.unbind(), labels.tolist(), strict=True))
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [B] -> (float32 [B, C, H, W] in [-1, 1], int64 [B]), the labels -1 when there are none."""
+        images = to_float(self.images[indices])
+        return images, torch.full((len(indices),), -1) if self.labels is None else self.labels[indices]
+
+    def fitted(self, image_size: int | Sequence[int] | None = None, channels: int | None = None) -> ImageDataset:
+        """These images at another size and channel count (see :func:`fit_images`); itself when nothing changes."""
+        images = fit_images(self.images, image_size, channels)
+        if images is self.images:
+            return self
+        return ImageDataset(images, self.labels, num_classes=self.num_classes, name=self.name)
+
+    def __repr__(self) -> str:
+        count, channels, height, width = self.images.shape
+        classes = "no labels" if self.num_classes is None else f"{self.num_classes} classes"
+        return f"ImageDataset({self.name!r}, {count:,} images {channels}x{height}x{width}, {classes})"
+
+
+def fit_images(images: Tensor, image_size: int | Sequence[int] | None = None, channels: int | None = None) -> Tensor:
+    """Centre-crop to the aspect of ``image_size``, resize to it (bicubic, antialiased), convert to ``channels``.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        image_size: side, (height, width), or None to leave the size.
+        channels: 1, 3, 4, or None to leave them; see :func:`convert_channels`.
+
+    Returns:
+        uint8 [N, channels, height, width]; ``images`` itself when nothing changes.
+    """
+    if image_size is not None:
+        height, width = check_image_size(image_size)
+        if (height, width) != tuple(images.shape[2:]):
+            images = _resize(_centre_crop(images, height / width), height, width)
+    return convert_channels(images, channels)
+
+
+def convert_channels(images: Tensor, channels: int | None) -> Tensor:
+    """uint8 [..., C, H, W] from C to ``channels``: grey by ITU-R 601 luma, alpha put over white or added opaque."""
+    have = images.shape[-3]
+    if channels is None or channels == have:
+        return images
+    if channels not in CHANNELS:
+        raise DataError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), {channels!r} came")
+    if have == 4:
+        wide = images.to(torch.int32)
+        alpha = wide[..., 3:, :, :]
+        over_white = (wide[..., :3, :, :] * alpha + 255 * (255 - alpha) + 127) // 255
+        return convert_channels(over_white.to(torch.uint8), channels)
+    if channels == 1:
+        red, green, blue = images.to(torch.int32).split(1, dim=-3)
+        return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
+    colour = images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+    if channels == 4:
+        return torch.cat([colour, torch.full_like(colour[..., :1, :, :], 255)], dim=-3)
+    return colour.contiguous()
+
+
+def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """A side or (height, width) as (height, width), or a DataError."""
+    pair = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    try:
+        height, width = (int(side) for side in pair)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise DataError(f"image_size must be a positive side or (height, width), {image_size!r} came")
+    return height, width
+
+
+def _centre_crop(images: Tensor, aspect: float) -> Tensor:
+    height, width = images.shape[2:]
+    new_height, new_width = min(height, round(width * aspect)), min(width, round(height / aspect))
+    new_height, new_width = max(new_height, 1), max(new_width, 1)
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return images[:, :, top : top + new_height, left : left + new_width]
+
+
+def _resize(images: Tensor, height: int, width: int) -> Tensor:
+    resized = images.new_empty(*images.shape[:2], height, width)
+    for part, target in zip(images.split(1024), resized.split(1024), strict=True):
+        resize = torch.nn.functional.interpolate
+        target.copy_(resize(part.contiguous(), (height, width), mode="bicubic", antialias=True))
+    return resized
+
+
+def _as_bytes(images: Tensor | np.ndarray, value_range: tuple[float, float] | None, name: str) -> Tensor:
+    if not isinstance(images, (Tensor, np.ndarray)):
+        raise DataError(f"{name}: images must be a tensor or array [N, C, H, W], {type(images).__name__} came")
+    shape = tuple(images.shape)
+    if len(shape) not in (3, 4):
+        raise DataError(f"{name}: images must have the shape [N, C, H, W] or [N, H, W], {list(shape)} came")
+    dtype = str(images.dtype).removeprefix("torch.")
+    floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
+    if dtype != "uint8" and not floating:
+        raise DataError(f"{name}: images must be uint8 in [0, 255], or floating point with a value_range, {dtype} came")
+    if 0 in shape:
+        raise DataError(f"{name}: images has the shape {list(shape)}, at least one image and one pixel must be there")
+    images = images[:, None] if len(shape) == 3 else images
+    if images.shape[1] not in CHANNELS:
+        fix = ", move the channels to the second place" if shape[-1] in CHANNELS else ""
+        raise DataError(
+            f"{name}: images must have 1, 3 or 4 channels in the shape [N, C, H, W], {list(shape)} came{fix}"
+        )
+    if floating:
+        return _quantise(images, value_range, name)
+    if value_range is not None and tuple(value_range) != (0, 255):
+        raise DataError(f"{name}: uint8 images have the range (0, 255), value_range={value_range} came: leave it out")
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    return images.detach().cpu().contiguous()
+
+
+def _quantise(images: Tensor | np.ndarray, value_range: tuple[float, float] | None, name: str) -> Tensor:
+    if value_range is None:
+        raise DataError(
+            f"{name}: {str(images.dtype).removeprefix('torch.')} images need value_range=(low, high), such as (0, 1) "
+            "or (-1, 1), for it is not guessed"
+        )
+    low, high = (float(bound) for bound in value_range)
+    if not low < high:
+        raise DataError(f"{name}: value_range must be (low, high) with low < high, {value_range} came")
+    out = torch.empty(tuple(images.shape), dtype=torch.uint8)
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        part = part.detach().cpu() if isinstance(part, Tensor) else torch.from_numpy(part.astype(np.float64))
+        part = part.double()
+        index = _first(~torch.isfinite(part))
+        if index is not None:
+            raise DataError(f"{name}: image {start + index} holds NaN or infinity, every pixel must be finite")
+        index = _first((part < low) | (part > high))
+        if index is not None:
+            least, most = part[index].min().item(), part[index].max().item()
+            raise DataError(
+                f"{name}: image {start + index} has values from {least:g} to {most:g}, "
+                f"value_range allows {low:g} to {high:g}"
+            )
+        out[start : start + 256] = ((part - low) * (255.0 / (high - low))).round_()
+    return out
+
+
+def _first(bad: Tensor) -> int | None:
+    """The first index of the leading dimension where anything is bad."""
+    rows = bad.flatten(1).any(dim=1)
+    return int(rows.nonzero()[0]) if rows.any() else None
+
+
+def _as_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, num_classes: int | None, name: str) -> Tensor:
+    try:
+        array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError:
+        raise DataError(f"{name}: labels must be one integer per image, a ragged list came") from None
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"{name}: labels must have the shape [N], {list(array.shape)} came")
+    if len(array) != count:
+        raise DataError(f"{name}: {len(array):,} labels came with {count:,} images, there must be one label per image")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name}: labels must be integers, {array.dtype} came")
+    if num_classes is not None and num_classes < 1:
+        raise DataError(f"{name}: num_classes must be at least 1, {num_classes} came")
+    limit = _MAX_LABEL if num_classes is None else int(num_classes)
+    wrong = np.flatnonzero((array < 0) | (array >= limit))
+    if len(wrong):
+        first = wrong[0]
+        raise DataError(f"{name}: label {array[first]} of image {first} is out of range, 0 to {limit - 1} is allowed")
+    return torch.from_numpy(array.astype(np.int64))
