@@ -23,17 +23,13 @@ template <class M, class V, class T>
 SDGAN_HD V activate(Activation a, V x, T negative_slope) {
   switch (a) {
     case Activation::relu:
-      return M::select(x < 0, x - x, x);
+      return M::select(x < 0, M::one(x) - 1, x);
     case Activation::leaky_relu:
       return M::select(x < 0, x * negative_slope, x);
-    case Activation::tanh: {  // expm1-free: (1 - e) / (1 + e) loses relative accuracy below 1e-3, where x - x^3/3 holds
-      const V magnitude = M::select(x < 0, -x, x);
-      const V e = M::exp(-2 * magnitude);
-      const V large = (1 - e) / (1 + e);
-      const V square = x * x;
-      const V small = magnitude * (1 - square * (V(square * T(-2.0 / 15)) + T(1.0 / 3)));
-      const V y = M::select(magnitude < T(0.02), small, large);
-      return M::select(x < 0, -y, y);
+    case Activation::tanh: {  // expm1 keeps the relative accuracy near 0; of -2 |x| it never overflows
+      const V e = M::expm1(M::select(x < 0, 2 * x, -2 * x));
+      const V magnitude = -e / (2 + e);
+      return M::select(x < 0, -magnitude, magnitude);
     }
     case Activation::sigmoid:
       return sigmoid<M>(x);

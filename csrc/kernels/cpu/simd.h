@@ -202,9 +202,10 @@ SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
   return input == input ? y : input;
 }
 
-SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // x >= 0; log(0) = -infinity; not for denormals
-  const Vec<int32_t> bits = (Vec<int32_t>)x;
-  Vec<float> e = __builtin_convertvector((bits >> 23) - 126, Vec<float>);
+SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // log(0) = -infinity, of a negative number NaN
+  const Mask<float> tiny = x < 1.17549435e-38f;  // denormals are scaled by 2^24 first
+  const Vec<int32_t> bits = (Vec<int32_t>)(tiny ? x * 16777216.f : x);
+  Vec<float> e = __builtin_convertvector((bits >> 23) - 126 - (tiny & 24), Vec<float>);
   Vec<float> m = (Vec<float>)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
   const Mask<float> low = m < 0.707106781f;
   e = low ? e - 1.f : e;
@@ -245,8 +246,8 @@ SDGAN_LANE_BY_LANE(vlog1p, std::log1p)
 // e^x - 1, with full relative accuracy near 0: a Taylor polynomial where the subtraction would cancel.
 SDGAN_INLINE Vec<float> vexpm1(Vec<float> x) {
   const Vec<float> taylor =
-      x * (1.f + x * (0.5f + x * (1.f / 6 + x * (1.f / 24 + x * (1.f / 120 + x * (1.f / 720))))));
-  return vabs(x) < 0.35f ? taylor : vexp(x) - 1.f;
+      x * (1.f + x * (0.5f + x * (1.f / 6 + x * (1.f / 24 + x * (1.f / 120 + x * (1.f / 720 + x * (1.f / 5040)))))));
+  return vabs(x) < 0.41f ? taylor : vexp(x) - 1.f;
 }
 SDGAN_INLINE Vec<double> vexpm1(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = std::expm1(x[i]);

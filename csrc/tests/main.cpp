@@ -1,0 +1,104 @@
+// Runs the test SDGAN_TEST on the instruction set that SDGAN_CPU_ISA names; exit code 77 where this CPU lacks it.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cpu/isa.h"
+#include "tests/check.h"
+
+namespace sdgan {
+
+SDGAN_CPU_KERNEL(SDGAN_TEST)
+
+namespace testing {
+namespace {
+
+long checks = 0;
+long failures = 0;
+
+bool failed(bool ok) {
+  ++checks;
+  return !ok && ++failures <= 10;
+}
+
+bool same_special(double got, double want) {
+  return std::isnan(want) ? std::isnan(got) : std::isinf(want) && got == want;
+}
+
+}  // namespace
+
+void expect(bool ok, const char* what, const char* file, int line) {
+  if (failed(ok)) std::fprintf(stderr, "%s:%d: not true: %s\n", file, line, what);
+}
+
+void expect_ulps(double input, float got, double want, double ulps, const char* file, int line) {
+  const float nearest = static_cast<float>(want);
+  bool ok = same_special(got, nearest);
+  double error = INFINITY;
+  if (std::isfinite(nearest) && std::isfinite(got)) {
+    int exponent;
+    std::frexp(want, &exponent);
+    error = std::fabs(got - want) / std::ldexp(1.0, exponent - 24 < -149 ? -149 : exponent - 24);
+    ok = error <= ulps;
+  }
+  if (failed(ok)) {
+    std::fprintf(stderr, "%s:%d: at %.9g got %.9g, want %.9g: %.3g ulp, allowed %g\n", file, line, input, got, want,
+                 error, ulps);
+  }
+}
+
+void expect_close(double input, double got, double want, double tolerance, const char* file, int line) {
+  const bool ok = same_special(got, want) || std::fabs(got - want) <= tolerance * std::fmax(1, std::fabs(want));
+  if (failed(ok)) {
+    std::fprintf(stderr, "%s:%d: at %.17g got %.17g, want %.17g, tolerance %g\n", file, line, input, got, want,
+                 tolerance);
+  }
+}
+
+void* guarded(size_t bytes) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t body = (bytes + page - 1) / page * page;
+  void* map = mmap(nullptr, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED || mprotect(static_cast<char*>(map) + body, page, PROT_NONE) != 0) {
+    std::perror("guarded memory");
+    std::exit(1);
+  }
+  return static_cast<char*>(map) + body - bytes;
+}
+
+double from_bf16(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+bf16 to_bf16(double x) {  // the neighbour that is nearer; the even one of two equally near
+  const float value = static_cast<float>(x);
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const bf16 low{static_cast<uint16_t>(bits >> 16)};
+  const uint32_t rest = bits & 0xffff;
+  if (std::isnan(value)) return {static_cast<uint16_t>(low.bits | 0x40)};
+  const bool up = rest > 0x8000 || (rest == 0x8000 && low.bits % 2 == 1);
+  return {static_cast<uint16_t>(low.bits + up)};
+}
+
+}  // namespace testing
+}  // namespace sdgan
+
+int main() {
+  const char* asked = std::getenv("SDGAN_CPU_ISA");
+  const char* used = sdgan::isa_name(sdgan::cpu_isa());
+  if (asked != nullptr && std::strcmp(asked, used) != 0) {
+    std::printf("skipped: this CPU has no %s\n", asked);
+    return 77;
+  }
+  sdgan::SDGAN_TEST();
+  std::printf("%s: %ld checks, %ld failures\n", used, sdgan::testing::checks, sdgan::testing::failures);
+  return sdgan::testing::failures != 0 || sdgan::testing::checks == 0;
+}
