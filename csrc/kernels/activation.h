@@ -2,6 +2,8 @@
 // CUDA: M is the backend's math (M::exp, M::select), V a vector or a scalar of it.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -64,6 +66,27 @@ SDGAN_HD V activation_slope(Activation a, V saved, T negative_slope) {
       return M::select(saved < 0, saved + 1, one);
     default:
       return one;
+  }
+}
+
+// Calls body(std::integral_constant<Activation, a>{}): a kernel's loop is compiled once per activation.
+template <class Body>
+void dispatch_activation(Activation a, Body body) {
+  switch (a) {
+    case Activation::none:
+      return body(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return body(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::leaky_relu:
+      return body(std::integral_constant<Activation, Activation::leaky_relu>{});
+    case Activation::tanh:
+      return body(std::integral_constant<Activation, Activation::tanh>{});
+    case Activation::sigmoid:
+      return body(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::silu:
+      return body(std::integral_constant<Activation, Activation::silu>{});
+    case Activation::elu:
+      return body(std::integral_constant<Activation, Activation::elu>{});
   }
 }
 

@@ -12,4 +12,21 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
   m.def(
       "adversarial_loss_backward(Tensor grad_loss, Tensor? real, Tensor fake, Tensor grad_real, Tensor grad_fake, "
       "int objective, int role, float real_target, int reduction) -> (Tensor, Tensor)");
+
+  // conv2d, conv_transpose2d. padding and crop: (top, bottom, left, right). preactivation is [0] except for silu;
+  // saved is what the activation's derivative needs: the output, the preactivation for silu, [0] without activation.
+  m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
+      "int activation, float negative_slope) -> (Tensor output, Tensor preactivation)");
+  m.def(
+      "conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int activation, float negative_slope, bool need_input, bool need_weight, "
+      "bool need_bias) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] crop, int[] dilation, "
+      "int groups, int activation, float negative_slope) -> (Tensor output, Tensor preactivation)");
+  m.def(
+      "conv_transpose2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, "
+      "int[] crop, int[] dilation, int groups, int activation, float negative_slope, bool need_input, "
+      "bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["discriminator_loss", "generator_loss"]
+__all__ = ["conv2d", "conv_transpose2d", "discriminator_loss", "generator_loss"]
 
 
 def _reduce(x: Tensor, reduction: str) -> Tensor:
@@ -53,3 +53,81 @@ def adversarial_loss(real, fake, objective, role, real_target, reduction):
 
 _OBJECTIVES = ("non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic")
 _REDUCTIONS = ("none", "mean", "sum", "batchmean")
+
+
+# -------------------------------------------------------------------------------------- conv2d, conv_transpose2d
+def activate(x, activation, negative_slope=0.2):
+    return {
+        None: lambda: x,
+        "relu": lambda: F.relu(x),
+        "leaky_relu": lambda: F.leaky_relu(x, negative_slope),
+        "tanh": lambda: torch.tanh(x),
+        "sigmoid": lambda: torch.sigmoid(x),
+        "silu": lambda: F.silu(x),
+        "elu": lambda: F.elu(x),
+    }[activation]()
+
+
+def activation_slope(activation, negative_slope, saved):
+    """act' from the output, or for silu from the input; None stands for 1. Takes the integer of the schemas."""
+    one = torch.ones_like(saved)
+    slope = {
+        "relu": lambda y: (y > 0).to(y.dtype),
+        "leaky_relu": lambda y: torch.where(y > 0, one, one * negative_slope),
+        "tanh": lambda y: 1 - y * y,
+        "sigmoid": lambda y: y * (1 - y),
+        "silu": lambda x: torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x))),
+        "elu": lambda y: torch.where(y < 0, y + 1, one),
+    }.get(_ACTIVATIONS[activation])
+    return None if slope is None else slope(saved)
+
+
+def activation_curvature(activation, saved):
+    """The derivative of :func:`activation_slope` by ``saved``; None stands for 0."""
+    curvature = {
+        "tanh": lambda y: -2 * y,
+        "sigmoid": lambda y: 1 - 2 * y,
+        "silu": lambda x: torch.sigmoid(x) * torch.sigmoid(-x) * (2 - x * torch.tanh(x / 2)),
+        "elu": lambda y: (y < 0).to(y.dtype),
+    }.get(_ACTIVATIONS[activation])
+    return None if curvature is None else curvature(saved)
+
+
+def _sides(value):
+    value = (value, value) if isinstance(value, int) else tuple(value)
+    return value if len(value) == 4 else (value[0], value[0], value[1], value[1])
+
+
+def conv2d(
+    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, negative_slope=0.2
+):
+    if not isinstance(padding, str):
+        top, bottom, left, right = _sides(padding)
+        input, padding = F.pad(input, (left, right, top, bottom)), 0
+    return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
+
+
+def conv_transpose2d(
+    input,
+    weight,
+    bias=None,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups=1,
+    dilation=1,
+    *,
+    crop=None,
+    activation=None,
+    negative_slope=0.2,
+):
+    if crop is None:
+        y = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    else:
+        top, bottom, left, right = crop
+        full = F.conv_transpose2d(input, weight, bias, stride, 0, 0, groups, dilation)
+        y = F.pad(full, (-left, -right, -top, -bottom))
+    return activate(y, activation, negative_slope)
+
+
+_ACTIVATIONS = (None, "relu", "leaky_relu", "tanh", "sigmoid", "silu", "elu")

@@ -1,0 +1,109 @@
+// A line is walked in vectors; the bias (and the sums of its gradient) repeat with a period of whole vectors, so that a
+// position's channel needs no division: 1 vector for NCHW, lcm(channels, lanes) elements for channels_last.
+#include "kernels/bias_activation.h"
+
+#include <numeric>
+#include <vector>
+
+#include "kernels/cpu/simd.h"
+
+namespace sdgan::SDGAN_ISA {
+namespace {
+
+template <class T>
+int64_t period_of(const BiasActivationShape& s) {
+  return s.channels_last ? std::lcm(s.channels, int64_t{kLanes<T>}) : kLanes<T>;
+}
+
+// Calls body(dense, windowed, count, phase) for the vectors of slice s: positions in the dense and the windowed tensor,
+// and in the period.
+template <class T, class Body>
+SDGAN_INLINE void for_line_vectors(const BiasActivationShape& s, int64_t slice, Body body) {
+  const int64_t plane = slice / s.slices_per_plane();
+  const int64_t first = slice % s.slices_per_plane() * s.slice_lines();
+  const int64_t last = first + s.slice_lines() < s.lines ? first + s.slice_lines() : s.lines;
+  const int64_t period = period_of<T>(s);
+  for (int64_t line = first; line < last; ++line) {
+    const int64_t dense = (plane * s.lines + line) * s.length;
+    const int64_t windowed = plane * s.plane_stride + line * s.line_stride;
+    for (int64_t i = 0, phase = 0; i < s.length; i += kLanes<T>) {
+      body(dense + i, windowed + i, static_cast<int>(s.length - i < kLanes<T> ? s.length - i : kLanes<T>), phase);
+      phase = phase + kLanes<T> == period ? 0 : phase + kLanes<T>;
+    }
+  }
+}
+
+template <class S, Activation act>
+void run(const BiasActivationParams& p, int64_t begin, int64_t end) {
+  using T = compute_t<S>;
+  const BiasActivationShape& s = p.shape;
+  const T slope = static_cast<T>(p.negative_slope);
+  std::vector<T> bias(period_of<T>(s), T(0));
+  const auto fill = [&](int64_t channel) {
+    for (size_t i = 0; i < bias.size(); ++i) {
+      bias[i] = load_one(static_cast<const S*>(p.bias) + (s.channels_last ? i % s.channels : channel));
+    }
+  };
+  if (p.bias && s.channels_last) fill(0);
+  for (int64_t slice = begin; slice < end; ++slice) {
+    if (p.bias && !s.channels_last) fill(slice / s.slices_per_plane() % s.channels);
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) {
+      const Vec<T> a = read<S>(p.input, windowed, count) + load(&bias[phase]);
+      write<S>(p.preactivation, dense, count, a);
+      write<S>(p.output, dense, count, activate<Math>(act, a, slope));
+    });
+  }
+}
+
+template <class S, Activation act>
+void run_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t end) {
+  using T = compute_t<S>;
+  const BiasActivationShape& s = p.shape;
+  const T slope = static_cast<T>(p.negative_slope);
+  std::vector<T> sums(period_of<T>(s));
+  for (int64_t slice = begin; slice < end; ++slice) {
+    sums.assign(sums.size(), T(0));
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) {
+      Vec<T> g = read<S>(p.grad_output, dense, count);
+      if constexpr (act != Activation::none) {
+        g *= activation_slope<Math>(act, read<S>(p.saved, dense, count), slope);
+      }
+      write<S>(p.grad_preactivation, windowed, count, g);
+      store(&sums[phase], load(&sums[phase]) + first_lanes<T>(g, count));
+    });
+    if (!p.partial) continue;
+    double* partial = p.partial + slice * s.channels_per_plane();
+    for (int64_t c = 0; c < s.channels_per_plane(); ++c) partial[c] = 0;
+    for (size_t i = 0; i < sums.size(); ++i) partial[i % s.channels_per_plane()] += sums[i];
+  }
+}
+
+}  // namespace
+
+void bias_activation(const BiasActivationParams& p, int64_t begin, int64_t end) {
+  dispatch(p.dtype, [&](auto storage) {
+    dispatch_activation(p.activation, [&](auto act) { run<decltype(storage), act()>(p, begin, end); });
+  });
+}
+
+void bias_activation_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t end) {
+  dispatch(p.dtype, [&](auto storage) {
+    dispatch_activation(p.activation, [&](auto act) { run_backward<decltype(storage), act()>(p, begin, end); });
+  });
+}
+
+void bias_gradient(const BiasActivationShape& s, const double* partial, void* grad_bias, DType dtype) {
+  const int64_t stride = s.channels_per_plane();
+  std::vector<double> sums(s.channels, 0.0);
+  for (int64_t slice = 0; slice < s.slice_count(); ++slice) {
+    const int64_t channel = s.channels_last ? 0 : slice / s.slices_per_plane() % s.channels;
+    for (int64_t c = 0; c < stride; ++c) sums[channel + c] += partial[slice * stride + c];
+  }
+  dispatch(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    using T = compute_t<S>;
+    for (int64_t c = 0; c < s.channels; ++c) write<S>(grad_bias, c, 1, splat(static_cast<T>(sums[c])));
+  });
+}
+
+}  // namespace sdgan::SDGAN_ISA

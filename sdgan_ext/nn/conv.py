@@ -1,0 +1,185 @@
+"""Convolution layers with a fused activation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..ops._common import ACTIVATIONS, check_choice
+from ..ops._convolution import integers
+
+__all__ = ["Conv2d", "ConvTranspose2d"]
+
+
+class _Activated:
+    """The two arguments that both layers have beside torch's."""
+
+    def _set_activation(self, activation: str | None, negative_slope: float) -> None:
+        check_choice("activation", activation, ACTIVATIONS)
+        self.activation = activation
+        self.negative_slope = negative_slope
+
+    def _activation_repr(self) -> str:
+        if self.activation is None:
+            return ""
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f", activation={self.activation!r}{slope}"
+
+
+class Conv2d(_Activated, torch.nn.Conv2d):
+    """:class:`torch.nn.Conv2d` followed by an activation, in one operation.
+
+    Equivalent to ``torch.nn.Sequential(torch.nn.Conv2d(...), torch.nn.ReLU())`` for ``activation="relu"``, with the
+    state dict of the convolution alone.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode, device, dtype: as torch's.
+        padding: as torch's, or (top, bottom, left, right) for zeros that differ from side to side.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: slope of ``leaky_relu`` below zero.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+    ):
+        per_side = isinstance(padding, tuple | list) and len(padding) == 4
+        if per_side:
+            padding = tuple(integers("padding", padding, 4, at_least=0))
+            if padding_mode != "zeros":
+                raise ValueError(f"padding is {padding}, which needs padding_mode 'zeros', got {padding_mode!r}")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if per_side else padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        if per_side:
+            self.padding = padding
+        self._set_activation(activation, negative_slope)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        return ops.conv2d(
+            input,
+            weight,
+            bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._activation_repr()
+
+
+class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
+    """:class:`torch.nn.ConvTranspose2d` followed by an activation, in one operation.
+
+    Equivalent to ``torch.nn.Sequential(torch.nn.ConvTranspose2d(...), torch.nn.ReLU())`` for ``activation="relu"``,
+    with the state dict of the convolution alone.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
+            device, dtype: as torch's.
+        crop: (top, bottom, left, right) rows and columns cropped from the full output, in place of ``padding`` and
+            ``output_padding``; Keras' ``same`` with kernel 5 and stride 2 is ``(1, 2, 1, 2)``.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: slope of ``leaky_relu`` below zero.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        crop: tuple[int, int, int, int] | None = None,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
+        if crop is not None and (any(self.padding) or any(self.output_padding)):
+            raise ValueError(
+                f"crop is {crop!r} beside padding {padding!r} and output_padding {output_padding!r}; "
+                "give one or the other"
+            )
+        self.crop = None if crop is None else tuple(integers("crop", crop, 4, at_least=0))
+        self._set_activation(activation, negative_slope)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if output_size is not None and self.crop is not None:
+            raise ValueError(f"output_size is {output_size!r}, but the layer's crop already decides the size")
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        return ops.conv_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.groups,
+            self.dilation,
+            crop=self.crop,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        crop = "" if self.crop is None else f", crop={self.crop}"
+        return super().extra_repr() + crop + self._activation_repr()

@@ -1,0 +1,74 @@
+"""Convolution, bias and activation. Math and dispatch: docs/ops/conv.md."""
+
+import torch
+from torch import Tensor
+
+from . import _convolution
+from ._common import ACTIVATIONS
+
+__all__ = ["conv2d"]
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    """Convolution with bias and activation: ``activation(conv2d(input, weight) + bias)``.
+
+    Equivalent to, for symmetric padding and ``activation="leaky_relu"``::
+
+        F.leaky_relu(F.conv2d(input, weight, bias, stride, padding, dilation, groups), negative_slope)
+
+    Args:
+        input: ``[N, C, H, W]`` or ``[C, H, W]``. float32, bfloat16 or float64.
+        weight: ``[K, C / groups, R, S]``, as torch's.
+        bias: ``[K]`` or None.
+        stride: pixels between the windows, an int or a (vertical, horizontal) pair.
+        padding: zeros around the input: an int, a (vertical, horizontal) pair, or (top, bottom, left, right), which
+            makes Keras' ``same`` exact; or torch's ``"valid"`` and ``"same"``.
+        dilation: pixels between the kernel's taps, an int or a pair.
+        groups: groups of channels that do not see each other.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: slope of ``leaky_relu`` below zero.
+
+    Returns:
+        ``[N, K, (H + top + bottom - dilation * (R - 1) - 1) // stride + 1, ...]``, channels_last where input or
+        weight are.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    stride = _convolution.integers("stride", stride, 2, at_least=1)
+    dilation = _convolution.integers("dilation", dilation, 2, at_least=1)
+    if padding == "valid":
+        padding = [0, 0, 0, 0]
+    elif padding == "same":
+        padding = _convolution.same_padding(weight.shape[2:], stride, dilation)
+    else:
+        padding = _convolution.sides("padding", padding)
+    size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
+    _convolution.check_output_size(input, weight, size)
+    return _convolution.call(
+        torch.ops.sdgan_ext.conv2d,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        ACTIVATIONS[activation],
+        float(negative_slope),
+    )
+
+
+_convolution.register("conv2d", transposed=False)
