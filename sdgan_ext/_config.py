@@ -1,0 +1,133 @@
+"""Frozen dataclasses whose fields say what they mean and what they may be.
+
+A field made by :func:`option` carries its help text and limits as metadata: values are checked by it when an object is
+made, and the command line makes its flags from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from ._errors import ConfigError, nearest
+
+__all__ = ["FORMAT_VERSION", "Config", "option"]
+
+#: Written with every saved configuration; a reader refuses a newer one. It counts up when a field changes its meaning.
+FORMAT_VERSION = 1
+
+
+def option(default, help: str, *, choices=None, minimum=None, maximum=None, above=None):
+    """A dataclass field. Limits hold for a number or for every element of a tuple; ``above`` is exclusive."""
+    return field(
+        default=default,
+        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above},
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the configuration dataclasses: checked when made, saved as a plain dictionary."""
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for item in fields(self):
+            value = _checked(item.name, getattr(self, item.name), hints[item.name], item.metadata)
+            object.__setattr__(self, item.name, value)
+
+    def to_dict(self) -> dict:
+        """Numbers, strings, lists and None: ready for JSON and YAML."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {"format_version": FORMAT_VERSION, **plain}
+
+    @classmethod
+    def from_dict(cls, values: Mapping):
+        """What :meth:`to_dict` gave; absent fields take their defaults.
+
+        Raises:
+            ConfigError: no mapping, an unknown key (with the nearest known one), a bad value, or a newer format.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a {cls.__name__} is made from a mapping of its fields, got {type(values).__name__}")
+        values = dict(values)
+        version = values.pop("format_version", FORMAT_VERSION)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version is {version!r}, this sdgan_ext reads up to {FORMAT_VERSION}; "
+                "update it with `pip install -U sdgan_ext`"
+            )
+        names = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ConfigError(f"{cls.__name__} has no field {key!r}{nearest(key, names)}")
+        return cls(**values)
+
+    def replace(self, **changes):
+        """A copy with some fields changed, checked like a new one."""
+        names = [item.name for item in fields(self)]
+        for key in changes:
+            if key not in names:
+                raise ConfigError(f"{type(self).__name__} has no field {key!r}{nearest(key, names)}")
+        return dataclasses.replace(self, **changes)
+
+
+def _checked(name: str, value, hint, limits: Mapping):
+    """``value`` as the type that ``hint`` names, within ``limits``."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    sequence = isinstance(value, (list, tuple))
+    hint = next((kind for kind in kinds if (typing.get_origin(kind) is tuple) == sequence), kinds[0])
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        length = None if kinds[-1] is Ellipsis else len(kinds)
+        if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
+            count = f"{length}" if length else "one or more"
+            raise ConfigError(f"{name} is {value!r}; it must be a sequence of {count} {_numbers(kinds[0], limits)}")
+        return tuple(_checked(f"{name}[{i}]", element, kinds[0], limits) for i, element in enumerate(value))
+    if hint is float and type(value) is int:
+        value = float(value)
+    if limits["choices"] is not None:
+        if value not in limits["choices"]:
+            allowed = ", ".join(repr(choice) for choice in limits["choices"])
+            raise ConfigError(f"{name} is {value!r}; allowed are {allowed}{_nearest_word(value, limits['choices'])}")
+    elif type(value) is not hint or not _within(value, limits):
+        what = _numbers(hint, limits, article=True) if hint in (int, float) else f"a {hint.__name__}"
+        raise ConfigError(f"{name} is {value!r}; it must be {what}")
+    return value
+
+
+def _nearest_word(value, choices) -> str:
+    return nearest(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
+
+
+def _within(value, limits: Mapping) -> bool:
+    if not isinstance(value, (int, float)):
+        return True
+    return (
+        math.isfinite(value)
+        and (limits["minimum"] is None or value >= limits["minimum"])
+        and (limits["maximum"] is None or value <= limits["maximum"])
+        and (limits["above"] is None or value > limits["above"])
+    )
+
+
+def _numbers(kind: type, limits: Mapping, *, article: bool = False) -> str:
+    """The allowed numbers in words: "an integer of at least 1"."""
+    noun = ("an integer" if kind is int else "a number") if article else ("integers" if kind is int else "numbers")
+    bounds = [
+        words
+        for words in (
+            f"at least {limits['minimum']}" if limits["minimum"] is not None else "",
+            f"above {limits['above']}" if limits["above"] is not None else "",
+            f"at most {limits['maximum']}" if limits["maximum"] is not None else "",
+        )
+        if words
+    ]
+    return f"{noun}, {' and '.join(bounds)}" if bounds else noun

@@ -1,0 +1,92 @@
+"""What a model is made of. Two equal configurations make models whose state dicts fit each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._config import Config, option
+from .._errors import ConfigError
+from .geometry import level_sizes
+
+__all__ = ["VAEGANConfig"]
+
+_ACTIVATIONS = ("relu", "leaky_relu", "silu", "elu", "tanh", "sigmoid")
+
+
+@dataclass(frozen=True)
+class VAEGANConfig(Config):
+    """Sizes of the encoder, the generator and the discriminator, for images of any height, width and channel number.
+
+    Every level halves the image, rounding up; see :mod:`sdgan_ext.models.geometry`.
+
+    Raises:
+        ConfigError: one sentence that names the field, what came and what is allowed.
+    """
+
+    image_size: int | tuple[int, int] = option(
+        28, "height and width of the images, or the side of square ones", minimum=1
+    )
+    channels: int = option(1, "channels of the images", minimum=1)
+    latent_dim: int = option(100, "numbers that stand for one image", minimum=1)
+    encoder_channels: tuple[int, ...] | None = option(
+        (32, 64), "channels after each halving of the encoder; none: a GAN without an encoder", minimum=1
+    )
+    generator_channels: tuple[int, ...] = option(
+        (64, 32), "channels after the generator's dense layer, then after each doubling", minimum=1
+    )
+    discriminator_channels: tuple[int, ...] | None = option(
+        (32, 64), "channels after each halving of the discriminator; none: a VAE without one", minimum=1
+    )
+    kernel_size: int = option(4, "side of every convolution kernel", minimum=2)
+    encoder_norm: str = option("none", "normalisation in the encoder", choices=("none", "batch"))
+    generator_norm: str = option("batch", "normalisation in the generator", choices=("none", "batch"))
+    discriminator_norm: str = option(
+        "none", "normalisation in the discriminator", choices=("none", "batch", "spectral")
+    )
+    encoder_activation: str = option("leaky_relu", "activation in the encoder", choices=_ACTIVATIONS)
+    generator_activation: str = option(
+        "relu", "activation in the generator; its output is a tanh", choices=_ACTIVATIONS
+    )
+    discriminator_activation: str = option("leaky_relu", "activation in the discriminator", choices=_ACTIVATIONS)
+    negative_slope: float = option(0.2, "slope of leaky_relu below zero", minimum=0.0)
+    generator_head: str = option(
+        "transposed",
+        "what makes the image: the last doubling (transposed), or a convolution after it (conv)",
+        choices=("transposed", "conv"),
+    )
+    init: str = option(
+        "dcgan",
+        "weights at the start: dcgan N(0, 0.02), glorot uniform with zero biases, torch its layers' defaults",
+        choices=("dcgan", "glorot", "torch"),
+    )
+
+    def __post_init__(self):
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        super().__post_init__()
+        if self.generator_levels == 0:
+            raise ConfigError(
+                f"generator_channels is {self.generator_channels}; with generator_head 'conv' it needs two or more: "
+                "after the dense layer and after each doubling"
+            )
+        for network in ("encoder", "generator", "discriminator"):
+            channels = getattr(self, f"{network}_channels")
+            levels = self.generator_levels if network == "generator" else len(channels or ())
+            if 1 in (size for level in level_sizes(self.image_size, levels)[:-1] for size in level):
+                height, width = self.image_size
+                raise ConfigError(
+                    f"{network}_channels is {channels}, {levels} halvings, but an image of {height}x{width} can be "
+                    f"halved only {(min(self.image_size) - 1).bit_length()} times"
+                )
+
+    @property
+    def generator_levels(self) -> int:
+        """How often the generator doubles the image's sides."""
+        return len(self.generator_channels) - (self.generator_head == "conv")
+
+    def for_mode(self, mode: str) -> VAEGANConfig:
+        """The same without the network that training in ``mode`` ("gan", "vae" or "vae-gan") would leave untrained."""
+        unused = {"gan": {"encoder_channels": None}, "vae": {"discriminator_channels": None}, "vae-gan": {}}
+        if mode not in unused:
+            raise ConfigError(f"mode is {mode!r}; allowed are {', '.join(map(repr, unused))}")
+        return self.replace(**unused[mode])

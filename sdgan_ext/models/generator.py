@@ -1,0 +1,75 @@
+"""Latent vectors to images: the decoder of a VAE, the generator of a GAN."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import nn
+from .config import VAEGANConfig
+from .geometry import level_sizes, margins, same_margins
+from .layers import initialise, unflatten
+
+__all__ = ["Generator"]
+
+
+class Generator(torch.nn.Module):
+    """A dense layer, stride-2 transposed convolutions, with ``generator_head="conv"`` a convolution, and a tanh.
+
+    With batch norm every layer but the one that makes the image is normalised (DCGAN, Radford et al. 2016).
+
+    Shapes: [N, latent_dim] -> [N, channels, H, W] in [-1, 1], channels_last in memory.
+    """
+
+    def __init__(self, config: VAEGANConfig):
+        super().__init__()
+        self.config = config
+        sizes = level_sizes(config.image_size, config.generator_levels)[::-1]
+        first, *widths = config.generator_channels
+        if config.generator_head == "transposed":
+            widths.append(config.channels)
+        act = {"activation": config.generator_activation, "negative_slope": config.negative_slope}
+        batch = config.generator_norm == "batch"
+        own = {} if batch else act  # without batch norm the layers apply the activation themselves
+
+        self.base_shape = (first, *sizes[0])
+        self.dense = torch.nn.Linear(config.latent_dim, math.prod(self.base_shape))
+        self.norms = torch.nn.ModuleList([nn.BatchNorm2d(first, **act) if batch else _Activation(**act)])
+        self.doublings = torch.nn.ModuleList()
+        for level, (into, out) in enumerate(zip((first, *widths), widths, strict=False)):
+            crop = margins(sizes[level + 1], sizes[level], config.kernel_size)
+            image = config.generator_head == "transposed" and level == len(widths) - 1
+            self.doublings.append(
+                nn.ConvTranspose2d(
+                    into, out, config.kernel_size, stride=2, crop=crop, bias=image or not batch,
+                    **({"activation": "tanh"} if image else own),
+                )
+            )  # fmt: skip
+            self.norms.append(nn.BatchNorm2d(out, **act) if batch and not image else torch.nn.Identity())
+        if config.generator_head == "conv":
+            padding = same_margins(config.kernel_size)
+            self.head = nn.Conv2d(widths[-1], config.channels, config.kernel_size, padding=padding, activation="tanh")
+        else:
+            self.head = torch.nn.Identity()
+        initialise(self, config.init)
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z.dim() != 2 or z.shape[1] != self.config.latent_dim:
+            raise ValueError(f"z has shape {tuple(z.shape)}; this model takes [N, {self.config.latent_dim}]")
+        x = self.norms[0](unflatten(self.dense(z), self.base_shape))
+        for doubling, norm in zip(self.doublings, self.norms[1:], strict=True):
+            x = norm(doubling(x))
+        return self.head(x)
+
+
+class _Activation(torch.nn.Module):
+    def __init__(self, activation: str, negative_slope: float):
+        super().__init__()
+        self.activation, self.negative_slope = activation, negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.activation == "leaky_relu":
+            return torch.nn.functional.leaky_relu(x, self.negative_slope)
+        return getattr(torch.nn.functional, self.activation)(x)

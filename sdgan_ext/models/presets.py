@@ -1,0 +1,78 @@
+"""Named configurations of a model and of its training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .._errors import ConfigError, nearest
+from ..training.config import TrainConfig
+from .config import VAEGANConfig
+
+__all__ = ["PRESETS", "Preset", "preset"]
+
+
+class Preset(NamedTuple):
+    """A model and how to train it."""
+
+    model: VAEGANConfig
+    train: TrainConfig
+
+
+PRESETS = {
+    # The founding document's layer sizes in Keras's geometry: dense 128 * 7 * 7, two 5x5 transposed convolutions of
+    # 128, a 5x5 convolution; a discriminator of two 5x5 convolutions of 128, and an encoder that mirrors it.
+    "seed": Preset(
+        VAEGANConfig(
+            image_size=28,
+            channels=1,
+            latent_dim=100,
+            encoder_channels=(128, 128),
+            generator_channels=(128, 128, 128),
+            discriminator_channels=(128, 128),
+            kernel_size=5,
+            generator_norm="none",
+            encoder_activation="relu",
+            discriminator_activation="relu",
+            generator_head="conv",
+            init="glorot",
+        ),
+        TrainConfig(steps=9_380, gamma=0.01),
+    ),
+    # What two CPU cores train in minutes.
+    "mnist-small": Preset(
+        VAEGANConfig(
+            image_size=28,
+            channels=1,
+            latent_dim=32,
+            encoder_channels=(32, 64),
+            generator_channels=(64, 32),
+            discriminator_channels=(32, 64),
+        ),
+        TrainConfig(steps=4_690, lr_encoder=1e-3, lr_generator=1e-3, lr_discriminator=2e-4, gamma=0.01),
+    ),
+    # DCGAN (Radford et al. 2016) with an encoder beside it.
+    "dcgan-64": Preset(
+        VAEGANConfig(
+            image_size=64,
+            channels=3,
+            latent_dim=100,
+            encoder_channels=(64, 128, 256, 512),
+            generator_channels=(512, 256, 128, 64),
+            discriminator_channels=(64, 128, 256, 512),
+            encoder_norm="batch",
+            discriminator_norm="batch",
+        ),
+        TrainConfig(steps=100_000, batch_size=128, gamma=0.01, ema_images=50_000),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called ``name``: ``seed``, ``mnist-small`` or ``dcgan-64``.
+
+    Raises:
+        ConfigError: there is none of that name; the nearest one is named.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,213 @@
+"""Encoder, generator and discriminator as one model that is saved, loaded and asked for images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .._errors import CheckpointError, ConfigError, DivergedError
+from .._files import replacing, write_errors_named
+from .config import VAEGANConfig
+from .discriminator import Discriminator
+from .encoder import Encoder
+from .generator import Generator
+from .posterior import Posterior
+
+__all__ = ["VAEGAN"]
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+class VAEGAN(torch.nn.Module):
+    """The three networks of a VAE-GAN (Larsen et al. 2016); a VAE or a GAN where one of them is left out.
+
+    Images are [N, channels, H, W] in [-1, 1]. Weights are kept in channels_last memory.
+
+    Attributes:
+        config: the :class:`VAEGANConfig` it was made from.
+        encoder: images to :class:`Posterior`, or None.
+        generator: latent vectors [N, latent_dim] to images.
+        discriminator: images to logits [N, 1], or None.
+    """
+
+    def __init__(self, config: VAEGANConfig | None = None):
+        super().__init__()
+        self.config = config = config or VAEGANConfig()
+        self.encoder = Encoder(config) if config.encoder_channels else None
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(config) if config.discriminator_channels else None
+        for weight in self.parameters():
+            if (
+                weight.dim() == 4
+            ):  # Module.to leaves the strides of a single channel ambiguous, and the layers go by them
+                weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``decode(encode(x).mode())``, differentiable."""
+        return self.decode(self.encode(x).mode())
+
+    def encode(self, x: Tensor) -> Posterior:
+        """The posterior q(z|x), differentiable. x is [N, channels, H, W]."""
+        if self.encoder is None:
+            raise ValueError("this model has no encoder (encoder_channels is None), so it cannot encode an image")
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The generator's image, differentiable. [N, latent_dim] -> [N, channels, H, W]"""
+        return self.generator(z)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """n images from z ~ N(0, I), in evaluation mode. [n, channels, H, W]
+
+        z is drawn on the CPU, so that a seed means the same images on every device. Give ``seed`` or a CPU
+        ``generator``, or neither for torch's own state.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"n is {n!r}; it must be an integer of at least 0")
+        if seed is not None and generator is not None:
+            raise ValueError("seed and generator are both given; one of them decides")
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        weight = self.generator.dense.weight
+        z = torch.randn(n, self.config.latent_dim, generator=generator).to(weight)
+        with self._evaluating():
+            return self.decode(z)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The image of the posterior's mode, in evaluation mode. Same shape as x."""
+        with self._evaluating():
+            return self(x)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Images on the way from latent vector a to b, both included, in evaluation mode.
+
+        The direction moves along the great circle and the length changes linearly: normal vectors of many dimensions
+        all have nearly the same length, and a straight line between two of them leaves the shell that the generator
+        was trained on (White 2016).
+
+        Args:
+            a, b: [latent_dim], as from ``encode(x).mode()[0]``.
+            steps: images in all, at least 2.
+
+        Returns:
+            [steps, channels, H, W].
+        """
+        for name, z in (("a", a), ("b", b)):
+            if z.shape != (self.config.latent_dim,):
+                raise ValueError(f"{name} has shape {tuple(z.shape)}; it must be ({self.config.latent_dim},)")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+            raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
+        with self._evaluating():
+            return self.decode(_slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors into ``folder``, each complete or not at all.
+
+        Raises:
+            DivergedError: a weight is NaN or infinite; nothing is written.
+            CheckpointError: the folder cannot be written.
+        """
+        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
+        for name, value in state.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise DivergedError(f"{name} holds NaN or infinity; the model is not saved to {folder}")
+        folder = Path(folder)
+        with write_errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / _WEIGHTS) as weights:
+            weights.write(safetensors.torch.save(state, metadata={"format": "pt"}))
+        with replacing(folder / _CONFIG) as config:
+            config.write((json.dumps({"model": "VAEGAN", **self.config.to_dict()}, indent=2) + "\n").encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> VAEGAN:
+        """The model that :meth:`save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, of a newer format, or of another architecture (the first
+                weight that differs is named).
+        """
+        folder = Path(folder)
+        model = cls(_read_config(folder / _CONFIG)).eval()
+        state = _read_weights(folder / _WEIGHTS)
+        _check_fits(model.state_dict(), state, folder / _WEIGHTS)
+        model.load_state_dict(state)
+        return model.to(device)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode (batch norm by its running statistics), and then each module's own mode again."""
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            self.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """[Z], [Z], [T] -> [T, Z]: great circle in direction, linear in length; straight where there is no one circle."""
+    t = t[:, None]
+    lengths = a.norm(), b.norm()
+    straight = torch.lerp(a[None], b[None], t)
+    if min(lengths) == 0:
+        return straight
+    u, v = a / lengths[0], b / lengths[1]
+    angle = torch.acos((u @ v).clamp(-1, 1))
+    if angle < 1e-4 or angle > math.pi - 1e-4:
+        return straight
+    direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
+    return direction * torch.lerp(*lengths, t)
+
+
+def _read_config(path: Path) -> VAEGANConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # not JSON, not UTF-8
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict) or values.pop("model", None) != "VAEGAN":
+        raise CheckpointError(f'{path} is not the configuration of a VAEGAN: "model": "VAEGAN" is not in it')
+    try:
+        return VAEGANConfig.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _check_fits(own: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    for name in (*own, *state):
+        if name not in state:
+            raise CheckpointError(f"{path} is of another architecture than its config.json: it has no {name}")
+        if name not in own:
+            raise CheckpointError(f"{path} is of another architecture than its config.json: it has {name} besides")
+        if own[name].shape != state[name].shape:
+            raise CheckpointError(
+                f"{path} is of another architecture than its config.json: {name} has shape "
+                f"{tuple(state[name].shape)}, the model {tuple(own[name].shape)}"
+            )

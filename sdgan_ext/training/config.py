@@ -1,0 +1,76 @@
+"""How a model is trained. Flat: every field is a flag of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._config import Config, option
+from .._errors import ConfigError
+from ..ops.adversarial_loss import OBJECTIVES
+
+__all__ = ["MODES", "TrainConfig"]
+
+#: The networks that are trained in each mode.
+MODES = {
+    "gan": ("discriminator", "generator"),
+    "vae": ("encoder", "generator"),
+    "vae-gan": ("discriminator", "encoder", "generator"),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """What ``training.steps`` and the ``Trainer`` need to know.
+
+    Raises:
+        ConfigError: one sentence that names the field, what came and what is allowed.
+    """
+
+    mode: str = option("vae-gan", "what is trained: a GAN, a VAE or both at once", choices=tuple(MODES))
+    batch_size: int = option(64, "images a step", minimum=1)
+    steps: int = option(1000, "steps in all", minimum=1)
+    seed: int = option(0, "seed of the initial weights, of the noise and of the order of the images", minimum=0)
+
+    lr_encoder: float = option(2e-4, "Adam's learning rate of the encoder", above=0)
+    lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
+    lr_discriminator: float = option(2e-4, "Adam's learning rate of the discriminator", above=0)
+    betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", minimum=0, maximum=1)
+    lr_decay_fraction: float = option(
+        0.0, "learning rates fall linearly to 0 over this last part of the steps", minimum=0, maximum=1
+    )
+
+    objective: str = option("non_saturating", "the game between the networks", choices=tuple(OBJECTIVES))
+    real_target: float = option(1.0, "target for real images; 0.9 is one-sided label smoothing", above=0, maximum=1)
+    r1_gamma: float = option(0.0, "weight of the R1 penalty on the discriminator; 0 is none", minimum=0)
+    r1_every: int = option(
+        16, "the R1 penalty is taken every so many discriminator steps, times as strongly", minimum=1
+    )
+    n_critic: int = option(1, "discriminator steps for each generator step", minimum=1)
+
+    kl_weight: float = option(1.0, "weight of the KL divergence from the prior", minimum=0)
+    kl_warmup_steps: int = option(
+        0, "the weight of the KL divergence grows linearly from 0 over these steps", minimum=0
+    )
+    pixel_weight: float = option(1.0, "weight of 1/2 |x - G(z)|^2, summed over the image", minimum=0)
+    feature_weight: float = option(
+        0.0, "weight of 1/2 |D_l(x) - D_l(G(z))|^2, summed over D's layer l; only in mode vae-gan", minimum=0
+    )
+    feature_layer: int = option(-1, "the discriminator's layer l; negative counts from the last")
+    gamma: float = option(1.0, "weight of the reconstruction beside the adversarial terms in the generator", minimum=0)
+
+    ema_images: int = option(
+        10_000, "images until a weight's share in the average has halved; 0: no average", minimum=0
+    )
+    log_every: int = option(50, "steps between log lines", minimum=1)
+    sample_every: int = option(500, "steps between pictures", minimum=1)
+    checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if max(self.betas) == 1:
+            raise ConfigError(f"betas is {self.betas}; both must be below 1")
+        if self.real_target != 1 and self.objective not in ("non_saturating", "minimax", "least_squares"):
+            raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
+        if self.mode != "gan" and not (self.pixel_weight or (self.feature_weight and self.mode == "vae-gan")):
+            weights = "pixel_weight" if self.mode == "vae" else "pixel_weight and feature_weight"
+            raise ConfigError(f"{weights} must not be 0 in mode {self.mode!r}: nothing would be reconstructed")

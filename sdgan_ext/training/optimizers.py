@@ -1,0 +1,67 @@
+"""One Adam for each network, and learning rates that are a function of the step alone."""
+
+from __future__ import annotations
+
+from torch.optim import Adam
+
+from .._errors import ConfigError
+from ..models.vae_gan import VAEGAN
+from .config import MODES, TrainConfig
+
+__all__ = ["learning_rate_scale", "make_optimizers", "set_learning_rates"]
+
+
+def make_optimizers(model: VAEGAN, config: TrainConfig) -> dict[str, Adam]:
+    """``{"encoder": Adam, "generator": Adam, "discriminator": Adam}``, of them those that ``config.mode`` trains.
+
+    Where R1 is taken every k discriminator steps, the discriminator's Adam has ``lr * c`` and ``beta ** c`` with
+    ``c = k / (k + 1)`` (lazy regularisation, Karras et al. 2020, appendix B).
+
+    Raises:
+        ConfigError: the model has not what the mode needs.
+    """
+    check_compatible(model, config)
+    optimizers = {}
+    for name in MODES[config.mode]:
+        lazy = name == "discriminator" and config.r1_gamma > 0 and config.r1_every > 1
+        c = config.r1_every / (config.r1_every + 1) if lazy else 1.0
+        lr = getattr(config, f"lr_{name}") * c
+        betas = tuple(beta**c for beta in config.betas)
+        optimizers[name] = Adam(getattr(model, name).parameters(), lr=lr, betas=betas, fused=True)
+        optimizers[name].param_groups[0]["initial_lr"] = lr
+    return optimizers
+
+
+def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
+    """Raises ConfigError where ``model`` cannot be trained as ``config`` says."""
+    for name in MODES[config.mode]:
+        if getattr(model, name) is None:
+            raise ConfigError(
+                f"mode {config.mode!r} trains the {name}, but the model has none ({name}_channels is None)"
+            )
+    if config.mode == "vae":
+        return
+    if config.r1_gamma > 0 and model.config.discriminator_norm == "batch":
+        raise ConfigError(
+            "r1_gamma must be 0 with discriminator_norm 'batch': the penalty is on the gradient of each image's own "
+            "logit, and batch norm mixes the images; use 'none' or 'spectral'"
+        )
+    layers = len(model.config.discriminator_channels)
+    if config.feature_weight and not -layers <= config.feature_layer < layers:
+        raise ConfigError(
+            f"feature_layer is {config.feature_layer}; the discriminator has {layers} layers, "
+            f"so {-layers} to {layers - 1} are allowed"
+        )
+
+
+def learning_rate_scale(config: TrainConfig, step: int) -> float:
+    """The factor of the learning rates at ``step`` (from 0): 1, then falling linearly to 0 at ``config.steps``."""
+    decaying = config.lr_decay_fraction * config.steps
+    return min(1.0, max(0.0, (config.steps - step) / decaying)) if decaying else 1.0
+
+
+def set_learning_rates(optimizers: dict[str, Adam], config: TrainConfig, step: int) -> None:
+    """Sets every learning rate to that of ``step``; nothing is remembered, so a resumed run has the same ones."""
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_scale(config, step)

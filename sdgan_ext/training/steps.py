@@ -1,0 +1,277 @@
+"""The training step of a GAN, a VAE and a VAE-GAN, phase by phase. The reasons are in docs/training.md.
+
+A step makes its images once (:func:`forward`). :func:`discriminator_phase` works on them detached from their graph;
+:func:`encoder_generator_phase` goes on with the graph, which still holds because phase D changes nothing in E and G.
+Each phase *sets* the gradients of the networks it trains and touches those of no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import losses, ops
+from .._errors import DivergedError
+from ..models.vae_gan import VAEGAN
+from .config import TrainConfig
+from .optimizers import set_learning_rates
+
+__all__ = [
+    "Images",
+    "check_finite",
+    "discriminator_phase",
+    "encoder_generator_phase",
+    "forward",
+    "frozen",
+    "kl_weight_at",
+    "train_step",
+]
+
+
+@dataclass
+class Images:
+    """What a step works on; everything but ``real`` carries its graph.
+
+    Attributes:
+        real: x, [N, C, H, W].
+        reconstructed: G(z) with z ~ q(z|x), [N, C, H, W]; None in mode "gan".
+        generated: G(z_p) with z_p ~ N(0, I), [N, C, H, W]; None in mode "vae".
+        z: [N, Z]; None in mode "gan".
+        kl: KL(q(z|x) || N(0, I)), a scalar; None in mode "gan".
+    """
+
+    real: Tensor
+    reconstructed: Tensor | None = None
+    generated: Tensor | None = None
+    z: Tensor | None = None
+    kl: Tensor | None = None
+
+
+def forward(model: VAEGAN, x: Tensor, config: TrainConfig, *, generator: torch.Generator | None = None) -> Images:
+    """Encodes, samples and generates, once, with the graph.
+
+    With batch norm in the generator both kinds of latent vectors go through it as one batch: they are normalised alike,
+    and its running statistics, updated once a step, are of all that it sees later.
+
+    Args:
+        model: in training mode.
+        x: real images [N, C, H, W] in [-1, 1].
+        generator: source of all noise, on the CPU: the same numbers on every device. torch's own state by default.
+    """
+    images = Images(x)
+    latents = []
+    if config.mode != "gan":
+        images.z, images.kl = model.encode(x).sample_with_kl(generator=generator)
+        latents.append(images.z)
+    if config.mode != "vae":
+        latents.append(torch.randn(len(x), model.config.latent_dim, generator=generator).to(x))
+    if model.config.generator_norm == "batch":
+        made = model.decode(torch.cat(latents)).chunk(len(latents))
+    else:
+        made = [model.decode(z) for z in latents]
+    images.reconstructed = None if config.mode == "gan" else made[0]
+    images.generated = None if config.mode == "vae" else made[-1]
+    return images
+
+
+def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0) -> dict[str, Tensor]:
+    """Sets the gradients of D, and of D alone.
+
+    ``lD = sp(-D(x)) + 1/2 (sp(D(G(z))) + sp(D(G(z_p))))`` for the default objective (Larsen et al. 2016); every
+    ``r1_every`` steps also R1, times ``r1_every`` (Karras et al. 2020).
+
+    Args:
+        step: discriminator steps taken so far.
+
+    Returns:
+        "discriminator/..." ``total``, ``adversarial``, ``r1`` where it was taken, and the mean logits ``real`` and
+        ``fake``: scalars without a graph.
+    """
+    fakes = [fake.detach() for fake in (images.reconstructed, images.generated) if fake is not None]
+    penalised = config.r1_gamma > 0 and step % config.r1_every == 0
+    real = images.real.detach().requires_grad_(penalised)
+    if penalised or model.config.discriminator_norm == "batch":  # R1 needs the real half alone; batch norm mixes images
+        real_logits, *fake_logits = [model.discriminator(batch) for batch in (real, *fakes)]
+    else:
+        real_logits, *fake_logits = model.discriminator(torch.cat([real, *fakes])).split(len(real))
+    fake_logits = torch.cat(fake_logits)
+    pairs = len(fakes) if config.objective == "relativistic" else 1
+    terms = {
+        "adversarial": losses.discriminator_loss(
+            real_logits.repeat(pairs, 1), fake_logits, config.objective, real_target=config.real_target
+        )
+    }
+    if penalised:
+        terms["r1"] = config.r1_every * losses.r1_penalty(real_logits, real, config.r1_gamma)
+    total = sum(terms.values())
+    _set_gradients([model.discriminator], total)
+    terms |= {"total": total, "real": real_logits.mean(), "fake": fake_logits.mean()}
+    return _named("discriminator", terms)
+
+
+def encoder_generator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0) -> dict[str, Tensor]:
+    """Sets the gradients of E and G, each its own; D is looked through, not changed.
+
+    ::
+
+        rec = feature_weight * 1/2 |D_l(x) - D_l(G(z))|^2 + pixel_weight * 1/2 |x - G(z)|^2
+        E <- grad(kl_weight * KL + rec)
+        G <- grad(gamma * rec + adv(G(z)) + adv(G(z_p)))      z as a constant; in mode "vae": grad(rec)
+
+    The losses are differentiated as far as the images, with D frozen: no weight gradient of D is computed. From the
+    images one backward pass through G serves its parameters, and one that skips them leads to z and on to E.
+
+    Args:
+        step: steps taken so far; decides the weight of the KL divergence while it warms up.
+
+    Returns:
+        "encoder_generator/..." and, of ``kl``, ``pixel``, ``feature``, ``reconstruction`` (the weighted sum of both),
+        ``adversarial_reconstructed`` and ``adversarial_generated``, those of the mode: scalars without a graph.
+    """
+    with contextlib.nullcontext() if config.mode == "vae" else frozen(model.discriminator):
+        terms, to_reconstructed, adversarial_to_reconstructed, to_generated = _image_gradients(model, images, config)
+    if config.mode == "gan":
+        _set_gradients([model.generator], [images.generated], [to_generated])
+        return _named("encoder_generator", terms)
+    to_kl = torch.full_like(images.kl, kl_weight_at(config, step))
+    if config.mode == "vae":
+        _set_gradients([model.encoder, model.generator], [images.reconstructed, images.kl], [to_reconstructed, to_kl])
+    else:
+        with ops.no_weight_gradients():
+            (to_z,) = torch.autograd.grad(images.reconstructed, images.z, to_reconstructed, retain_graph=True)
+        _set_gradients(
+            [model.generator],
+            [images.reconstructed, images.generated],
+            [config.gamma * to_reconstructed + adversarial_to_reconstructed, to_generated],
+        )
+        _set_gradients([model.encoder], [images.z, images.kl], [to_z, to_kl])
+    return _named("encoder_generator", {"kl": images.kl, **terms})
+
+
+def _image_gradients(model: VAEGAN, images: Images, config: TrainConfig):
+    """The losses of phase E+G that lie behind the images, and the gradients
+
+    d rec / d G(z), d adv / d G(z) and d adv / d G(z_p): None where the mode has no such term.
+    """
+    compare_features = config.mode == "vae-gan" and config.feature_weight > 0
+    real_logits = rec_to_hat = adv_to_hat = adv_to_p = None
+    if compare_features or (config.mode != "vae" and config.objective == "relativistic"):
+        with torch.no_grad():
+            real_logits, real_features = model.discriminator(images.real, return_features=True)
+    terms = {}
+    if config.mode != "gan":
+        x_hat = images.reconstructed.detach().requires_grad_()
+        if config.mode == "vae-gan":
+            logits, features = model.discriminator(x_hat, return_features=True)
+            loss = terms["adversarial_reconstructed"] = losses.generator_loss(logits, real_logits, config.objective)
+            (adv_to_hat,) = torch.autograd.grad(loss, x_hat, retain_graph=compare_features)
+        terms["pixel"] = losses.pixel_loss(x_hat, images.real)
+        rec = config.pixel_weight * terms["pixel"]
+        if compare_features:
+            layer = config.feature_layer
+            terms["feature"] = losses.feature_loss(features[layer], real_features[layer])
+            rec = rec + config.feature_weight * terms["feature"]
+        terms["reconstruction"] = rec
+        (rec_to_hat,) = torch.autograd.grad(rec, x_hat)
+    if config.mode != "vae":
+        x_p = images.generated.detach().requires_grad_()
+        loss = losses.generator_loss(model.discriminator(x_p), real_logits, config.objective)
+        terms["adversarial_generated"] = loss
+        (adv_to_p,) = torch.autograd.grad(loss, x_p)
+    return terms, rec_to_hat, adv_to_hat, adv_to_p
+
+
+def train_step(
+    model: VAEGAN,
+    optimizers: dict[str, Optimizer],
+    x: Tensor,
+    config: TrainConfig,
+    *,
+    step: int,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """One step: ``n_critic`` times phase D, then phase E+G, each followed by its optimizers.
+
+    Args:
+        optimizers: of :func:`~sdgan_ext.training.optimizers.make_optimizers`; their learning rates are set to those of
+            ``step``.
+        x: real images [N, C, H, W] in [-1, 1].
+        step: steps taken so far.
+        generator: source of all noise, on the CPU; torch's own state by default.
+
+    Returns:
+        The losses of both phases, scalars without a graph; give them to :func:`check_finite` now and then.
+    """
+    model.train()
+    set_learning_rates(optimizers, config, step)
+    terms = {}
+    phases = 0 if config.mode == "vae" else config.n_critic
+    for phase in range(phases - 1):  # images for D alone: no graph, and E and G stay as they are
+        with torch.no_grad(), frozen(model):
+            images = forward(model, x, config, generator=generator)
+        discriminator_phase(model, images, config, step=step * phases + phase)
+        optimizers["discriminator"].step()
+    images = forward(model, x, config, generator=generator)
+    if phases:
+        terms |= discriminator_phase(model, images, config, step=step * phases + phases - 1)
+        optimizers["discriminator"].step()
+    terms |= encoder_generator_phase(model, images, config, step=step)
+    for name in ("encoder", "generator"):
+        if name in optimizers:
+            optimizers[name].step()
+    return terms
+
+
+def kl_weight_at(config: TrainConfig, step: int) -> float:
+    """The weight of the KL divergence at ``step``: it grows over ``kl_warmup_steps`` (Bowman et al. 2016)."""
+    return config.kl_weight * min(1.0, (step + 1) / max(1, config.kl_warmup_steps))
+
+
+def check_finite(terms: dict[str, Tensor], step: int) -> None:
+    """Raises DivergedError, naming phase, term and step, if a loss is NaN or infinite. Waits for the device once."""
+    finite = torch.stack(list(terms.values())).isfinite().tolist()
+    for name, ok in zip(terms, finite, strict=True):
+        if not ok:
+            phase, term = name.split("/")
+            raise DivergedError(
+                f"training diverged at step {step}: {term} of the {phase} phase is {terms[name].item()}; "
+                "smaller learning rates may help"
+            )
+
+
+@contextlib.contextmanager
+def frozen(network: torch.nn.Module) -> Iterator[None]:
+    """``network`` as a fixed function: its parameters take no gradient, and its buffers come back as they were.
+
+    Batch norm goes on normalising by the batch, but the batches seen here leave no trace in its running statistics.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _set_gradients(networks, outputs, slopes=None) -> None:
+    """Parameters of ``networks`` get the gradient of ``outputs`` weighted by ``slopes``, in place of what they had."""
+    parameters = list(itertools.chain.from_iterable(network.parameters() for network in networks))
+    for parameter in parameters:
+        parameter.grad = None
+    torch.autograd.backward(outputs, slopes, inputs=parameters)
+
+
+def _named(phase: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{phase}/{name}": value.detach() for name, value in terms.items()}
