@@ -1,0 +1,58 @@
+# make demo [DATA=folder] | make test | make bench | make lint
+#
+# Each sets up .venv first: it needs Python 3.10 to 3.13, a C++ compiler and make.
+#   PYTHON=python3.12     another Python
+#   TORCH=torch==2.11.0   another torch
+#   MAX_JOBS=2            fewer compilers at a time
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DATA ?= auto
+
+BIN := .venv/bin
+NATIVE = build/native-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
+BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d ,)
+NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# Where PyTorch's own wheels without CUDA are asked for: Linux, no NVIDIA driver, no package index of the user's choice.
+CPU_WHEELS = $(shell [ "`uname -s`" != Linux ] || command -v nvidia-smi >&2 \
+	|| $(BIN)/pip config list | grep -qE 'index|find-links' || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: demo test bench lint clean
+
+demo: .venv/installed
+	$(BIN)/sdgan-ext train --preset mnist-small --data $(DATA)
+
+test: .venv/installed
+	$(BIN)/cmake -DSDGAN_TESTS=ON $(NATIVE)
+	$(BIN)/cmake --build $(NATIVE)
+	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSDGAN_TESTS=ON -DSDGAN_SANITIZE=ON -DSDGAN_WERROR=$(or $(SDGAN_WERROR),OFF)
+	$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench_train_step.py
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@find csrc sdgan_ext python_tests benchmarks -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*' | xargs wc -l \
+		| awk '$$2 != "total" && $$1 > 600 {print $$2 " has " $$1 " lines; split it, 600 are allowed"; bad = 1} END {exit bad}'
+
+clean:
+	rm -rf .venv build dist *.egg-info sdgan_ext/_C.*.so
+
+# ------------------------------------------------------------------------------------------------------ set-up
+.venv/torch: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "sdgan_ext: Python 3.10 to 3.13 is needed, '$(PYTHON)' is not one; run \`make PYTHON=python3.12\`"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' \
+		|| { echo "sdgan_ext: Python's venv module is missing; run \`apt-get install python3-venv\`"; exit 1; } >&2
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(CPU_WHEELS) $(BUILD_REQUIRES) $(TORCH)
+	@touch $@
+
+.venv/installed: .venv/torch $(NATIVE_SOURCES)
+	$(BIN)/pip install --no-build-isolation -e '.[dev]'
+	@touch $@
