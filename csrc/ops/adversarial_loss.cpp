@@ -10,9 +10,9 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Ten
                                                         int64_t role, double real_target, int64_t reduction) {
   const bool none = static_cast<Reduction>(reduction) == Reduction::none;
   const bool mean = static_cast<Reduction>(reduction) == Reduction::mean;
-  fake = torch::stable::contiguous(fake);
+  fake = to_contiguous(fake);
   if (real) {
-    real = torch::stable::contiguous(*real);
+    real = to_contiguous(*real);
     check_same_dtype(*real, fake, "real_logits and fake_logits");
   }
 
@@ -26,9 +26,9 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Ten
   p.scale_real = mean ? 1.0 / static_cast<double>(p.n_real) : 1.0;
   p.scale_fake = mean ? 1.0 / static_cast<double>(p.n_fake) : 1.0;
 
-  Tensor loss = none ? torch::stable::empty_like(fake) : empty_scalar(fake);
-  Tensor grad_real = real ? torch::stable::empty_like(*real) : empty_none(fake);
-  Tensor grad_fake = torch::stable::empty_like(fake);
+  Tensor loss = none ? empty_as(fake) : empty_scalar(fake);
+  Tensor grad_real = real ? empty_as(*real) : empty_none(fake);
+  Tensor grad_fake = empty_as(fake);
   p.real = pointer(real);
   p.fake = fake.const_data_ptr();
   p.loss = none ? loss.mutable_data_ptr() : nullptr;
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Ten
 }
 
 Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
-  Tensor out = torch::stable::empty_like(grad);
+  Tensor out = empty_as(grad);
   AdversarialLossBackwardParams p;
   p.dtype = dtype_of(grad, "fake_logits");
   p.grad_loss = grad_loss.const_data_ptr();
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor> adversarial_loss_backward_cpu(Tensor grad_loss, Optio
                                                          Tensor grad_fake, int64_t, int64_t, double,
                                                          int64_t reduction) {
   const bool reduced = static_cast<Reduction>(reduction) != Reduction::none;
-  grad_loss = torch::stable::contiguous(grad_loss);
+  grad_loss = to_contiguous(grad_loss);
   check_same_dtype(grad_loss, grad_fake, "grad_loss and grad_fake");
   return {chain(grad_loss, grad_real, reduced), chain(grad_loss, grad_fake, reduced)};
 }

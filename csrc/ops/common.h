@@ -1,6 +1,7 @@
 // What every file of the binding shares: short names for the stable ABI, checks, allocation, the thread pool.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -40,12 +41,67 @@ inline void check_same_dtype(const Tensor& a, const Tensor& b, const char* names
   SDGAN_CHECK(a.scalar_type() == b.scalar_type(), names, " must have the same dtype");
 }
 
-inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
-inline void* pointer(OptionalTensor& t) { return t ? t->mutable_data_ptr() : nullptr; }
+// Elementwise kernels trust that their tensors match.
+inline void check_like(const Tensor& t, const Tensor& other, const char* names) {
+  check_same_dtype(t, other, names);
+  SDGAN_CHECK(t.sizes() == other.sizes(), names, " must have the same shape");
+}
+inline void check_scalar(const Tensor& t, const Tensor& other, const char* name) {
+  check_same_dtype(t, other, name);
+  SDGAN_CHECK(t.numel() == 1, name, " must have one element");
+}
 
-inline Tensor empty_scalar(const Tensor& like) { return torch::stable::new_empty(like, std::vector<int64_t>{}); }
+inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
+
+// Straight to the allocator: torch::stable::new_empty looks its operator up by name, which costs more than a small
+// kernel.
+inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides) {
+  int32_t dtype, device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle));
+  return Tensor(handle);
+}
+inline Tensor empty_scalar(const Tensor& like) { return empty(like, 0, nullptr, nullptr); }
 // The stand-in for an output that was not asked for.
-inline Tensor empty_none(const Tensor& like) { return torch::stable::new_empty(like, std::vector<int64_t>{0}); }
+inline Tensor empty_none(const Tensor& like) {
+  const int64_t size = 0, stride = 1;
+  return empty(like, 1, &size, &stride);
+}
+// As torch.empty_like: the strides of `like` where it is dense, else dense ones in the same order of dimensions.
+inline Tensor empty_as(const Tensor& like) {
+  if (!like.is_contiguous()) return torch::stable::empty_like(like);
+  return empty(like, like.dim(), like.sizes().data(), like.strides().data());
+}
+
+inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+// Elementwise kernels run over memory as if it had one dimension. For that, their first tensor must be dense (a copy
+// where it has gaps or overlaps; its layout becomes that of the outputs) and the others have its layout.
+inline Tensor dense(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  Tensor copy = torch::stable::empty_like(t);
+  return copy.strides() == t.strides() ? t : torch::stable::copy_(copy, t);
+}
+inline Tensor in_layout_of(const Tensor& dense, const Tensor& t) {
+  if ((dense.is_contiguous() && t.is_contiguous()) || dense.strides() == t.strides()) return t;
+  Tensor copy = torch::stable::empty_like(dense);
+  return torch::stable::copy_(copy, t);
+}
+
+// The number that the sum of an elementwise loss is divided by.
+inline double divisor(Reduction reduction, const Tensor& elements) {
+  switch (reduction) {
+    case Reduction::mean:
+      return static_cast<double>(elements.numel());
+    case Reduction::batchmean:
+      return static_cast<double>(elements.size(0));
+    default:
+      return 1;
+  }
+}
 
 // Hands slices [0, count) to torch's thread pool. `cost` is the number of elements a slice works on: small jobs stay on
 // the calling thread, where they are faster.

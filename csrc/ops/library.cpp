@@ -1,7 +1,8 @@
 // Every operator of torch.ops.sdgan_ext, on one screen. The implementation of each is in the file named after its
 // family; fake kernels, autograd and autocast are registered in sdgan_ext/ops/<family>.py.
 //
-// Enumerations travel as int: activation and objective (csrc/kernels/*.h), reduction 0 none, 1 mean, 2 sum.
+// Enumerations travel as int: activation and objective (csrc/kernels/*.h), reduction 0 none, 1 mean, 2 sum, 3 batchmean (sum / size of
+// the first dimension).
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(sdgan_ext, m) {
@@ -29,4 +30,11 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "conv_transpose2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, "
       "int[] crop, int[] dilation, int groups, int activation, float negative_slope, bool need_input, "
       "bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
+
+  // gaussian: z is empty where neither eps nor seed is given
+  m.def(
+      "gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");
+  m.def(
+      "gaussian_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mean, Tensor logvar, Tensor? z, int reduction, "
+      "bool eps_needed) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");
 }

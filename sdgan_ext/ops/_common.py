@@ -32,8 +32,8 @@ def check_tensor(name: str, value, *, dim: int | None = None) -> None:
 
 
 def check_like(name: str, value, other_name: str, other: Tensor) -> None:
-    """Same dtype and device as another argument."""
-    if value.dtype != other.dtype:
+    """Same dtype and device as another argument. Under autocast dtypes may differ: the op casts them."""
+    if value.dtype != other.dtype and not torch.is_autocast_enabled(value.device.type):
         raise TypeError(f"{name} has dtype {value.dtype}, {other_name} has {other.dtype}; they must be the same")
     if value.device != other.device:
         raise ValueError(f"{name} is on {value.device}, {other_name} on {other.device}; they must be the same")
@@ -42,6 +42,17 @@ def check_like(name: str, value, other_name: str, other: Tensor) -> None:
 def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.shape != other.shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, {other_name} {tuple(other.shape)}; they must match")
+
+
+def check_batch(name: str, value: Tensor) -> None:
+    if value.dim() == 0:
+        raise ValueError(f"{name} is a scalar; its first dimension must be the batch")
+
+
+def register_autocast(op: str) -> None:
+    """Under autocast a loss is computed in float32, as torch does with its own."""
+    for device in ("cpu", "cuda"):
+        torch.library.register_autocast(f"sdgan_ext::{op}", device, torch.float32)
 
 
 def reference_vjp(function, inputs, grad_outputs):
@@ -53,9 +64,7 @@ def reference_vjp(function, inputs, grad_outputs):
     """
     record = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = [
-            t if t is None or (record and t.requires_grad) else t.detach().requires_grad_(True) for t in inputs
-        ]
+        inputs = [t if t is None or (record and t.requires_grad) else t.detach().requires_grad_(True) for t in inputs]
         outputs = function(*inputs)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         pairs = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if o is not None and g is not None]

@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["conv2d", "conv_transpose2d", "discriminator_loss", "generator_loss"]
+__all__ = [
+    "conv2d",
+    "conv_transpose2d",
+    "discriminator_loss",
+    "gaussian_kl",
+    "generator_loss",
+    "philox_normal",
+    "sample_gaussian",
+]
 
 
 def _reduce(x: Tensor, reduction: str) -> Tensor:
@@ -53,6 +61,57 @@ def adversarial_loss(real, fake, objective, role, real_target, reduction):
 
 _OBJECTIVES = ("non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic")
 _REDUCTIONS = ("none", "mean", "sum", "batchmean")
+
+
+# ---------------------------------------------------------------------------------------------------- gaussian
+def sample_gaussian(mean, logvar, *, seed=None, generator=None, eps=None, reduction="batchmean"):
+    if eps is None:
+        if seed is None:
+            seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
+        eps = philox_normal(seed, mean.numel()).reshape(mean.shape).to(mean)
+    return mean + (logvar / 2).exp() * eps, gaussian_kl(mean, logvar, reduction)
+
+
+def gaussian_kl(mean, logvar, reduction="batchmean"):
+    return _reduce(0.5 * (mean**2 + logvar.exp() - 1 - logvar), reduction)
+
+
+def gaussian_backward(grad_z, grad_kl, mean, logvar, z, reduction, eps_needed):
+    grad_mean = grad_logvar = torch.zeros_like(mean)
+    grad_eps = None
+    if grad_z is not None:
+        grad_mean = grad_z
+        grad_logvar = 0.5 * grad_z * (z - mean)
+        grad_eps = grad_z * (logvar / 2).exp() if eps_needed else None
+    if grad_kl is not None:
+        grad_kl = grad_kl / {"batchmean": mean.shape[0], "mean": mean.numel()}.get(_REDUCTIONS[reduction], 1)
+        grad_mean = grad_mean + grad_kl * mean
+        grad_logvar = grad_logvar + 0.5 * grad_kl * (logvar.exp() - 1)
+    return grad_mean, grad_logvar, grad_eps
+
+
+def philox(counter, key):
+    """Philox4x32-10 (Salmon et al. 2011): ``counter`` ``[n, 4]`` and ``key`` ``[2]`` hold 32-bit words in int64."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    low = 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & low, p1 & low, ((p0 >> 32) ^ c3 ^ k1) & low, p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return torch.stack((c0, c1, c2, c3), dim=-1)
+
+
+def philox_normal(seed, n):
+    """The first ``n`` normals of the stream of ``seed``, in float64: Box-Muller on the words of blocks 0, 1, 2, ..."""
+    seed = torch.as_tensor(seed).reshape(())
+    block = torch.arange((n + 3) // 4, device=seed.device)
+    zero = torch.zeros_like(block)
+    words = philox(torch.stack((block & 0xFFFFFFFF, block >> 32, zero, zero), dim=-1), torch.stack((seed, seed >> 32)))
+    radius, angle = words[:, 0::2], words[:, 1::2].double()
+    length = (-2 * (((radius >> 8) + 1).double() * 2.0**-24).log()).sqrt()
+    turn = angle * (2 * torch.pi * 2.0**-32)
+    return torch.stack((length * turn.cos(), length * turn.sin()), dim=-1).flatten()[:n]
 
 
 # -------------------------------------------------------------------------------------- conv2d, conv_transpose2d

@@ -4,8 +4,13 @@
 // Everything lives in namespace sdgan::SDGAN_ISA, so that two instruction sets never share an inline function.
 #pragma once
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels/scalar.h"
 
@@ -168,6 +173,20 @@ SDGAN_INLINE Vec<T> first_lanes(Vec<T> v, int n) {
   return lane < n ? v : Vec<T>{};
 }
 
+// a0 b0 a1 b1 ... from the lower (half 0) or upper (half 1) lanes of both.
+template <int half, class V>
+SDGAN_INLINE V interleave(V a, V b) {
+  constexpr int lanes = sizeof(V) / sizeof(a[0]);
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (half * lanes / 2 + i / 2 + i % 2 * lanes)...);
+  }(std::make_integer_sequence<int, lanes>{});
+}
+
+SDGAN_INLINE Vec<float> vsqrt(Vec<float> x) {
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+}
+
 // ------------------------------------------------------------------------------- elementary functions, float
 // Cephes single-precision polynomials (Moshier 1989), a few ulp. Doubles go through <cmath>, lane by lane.
 SDGAN_INLINE Vec<float> vround(Vec<float> x) {  // to the nearest integer, |x| < 2^22
@@ -263,6 +282,25 @@ struct Math {
   template <class V>
   static SDGAN_INLINE V expm1(V x) {
     return vexpm1(x);
+  }
+  static SDGAN_INLINE Vec<float> log(Vec<float> x) { return vlog(x); }
+  static SDGAN_INLINE Vec<float> sqrt(Vec<float> x) { return vsqrt(x); }
+  // The bits read as a signed integer.
+  static SDGAN_INLINE Vec<float> to_float(Vec<uint32_t> x) {
+    return __builtin_convertvector((Vec<int32_t>)x, Vec<float>);
+  }
+  // Product of the lower half of each lane with a 32-bit constant, 64 bits wide.
+  static SDGAN_INLINE Vec<uint64_t> multiply_low(Vec<uint64_t> x, uint32_t constant) {
+    const Vec<uint64_t> factor = splat<uint64_t>(constant);
+#if defined(__AVX512F__)  // the masked form, because the other one warns in GCC's own header
+    return (Vec<uint64_t>)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)factor);
+#elif defined(__AVX2__)
+    return (Vec<uint64_t>)_mm256_mul_epu32((__m256i)x, (__m256i)factor);
+#elif defined(__SSE2__)
+    return (Vec<uint64_t>)_mm_mul_epu32((__m128i)x, (__m128i)factor);
+#else
+    return (x & 0xffffffffu) * factor;
+#endif
   }
   template <class C, class V>
   static SDGAN_INLINE V select(C mask, V a, V b) {

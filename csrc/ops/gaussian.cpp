@@ -1,0 +1,94 @@
+#include "kernels/gaussian.h"
+
+#include "ops/common.h"
+
+namespace sdgan {
+namespace {
+
+// eps: [*] or none. seed: int64, one element, or none. With neither, z is empty: KL only.
+// The stream of eps runs over the logical order, so with a seed the work is done in contiguous memory.
+std::tuple<Tensor, Tensor> gaussian_cpu(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
+                                        int64_t reduction_code) {
+  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const bool none = reduction == Reduction::none;
+  check_like(logvar, mean, "mean and logvar");
+  SDGAN_CHECK(!eps || !seed, "eps and seed exclude each other");
+  SDGAN_CHECK(!seed || (seed->scalar_type() == ScalarType::Long && seed->numel() == 1), "seed must be one int64");
+  if (eps) check_like(*eps, mean, "mean and eps");
+
+  const Tensor given = mean;
+  mean = seed ? to_contiguous(mean) : dense(mean);
+  logvar = in_layout_of(mean, logvar);
+  if (eps) eps = in_layout_of(mean, *eps);
+  Tensor z = eps || seed ? empty_as(mean) : empty_none(mean);
+  Tensor kl = none ? empty_as(mean) : empty_scalar(mean);
+
+  GaussianParams p;
+  p.dtype = dtype_of(mean, "mean");
+  p.n = mean.numel();
+  p.mean = mean.const_data_ptr();
+  p.logvar = logvar.const_data_ptr();
+  p.eps = pointer(eps);
+  p.seed = static_cast<const int64_t*>(pointer(seed));
+  p.z = eps || seed ? z.mutable_data_ptr() : nullptr;
+  p.kl = none ? kl.mutable_data_ptr() : nullptr;
+  p.scale = 1.0 / divisor(reduction, mean);
+
+  std::vector<double> partial(none ? 0 : slices(p.n));
+  p.partial = none ? nullptr : partial.data();
+  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { gaussian(p, begin, end); });
+  if (!none) finish_sum(partial, kl, divisor(reduction, mean) == 0);
+  if (seed && !given.is_contiguous()) {
+    const Tensor layout = empty_as(given);
+    z = in_layout_of(layout, z);
+    if (none) kl = in_layout_of(layout, kl);
+  }
+  return {z, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
+                                                         Tensor logvar, OptionalTensor z, int64_t reduction_code,
+                                                         bool eps_needed) {
+  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const bool reduced = reduction != Reduction::none;
+  SDGAN_CHECK(!grad_z || z, "z must be given with grad_z");
+  SDGAN_CHECK(!eps_needed || grad_z, "eps has a gradient only with grad_z");
+
+  const auto laid_out = [&](const Tensor& t) {
+    check_like(t, mean, "the arguments");
+    return in_layout_of(mean, t);
+  };
+  mean = dense(mean);
+  logvar = laid_out(logvar);
+  if (grad_z) grad_z = laid_out(*grad_z);
+  if (grad_z) z = laid_out(*z);
+  if (grad_kl && !reduced) grad_kl = laid_out(*grad_kl);
+  if (grad_kl && reduced) check_scalar(*grad_kl, mean, "grad_kl");
+  Tensor grad_mean = empty_as(mean);
+  Tensor grad_logvar = empty_as(mean);
+  Tensor grad_eps = eps_needed ? empty_as(mean) : empty_none(mean);
+
+  GaussianBackwardParams p;
+  p.dtype = dtype_of(mean, "mean");
+  p.n = mean.numel();
+  p.grad_z = pointer(grad_z);
+  p.grad_kl = pointer(grad_kl);
+  p.mean = mean.const_data_ptr();
+  p.logvar = logvar.const_data_ptr();
+  p.z = grad_z ? pointer(z) : nullptr;
+  p.grad_mean = grad_mean.mutable_data_ptr();
+  p.grad_logvar = grad_logvar.mutable_data_ptr();
+  p.grad_eps = eps_needed ? grad_eps.mutable_data_ptr() : nullptr;
+  p.scale = 1.0 / divisor(reduction, mean);
+  p.reduced = reduced;
+  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { gaussian_backward(p, begin, end); });
+  return {grad_mean, grad_logvar, grad_eps};
+}
+
+}  // namespace
+}  // namespace sdgan
+
+STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
+  m.impl("gaussian", TORCH_BOX(&sdgan::gaussian_cpu));
+  m.impl("gaussian_backward", TORCH_BOX(&sdgan::gaussian_backward_cpu));
+}

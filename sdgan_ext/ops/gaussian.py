@@ -1,0 +1,160 @@
+"""Reparameterisation and KL divergence of a diagonal Gaussian posterior, in one pass. Math: docs/ops/gaussian.md."""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common import (
+    REDUCTIONS,
+    check_batch,
+    check_choice,
+    check_like,
+    check_same_shape,
+    check_tensor,
+    reference_vjp,
+    register_autocast,
+)
+
+__all__ = ["gaussian_kl", "sample_gaussian"]
+
+
+def sample_gaussian(
+    mean: Tensor,
+    logvar: Tensor,
+    *,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    eps: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> tuple[Tensor, Tensor]:
+    """A sample ``z`` of N(mean, exp(logvar)), and the KL divergence of that distribution to N(0, I), in nats.
+
+    Equivalent to::
+
+        z = mean + (logvar / 2).exp() * torch.randn_like(mean)
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(mean)
+
+    Args:
+        mean: shape ``(batch, *)``. float32, bfloat16 or float64.
+        logvar: logarithm of the variance, same shape.
+        seed: of the noise, an int or an int64 tensor of one element (which a CUDA graph can change between replays).
+            The noise of an element depends on the seed and on the element's index only: it is the same on every
+            device, in every memory layout and for any number of threads. Without a seed, one is drawn from
+            ``generator``, or from torch's default generator, which ``torch.manual_seed`` governs.
+        generator: where to draw the seed from.
+        eps: the noise itself, same shape as ``mean``; differentiable like the other two. Stands instead of a seed.
+        reduction: of the KL: ``batchmean`` (sum over everything but the batch, mean over the batch), ``sum``,
+            ``mean`` (over all elements) or ``none`` (elementwise), as in :func:`torch.nn.functional.kl_div`.
+
+    Returns:
+        ``(z, kl)``: ``z`` has the shape and layout of ``mean``; ``kl`` is a scalar, or has that shape too.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Kingma & Welling 2014; noise by Philox4x32-10 (Salmon et al. 2011) and Box-Muller.
+    """
+    _check(mean, logvar, reduction)
+    if sum(source is not None for source in (seed, generator, eps)) > 1:
+        raise ValueError("seed, generator and eps exclude each other; give one of them, or none")
+    if eps is None:
+        seed = _seed_tensor(seed, generator, mean.device)
+    else:
+        check_tensor("eps", eps)
+        check_like("eps", eps, "mean", mean)
+        check_same_shape("eps", eps, "mean", mean)
+    return torch.ops.sdgan_ext.gaussian(mean, logvar, eps, seed, REDUCTIONS[reduction])
+
+
+def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: str = "batchmean") -> Tensor:
+    """KL divergence of N(mean, exp(logvar)) to N(0, I), in nats.
+
+    Equivalent to, for the default reduction, ``0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(mean)``.
+
+    Args:
+        mean, logvar, reduction: as in :func:`sample_gaussian`.
+
+    Returns:
+        A scalar, or the shape of ``mean`` with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Kingma & Welling 2014, appendix B.
+    """
+    _check(mean, logvar, reduction)
+    return torch.ops.sdgan_ext.gaussian(mean, logvar, None, None, REDUCTIONS[reduction])[1]
+
+
+def _check(mean, logvar, reduction):
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_tensor("mean", mean)
+    check_tensor("logvar", logvar)
+    check_like("logvar", logvar, "mean", mean)
+    check_same_shape("logvar", logvar, "mean", mean)
+    check_batch("mean", mean)
+
+
+def _seed_tensor(seed, generator, device) -> Tensor:
+    if seed is None:
+        source = device if generator is None else generator.device
+        return torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=source).to(device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1:
+            raise ValueError(f"seed must be one int64 element, got shape {tuple(seed.shape)} of {seed.dtype}")
+        if seed.device != device:
+            raise ValueError(f"seed is on {seed.device}, mean on {device}; they must be the same")
+        return seed
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; it must fit in 64 bits, signed")
+    return torch.full((), seed, dtype=torch.int64, device=device)
+
+
+# ------------------------------------------------------------------------------------------------ registration
+@torch.library.register_fake("sdgan_ext::gaussian")
+def _fake(mean, logvar, eps, seed, reduction):
+    z = mean.new_empty((0,)) if eps is None and seed is None else torch.empty_like(mean)
+    return z, torch.empty_like(mean) if reduction == REDUCTIONS["none"] else mean.new_empty(())
+
+
+@torch.library.register_fake("sdgan_ext::gaussian_backward")
+def _fake_backward(grad_z, grad_kl, mean, logvar, z, reduction, eps_needed):
+    grad_eps = torch.empty_like(mean) if eps_needed else mean.new_empty((0,))
+    return torch.empty_like(mean), torch.empty_like(mean), grad_eps
+
+
+def _setup(ctx, inputs, output):
+    mean, logvar, eps, seed, ctx.reduction = inputs
+    if eps is None and seed is None:
+        ctx.mark_non_differentiable(output[0])
+    ctx.save_for_backward(mean, logvar, output[0])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_z, grad_kl):
+    mean, logvar, z = ctx.saved_tensors
+    eps_needed = ctx.needs_input_grad[2] and grad_z is not None
+    grad_mean, grad_logvar, grad_eps = torch.ops.sdgan_ext.gaussian_backward(
+        grad_z, grad_kl, mean, logvar, None if grad_z is None else z, ctx.reduction, eps_needed
+    )
+    return grad_mean, grad_logvar, grad_eps if eps_needed else None, None, None
+
+
+def _setup_backward(ctx, inputs, output):
+    *tensors, ctx.reduction, ctx.eps_needed = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, *grad_outputs):
+    def first_derivative(*tensors):
+        return reference.gaussian_backward(*tensors, ctx.reduction, ctx.eps_needed)
+
+    return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None
+
+
+torch.library.register_autograd("sdgan_ext::gaussian", _backward, setup_context=_setup)
+torch.library.register_autograd("sdgan_ext::gaussian_backward", _double_backward, setup_context=_setup_backward)
+register_autocast("gaussian")
