@@ -106,7 +106,7 @@ def generator_loss(
     check_tensor("fake_logits", fake_logits)
     if objective == "relativistic":
         if real_logits is None:
-            raise ValueError("real_logits is missing; objective 'relativistic' compares each fake logit with a real one")
+            raise ValueError("real_logits is missing; objective 'relativistic' compares fake logits with real ones")
         check_tensor("real_logits", real_logits)
         check_like("real_logits", real_logits, "fake_logits", fake_logits)
         check_same_shape("real_logits", real_logits, "fake_logits", fake_logits)

@@ -157,9 +157,7 @@ def _sides(value):
     return value if len(value) == 4 else (value[0], value[0], value[1], value[1])
 
 
-def conv2d(
-    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, negative_slope=0.2
-):
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, negative_slope=0.2):
     if not isinstance(padding, str):
         top, bottom, left, right = _sides(padding)
         input, padding = F.pad(input, (left, right, top, bottom)), 0
