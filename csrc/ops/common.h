@@ -91,6 +91,16 @@ inline Tensor in_layout_of(const Tensor& dense, const Tensor& t) {
   return torch::stable::copy_(copy, t);
 }
 
+// The gradient of a loss that was reduced to one element or else has the shape of `elements`, which is dense.
+inline Tensor loss_gradient(const Tensor& grad_loss, const Tensor& elements, bool reduced) {
+  if (reduced) {
+    check_scalar(grad_loss, elements, "grad_loss");
+    return grad_loss;
+  }
+  check_like(grad_loss, elements, "grad_loss");
+  return in_layout_of(elements, grad_loss);
+}
+
 // The number that the sum of an elementwise loss is divided by.
 inline double divisor(Reduction reduction, const Tensor& elements) {
   switch (reduction) {

@@ -48,11 +48,11 @@ std::tuple<Tensor, Tensor> gaussian_cpu(Tensor mean, Tensor logvar, OptionalTens
 
 std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
                                                          Tensor logvar, OptionalTensor z, int64_t reduction_code,
-                                                         bool eps_needed) {
+                                                         bool need_eps) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool reduced = reduction != Reduction::none;
   SDGAN_CHECK(!grad_z || z, "z must be given with grad_z");
-  SDGAN_CHECK(!eps_needed || grad_z, "eps has a gradient only with grad_z");
+  SDGAN_CHECK(!need_eps || grad_z, "eps has a gradient only with grad_z");
 
   const auto laid_out = [&](const Tensor& t) {
     check_like(t, mean, "the arguments");
@@ -62,11 +62,10 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, 
   logvar = laid_out(logvar);
   if (grad_z) grad_z = laid_out(*grad_z);
   if (grad_z) z = laid_out(*z);
-  if (grad_kl && !reduced) grad_kl = laid_out(*grad_kl);
-  if (grad_kl && reduced) check_scalar(*grad_kl, mean, "grad_kl");
+  if (grad_kl) grad_kl = loss_gradient(*grad_kl, mean, reduced);
   Tensor grad_mean = empty_as(mean);
   Tensor grad_logvar = empty_as(mean);
-  Tensor grad_eps = eps_needed ? empty_as(mean) : empty_none(mean);
+  Tensor grad_eps = need_eps ? empty_as(mean) : empty_none(mean);
 
   GaussianBackwardParams p;
   p.dtype = dtype_of(mean, "mean");
@@ -78,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, 
   p.z = grad_z ? pointer(z) : nullptr;
   p.grad_mean = grad_mean.mutable_data_ptr();
   p.grad_logvar = grad_logvar.mutable_data_ptr();
-  p.grad_eps = eps_needed ? grad_eps.mutable_data_ptr() : nullptr;
+  p.grad_eps = need_eps ? grad_eps.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, mean);
   p.reduced = reduced;
   parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { gaussian_backward(p, begin, end); });

@@ -36,5 +36,18 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");
   m.def(
       "gaussian_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mean, Tensor logvar, Tensor? z, int reduction, "
-      "bool eps_needed) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");
+      "bool need_eps) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");
+
+  // reconstruction_loss
+  m.def("reconstruction_loss(Tensor x_hat, Tensor x, int kind, int reduction) -> Tensor");
+  m.def(
+      "reconstruction_loss_backward(Tensor grad_loss, Tensor x_hat, Tensor x, int kind, int reduction, "
+      "bool need_x_hat, bool need_x) -> (Tensor grad_x_hat, Tensor grad_x)");
+
+  // bce: weight and pos_weight have the shape of input; pos_weight goes with logits only
+  m.def(
+      "bce(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits, int reduction) -> Tensor");
+  m.def(
+      "bce_backward(Tensor grad_loss, Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits, "
+      "int reduction, bool need_input, bool need_target) -> (Tensor grad_input, Tensor grad_target)");
 }

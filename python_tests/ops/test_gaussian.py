@@ -13,7 +13,7 @@ SHAPES = [(1,), (1, 1), (5, 3), (64, 100), (3, 4, 5, 7), (2, 10_007)]
 
 def randn(*shape, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def posterior(*shape, dtype=torch.float64):

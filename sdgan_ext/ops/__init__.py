@@ -3,17 +3,22 @@
 from . import reference
 from ._convolution import no_weight_gradients
 from .adversarial_loss import discriminator_loss, generator_loss
+from .bce import binary_cross_entropy, binary_cross_entropy_with_logits
 from .conv2d import conv2d
 from .conv_transpose2d import conv_transpose2d
 from .gaussian import gaussian_kl, sample_gaussian
+from .reconstruction_loss import reconstruction_loss
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "conv2d",
     "conv_transpose2d",
     "discriminator_loss",
     "gaussian_kl",
     "generator_loss",
     "no_weight_gradients",
+    "reconstruction_loss",
     "reference",
     "sample_gaussian",
 ]

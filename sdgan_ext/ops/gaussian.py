@@ -120,8 +120,8 @@ def _fake(mean, logvar, eps, seed, reduction):
 
 
 @torch.library.register_fake("sdgan_ext::gaussian_backward")
-def _fake_backward(grad_z, grad_kl, mean, logvar, z, reduction, eps_needed):
-    grad_eps = torch.empty_like(mean) if eps_needed else mean.new_empty((0,))
+def _fake_backward(grad_z, grad_kl, mean, logvar, z, reduction, need_eps):
+    grad_eps = torch.empty_like(mean) if need_eps else mean.new_empty((0,))
     return torch.empty_like(mean), torch.empty_like(mean), grad_eps
 
 
@@ -135,22 +135,22 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad_z, grad_kl):
     mean, logvar, z = ctx.saved_tensors
-    eps_needed = ctx.needs_input_grad[2] and grad_z is not None
+    need_eps = ctx.needs_input_grad[2] and grad_z is not None
     grad_mean, grad_logvar, grad_eps = torch.ops.sdgan_ext.gaussian_backward(
-        grad_z, grad_kl, mean, logvar, None if grad_z is None else z, ctx.reduction, eps_needed
+        grad_z, grad_kl, mean, logvar, None if grad_z is None else z, ctx.reduction, need_eps
     )
-    return grad_mean, grad_logvar, grad_eps if eps_needed else None, None, None
+    return grad_mean, grad_logvar, grad_eps if need_eps else None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
-    *tensors, ctx.reduction, ctx.eps_needed = inputs
+    *tensors, ctx.reduction, ctx.need_eps = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
 def _double_backward(ctx, *grad_outputs):
     def first_derivative(*tensors):
-        return reference.gaussian_backward(*tensors, ctx.reduction, ctx.eps_needed)
+        return reference.gaussian_backward(*tensors, ctx.reduction, ctx.need_eps)
 
     return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None
 

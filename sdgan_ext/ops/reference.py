@@ -4,17 +4,23 @@ The public functions here take what ``sdgan_ext.ops`` takes and do what it does;
 them take the integers of the native schemas (csrc/ops/library.cpp).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import _reduction as _Reduction
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "conv2d",
     "conv_transpose2d",
     "discriminator_loss",
     "gaussian_kl",
     "generator_loss",
     "philox_normal",
+    "reconstruction_loss",
     "sample_gaussian",
 ]
 
@@ -76,13 +82,13 @@ def gaussian_kl(mean, logvar, reduction="batchmean"):
     return _reduce(0.5 * (mean**2 + logvar.exp() - 1 - logvar), reduction)
 
 
-def gaussian_backward(grad_z, grad_kl, mean, logvar, z, reduction, eps_needed):
+def gaussian_backward(grad_z, grad_kl, mean, logvar, z, reduction, need_eps):
     grad_mean = grad_logvar = torch.zeros_like(mean)
     grad_eps = None
     if grad_z is not None:
         grad_mean = grad_z
         grad_logvar = 0.5 * grad_z * (z - mean)
-        grad_eps = grad_z * (logvar / 2).exp() if eps_needed else None
+        grad_eps = grad_z * (logvar / 2).exp() if need_eps else None
     if grad_kl is not None:
         grad_kl = grad_kl / {"batchmean": mean.shape[0], "mean": mean.numel()}.get(_REDUCTIONS[reduction], 1)
         grad_mean = grad_mean + grad_kl * mean
@@ -112,6 +118,44 @@ def philox_normal(seed, n):
     length = (-2 * (((radius >> 8) + 1).double() * 2.0**-24).log()).sqrt()
     turn = angle * (2 * torch.pi * 2.0**-32)
     return torch.stack((length * turn.cos(), length * turn.sin()), dim=-1).flatten()[:n]
+
+
+# ----------------------------------------------------------------------------------------- reconstruction_loss
+def reconstruction_loss(x_hat, x, kind="mse", reduction="batchmean"):
+    loss = {
+        "mse": lambda: (x_hat - x) ** 2,
+        "l1": lambda: (x_hat - x).abs(),
+        "bce": lambda: binary_cross_entropy_with_logits(x_hat, x, reduction="none"),
+        "gaussian": lambda: 0.5 * ((x_hat - x) ** 2 + math.log(2 * math.pi)),
+    }[kind]()
+    return _reduce(loss, reduction)
+
+
+# --------------------------------------------------------------------------------------------------------- bce
+def binary_cross_entropy_with_logits(
+    input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
+):
+    pos_weight = torch.ones_like(input) if pos_weight is None else pos_weight
+    loss = -(pos_weight * target * F.logsigmoid(input) + (1 - target) * F.logsigmoid(-input))
+    return _reduce_weighted(loss, weight, size_average, reduce, reduction)
+
+
+def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=None, reduction="mean"):
+    loss = F.binary_cross_entropy(input, target, reduction="none")
+    return _reduce_weighted(loss, weight, size_average, reduce, reduction)
+
+
+def _reduce_weighted(loss, weight, size_average, reduce, reduction):
+    if size_average is not None or reduce is not None:
+        reduction = _Reduction.legacy_get_string(size_average, reduce)
+    return _reduce(loss if weight is None else loss * weight, reduction)
+
+
+def bce(input, target, weight, pos_weight, logits, reduction):
+    reduction = _REDUCTIONS[reduction]
+    if logits:
+        return binary_cross_entropy_with_logits(input, target, weight, reduction=reduction, pos_weight=pos_weight)
+    return binary_cross_entropy(input, target, weight, reduction=reduction)
 
 
 # -------------------------------------------------------------------------------------- conv2d, conv_transpose2d

@@ -1,25 +1,11 @@
-// One pass: each logit is read once, its term added, its gradient written. sp and sigmoid share one exponential:
-// e = exp(-|x|), sp(x) = max(x, 0) + log1p(e), sigmoid(x) = (x < 0 ? e : 1) / (1 + e).
+// One pass: each logit is read once, its term added, its gradient written.
 // Bytes: 2 per logit and element size (one read, one write).
 #include "kernels/adversarial_loss.h"
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/term.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
-
-template <class T>
-struct Term {
-  Vec<T> value;
-  Vec<T> slope;
-};
-
-template <class T>
-SDGAN_INLINE Term<T> softplus(Vec<T> x) {
-  const Vec<T> e = vexp(-vabs(x));
-  const Vec<T> sigmoid = (x < 0 ? e : splat(T(1))) / (T(1) + e);
-  return {vmax(x, Vec<T>{}) + vlog1p(e), sigmoid};
-}
 
 // sp(-x), and its derivative.
 template <class T>

@@ -1,0 +1,84 @@
+#include "kernels/bce.h"
+
+#include "ops/common.h"
+
+namespace sdgan {
+namespace {
+
+struct Inputs {
+  Tensor input, target;
+  OptionalTensor weight, pos_weight;
+
+  // Gives all tensors one dense layout.
+  Inputs(const Tensor& input_, const Tensor& target_, const OptionalTensor& weight_, const OptionalTensor& pos_weight_)
+      : input(dense(input_)), target(laid_out(target_, "target")) {
+    if (weight_) weight = laid_out(*weight_, "weight");
+    if (pos_weight_) pos_weight = laid_out(*pos_weight_, "pos_weight");
+  }
+
+  Tensor laid_out(const Tensor& t, const char* name) const {
+    check_like(t, input, name);
+    return in_layout_of(input, t);
+  }
+
+  void fill(BceInputs& p, bool logits, Reduction reduction) const {
+    SDGAN_CHECK(logits || !pos_weight, "pos_weight is for logits");
+    p.dtype = dtype_of(input, "input");
+    p.input = input.const_data_ptr();
+    p.target = target.const_data_ptr();
+    p.weight = pointer(weight);
+    p.pos_weight = pointer(pos_weight);
+    p.n = input.numel();
+    p.scale = 1.0 / divisor(reduction, input);
+    p.logits = logits;
+    p.reduced = reduction != Reduction::none;
+  }
+};
+
+// weight and pos_weight have the shape of input.
+Tensor bce_cpu(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight, bool logits,
+               int64_t reduction_code) {
+  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Inputs inputs(input, target, weight, pos_weight);
+  BceParams p;
+  inputs.fill(p, logits, reduction);
+  Tensor loss = p.reduced ? empty_scalar(inputs.input) : empty_as(inputs.input);
+  p.loss = p.reduced ? nullptr : loss.mutable_data_ptr();
+
+  std::vector<double> partial(p.reduced ? slices(p.n) : 0);
+  std::vector<int> outside(logits ? 0 : slices(p.n));
+  p.partial = p.reduced ? partial.data() : nullptr;
+  p.outside = logits ? nullptr : outside.data();
+  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { bce(p, begin, end); });
+  for (int found : outside) {
+    SDGAN_CHECK((found & 1) == 0, "input must hold probabilities, all between 0 and 1; for logits there is ",
+                "binary_cross_entropy_with_logits");
+    SDGAN_CHECK((found & 2) == 0, "target must hold probabilities, all between 0 and 1");
+  }
+  if (p.reduced) finish_sum(partial, loss, divisor(reduction, inputs.input) == 0);
+  return loss;
+}
+
+std::tuple<Tensor, Tensor> bce_backward_cpu(Tensor grad_loss, Tensor input, Tensor target, OptionalTensor weight,
+                                            OptionalTensor pos_weight, bool logits, int64_t reduction, bool need_input,
+                                            bool need_target) {
+  const Inputs inputs(input, target, weight, pos_weight);
+  BceBackwardParams p;
+  inputs.fill(p, logits, static_cast<Reduction>(reduction));
+  grad_loss = loss_gradient(grad_loss, inputs.input, p.reduced);
+  Tensor grad_input = need_input ? empty_as(inputs.input) : empty_none(inputs.input);
+  Tensor grad_target = need_target ? empty_as(inputs.input) : empty_none(inputs.input);
+  p.grad_loss = grad_loss.const_data_ptr();
+  p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
+  p.grad_target = need_target ? grad_target.mutable_data_ptr() : nullptr;
+  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { bce_backward(p, begin, end); });
+  return {grad_input, grad_target};
+}
+
+}  // namespace
+}  // namespace sdgan
+
+STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
+  m.impl("bce", TORCH_BOX(&sdgan::bce_cpu));
+  m.impl("bce_backward", TORCH_BOX(&sdgan::bce_backward_cpu));
+}

@@ -1,0 +1,65 @@
+#include "kernels/reconstruction_loss.h"
+
+#include "ops/common.h"
+
+namespace sdgan {
+namespace {
+
+Tensor reconstruction_loss_cpu(Tensor x_hat, Tensor x, int64_t kind, int64_t reduction_code) {
+  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const bool none = reduction == Reduction::none;
+  check_like(x, x_hat, "x_hat and x");
+  x_hat = dense(x_hat);
+  x = in_layout_of(x_hat, x);
+  Tensor loss = none ? empty_as(x_hat) : empty_scalar(x_hat);
+
+  ReconstructionLossParams p;
+  p.dtype = dtype_of(x_hat, "x_hat");
+  p.kind = static_cast<Reconstruction>(kind);
+  p.n = x_hat.numel();
+  p.x_hat = x_hat.const_data_ptr();
+  p.x = x.const_data_ptr();
+  p.loss = none ? loss.mutable_data_ptr() : nullptr;
+  p.scale = 1.0 / divisor(reduction, x_hat);
+
+  std::vector<double> partial(none ? 0 : slices(p.n));
+  p.partial = none ? nullptr : partial.data();
+  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { reconstruction_loss(p, begin, end); });
+  if (!none) finish_sum(partial, loss, divisor(reduction, x_hat) == 0);
+  return loss;
+}
+
+std::tuple<Tensor, Tensor> reconstruction_loss_backward_cpu(Tensor grad_loss, Tensor x_hat, Tensor x, int64_t kind,
+                                                            int64_t reduction_code, bool need_x_hat, bool need_x) {
+  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const bool reduced = reduction != Reduction::none;
+  check_like(x, x_hat, "x_hat and x");
+  x_hat = dense(x_hat);
+  x = in_layout_of(x_hat, x);
+  grad_loss = loss_gradient(grad_loss, x_hat, reduced);
+  Tensor grad_x_hat = need_x_hat ? empty_as(x_hat) : empty_none(x_hat);
+  Tensor grad_x = need_x ? empty_as(x_hat) : empty_none(x_hat);
+
+  ReconstructionLossBackwardParams p;
+  p.dtype = dtype_of(x_hat, "x_hat");
+  p.kind = static_cast<Reconstruction>(kind);
+  p.n = x_hat.numel();
+  p.grad_loss = grad_loss.const_data_ptr();
+  p.x_hat = x_hat.const_data_ptr();
+  p.x = x.const_data_ptr();
+  p.grad_x_hat = need_x_hat ? grad_x_hat.mutable_data_ptr() : nullptr;
+  p.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
+  p.scale = 1.0 / divisor(reduction, x_hat);
+  p.reduced = reduced;
+  parallel_slices(slices(p.n), kSlice,
+                  [&](int64_t begin, int64_t end) { reconstruction_loss_backward(p, begin, end); });
+  return {grad_x_hat, grad_x};
+}
+
+}  // namespace
+}  // namespace sdgan
+
+STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
+  m.impl("reconstruction_loss", TORCH_BOX(&sdgan::reconstruction_loss_cpu));
+  m.impl("reconstruction_loss_backward", TORCH_BOX(&sdgan::reconstruction_loss_backward_cpu));
+}

@@ -1,0 +1,155 @@
+"""Binary cross-entropy, on logits and on probabilities, in one pass. Math: docs/ops/bce.md."""
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction as _Reduction
+
+from . import reference
+from ._common import (
+    REDUCTIONS,
+    TORCH_REDUCTIONS,
+    check_choice,
+    check_like,
+    check_same_shape,
+    check_tensor,
+    reference_vjp,
+    register_autocast,
+)
+
+__all__ = ["binary_cross_entropy", "binary_cross_entropy_with_logits"]
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy of logits, finite for any finite logit.
+
+    Equivalent to :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    Args:
+        input: logits, any shape. float32, bfloat16 or float64.
+        target: same shape, usually in [0, 1].
+        weight: factor of each element's loss, broadcast to the shape of ``input``; has no gradient.
+        size_average, reduce: torch's deprecated spelling of ``reduction``.
+        reduction: ``mean``, ``sum`` or ``none``.
+        pos_weight: factor of the positive part ``-target * log(sigmoid(input))``, broadcast likewise; has no gradient.
+
+    Returns:
+        A scalar, or the shape and layout of ``input`` with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    return _bce(input, target, weight, pos_weight, True, size_average, reduce, reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Binary cross-entropy of probabilities, each logarithm clamped at -100.
+
+    Equivalent to :func:`torch.nn.functional.binary_cross_entropy`. Prefer logits and
+    :func:`binary_cross_entropy_with_logits`: a saturated probability has lost its gradient.
+
+    Args:
+        input: probabilities, any shape. float32, bfloat16 or float64.
+        target: same shape, in [0, 1].
+        weight, size_average, reduce, reduction: as in :func:`binary_cross_entropy_with_logits`.
+
+    Returns:
+        A scalar, or the shape and layout of ``input`` with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+        RuntimeError: ``input`` or ``target`` has an element outside [0, 1].
+    """
+    return _bce(input, target, weight, None, False, size_average, reduce, reduction)
+
+
+def _bce(input, target, weight, pos_weight, logits, size_average, reduce, reduction) -> Tensor:
+    if size_average is not None or reduce is not None:
+        reduction = _Reduction.legacy_get_string(size_average, reduce)
+    check_choice("reduction", reduction, TORCH_REDUCTIONS)
+    check_tensor("input", input)
+    check_tensor("target", target)
+    check_like("target", target, "input", input)
+    check_same_shape("target", target, "input", input)
+    weight = _expanded("weight", weight, input)
+    pos_weight = _expanded("pos_weight", pos_weight, input)
+    return torch.ops.sdgan_ext.bce(input, target, weight, pos_weight, logits, REDUCTIONS[reduction])
+
+
+def _expanded(name, weight, input):
+    if weight is None:
+        return None
+    check_tensor(name, weight)
+    check_like(name, weight, "input", input)
+    try:
+        return weight.expand(input.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(weight.shape)}; it must broadcast to the input's {tuple(input.shape)}"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------ registration
+@torch.library.register_fake("sdgan_ext::bce")
+def _fake(input, target, weight, pos_weight, logits, reduction):
+    return torch.empty_like(input) if reduction == REDUCTIONS["none"] else input.new_empty(())
+
+
+@torch.library.register_fake("sdgan_ext::bce_backward")
+def _fake_backward(grad_loss, input, target, weight, pos_weight, logits, reduction, need_input, need_target):
+    return tuple(torch.empty_like(input) if need else input.new_empty((0,)) for need in (need_input, need_target))
+
+
+def _refuse_weight_gradients(needed):
+    for name, need in zip(("weight", "pos_weight"), needed, strict=True):
+        if need:
+            raise ValueError(f"{name} requires grad, but the loss has no gradient for it; pass {name}.detach()")
+
+
+def _setup(ctx, inputs, output):
+    *tensors, ctx.logits, ctx.reduction = inputs
+    _refuse_weight_gradients(ctx.needs_input_grad[2:4])
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad_loss):
+    need = ctx.needs_input_grad[:2]
+    grads = torch.ops.sdgan_ext.bce_backward(grad_loss, *ctx.saved_tensors, ctx.logits, ctx.reduction, *need)
+    return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None, None, None
+
+
+def _setup_backward(ctx, inputs, output):
+    *tensors, ctx.logits, ctx.reduction, need_input, need_target = inputs
+    _refuse_weight_gradients(ctx.needs_input_grad[3:5])
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, need in zip(output, (need_input, need_target), strict=True) if not need))
+
+
+def _double_backward(ctx, *grad_outputs):
+    grad_loss, input, target, weight, pos_weight = ctx.saved_tensors
+
+    def first_derivative(grad_loss, input, target):
+        loss = reference.bce(input, target, weight, pos_weight, ctx.logits, ctx.reduction)
+        return torch.autograd.grad(loss, (input, target), grad_loss, create_graph=True)
+
+    return *reference_vjp(first_derivative, (grad_loss, input, target), grad_outputs), *(None,) * 6
+
+
+torch.library.register_autograd("sdgan_ext::bce", _backward, setup_context=_setup)
+torch.library.register_autograd("sdgan_ext::bce_backward", _double_backward, setup_context=_setup_backward)
+register_autocast("bce")

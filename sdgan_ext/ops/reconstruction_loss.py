@@ -1,0 +1,97 @@
+"""The distance of reconstructions to their images, in one pass. Math: docs/ops/reconstruction_loss.md."""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common import (
+    REDUCTIONS,
+    check_batch,
+    check_choice,
+    check_like,
+    check_same_shape,
+    check_tensor,
+    reference_vjp,
+    register_autocast,
+)
+
+__all__ = ["RECONSTRUCTIONS", "reconstruction_loss"]
+
+#: The integers are those of csrc/kernels/reconstruction_loss.h.
+RECONSTRUCTIONS = {"mse": 0, "l1": 1, "bce": 2, "gaussian": 3}
+
+
+def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: str = "batchmean") -> Tensor:
+    """How far the reconstructions ``x_hat`` are from the images ``x``.
+
+    Equivalent to, for the default kind and reduction, ``((x_hat - x) ** 2).sum() / len(x)``.
+
+    Args:
+        x_hat: shape ``(batch, *)``. float32, bfloat16 or float64, in any memory layout.
+        x: same shape. Its gradient is computed only if it is asked for.
+        kind: ``mse`` the squared error; ``l1`` the absolute error; ``bce`` the binary cross-entropy in nats, where
+            ``x_hat`` are logits and ``x`` is in [0, 1]; ``gaussian`` the negative log-likelihood
+            ``-log N(x; x_hat, I) = ((x_hat - x)^2 + log 2 pi) / 2`` in nats.
+        reduction: ``batchmean`` (sum over everything but the batch, mean over the batch: one number per image, which a
+            KL divergence may be added to), ``sum``, ``mean`` (over all elements) or ``none`` (elementwise).
+
+    Returns:
+        A scalar, or the shape and layout of ``x_hat`` with ``reduction="none"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_choice("kind", kind, RECONSTRUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_tensor("x_hat", x_hat)
+    check_tensor("x", x)
+    check_like("x", x, "x_hat", x_hat)
+    check_same_shape("x", x, "x_hat", x_hat)
+    check_batch("x_hat", x_hat)
+    return torch.ops.sdgan_ext.reconstruction_loss(x_hat, x, RECONSTRUCTIONS[kind], REDUCTIONS[reduction])
+
+
+# ------------------------------------------------------------------------------------------------ registration
+@torch.library.register_fake("sdgan_ext::reconstruction_loss")
+def _fake(x_hat, x, kind, reduction):
+    return torch.empty_like(x_hat) if reduction == REDUCTIONS["none"] else x_hat.new_empty(())
+
+
+@torch.library.register_fake("sdgan_ext::reconstruction_loss_backward")
+def _fake_backward(grad_loss, x_hat, x, kind, reduction, need_x_hat, need_x):
+    return tuple(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in (need_x_hat, need_x))
+
+
+def _setup(ctx, inputs, output):
+    x_hat, x, *ctx.settings = inputs
+    ctx.save_for_backward(x_hat, x)
+
+
+def _backward(ctx, grad_loss):
+    need = ctx.needs_input_grad[:2]
+    grads = torch.ops.sdgan_ext.reconstruction_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.settings, *need)
+    return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None
+
+
+def _setup_backward(ctx, inputs, output):
+    grad_loss, x_hat, x, *ctx.settings, need_x_hat, need_x = inputs
+    ctx.save_for_backward(grad_loss, x_hat, x)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, need in zip(output, (need_x_hat, need_x), strict=True) if not need))
+
+
+def _double_backward(ctx, *grad_outputs):
+    kind, reduction = ctx.settings
+
+    def first_derivative(grad_loss, x_hat, x):
+        loss = reference.reconstruction_loss(x_hat, x, tuple(RECONSTRUCTIONS)[kind], tuple(REDUCTIONS)[reduction])
+        return torch.autograd.grad(loss, (x_hat, x), grad_loss, create_graph=True)
+
+    return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None, None, None
+
+
+torch.library.register_autograd("sdgan_ext::reconstruction_loss", _backward, setup_context=_setup)
+torch.library.register_autograd(
+    "sdgan_ext::reconstruction_loss_backward", _double_backward, setup_context=_setup_backward
+)
+register_autocast("reconstruction_loss")
