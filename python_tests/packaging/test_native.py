@@ -1,0 +1,65 @@
+"""The compiled kernels: no function built for one instruction set can be linked in for another; the CUDA half."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run
+
+
+def test_instruction_sets_share_no_function(tmp_path):
+    """A weak function outside sdgan::<isa> is kept once by the linker, maybe the one that this CPU cannot run."""
+    library = ROOT / "build" / f"native-{sys.implementation.cache_tag}" / "libsdgan_kernels.a"
+    if not shutil.which("nm") or not library.exists():
+        pytest.skip("nm (binutils) reads libsdgan_kernels.a, which the editable build leaves behind")
+    listing = subprocess.run(["nm", "-C", "--defined-only", library], capture_output=True, text=True, check=True)
+    weak = {line[19:] for line in listing.stdout.splitlines() if re.match(r"\w{16} [Wu] ", line)}
+    shared = {name for name in weak if not re.search(r"sdgan::(generic|avx2|avx512)::", name)}
+    assert not shared
+
+
+def configure(sources: Path, build: Path, *options, **environment):
+    cmake = shutil.which("cmake", path=Path(sys.executable).parent)
+    ninja = shutil.which("ninja", path=Path(sys.executable).parent)
+    command = [cmake, "-S", sources, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", *options]
+    return run(*command, cwd=build.parent, **environment), cmake
+
+
+@pytest.fixture
+def kernel(tmp_path) -> str:
+    (tmp_path / "twice.cu").write_text("__global__ void twice_kernel(float* x) { x[threadIdx.x] *= 2; }\n")
+    return f"-DSDGAN_CUDA_KERNELS={tmp_path / 'twice.cu'}"
+
+
+def test_cuda_auto_without_nvcc_says_why(kernel, tmp_path):
+    configured, _ = configure(ROOT, tmp_path / "build", kernel)
+    assert "CUDA kernels: no (no nvcc on PATH" in configured.stdout
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc (the CUDA toolkit)")
+class TestWithNvcc:
+    nvcc = shutil.which("nvcc")
+
+    def test_default_architectures(self, kernel, tmp_path):
+        configured, _ = configure(ROOT, tmp_path / "build", kernel, CUDACXX=self.nvcc)
+        assert configured.returncode == 0, configured.stdout
+        chosen = re.search(r"CUDA kernels: yes \(nvcc .*\), for (.*)", configured.stdout)[1].split(";")
+        assert "75-real" in chosen and "90-real" in chosen and "90a-real" in chosen
+        assert [arch for arch in chosen if arch.endswith("virtual")] == [chosen[-1]]
+        assert chosen[-1].replace("virtual", "real") == chosen[-2]
+
+    def test_asked_architectures_compile(self, kernel, tmp_path):
+        asked = {"CUDACXX": self.nvcc, "TORCH_CUDA_ARCH_LIST": "8.0 9.0a+PTX"}
+        configured, cmake = configure(ROOT, tmp_path / "build", kernel, **asked)
+        assert "for 80-real;90a-real;90a-virtual" in configured.stdout, configured.stdout
+        built = run(cmake, "--build", tmp_path / "build", "--target", "sdgan_kernels", cwd=tmp_path)
+        assert built.returncode == 0, built.stdout
+
+    def test_wrong_architectures(self, kernel, tmp_path):
+        asked = {"CUDACXX": self.nvcc, "TORCH_CUDA_ARCH_LIST": "Hopper"}
+        configured, _ = configure(ROOT, tmp_path / "build", kernel, **asked)
+        assert configured.returncode != 0
+        assert "sdgan_ext: TORCH_CUDA_ARCH_LIST has 'Hopper'; write it like `TORCH_CUDA_ARCH_LIST=" in configured.stdout
