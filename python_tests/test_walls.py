@@ -11,17 +11,11 @@ ROOT = Path(__file__).parents[1]
 NATIVE = {".h", ".cpp", ".cu", ".cuh"}
 PYTHON_FOLDERS = ("sdgan_ext", "python_tests", "benchmarks")
 
-#: Where a family of ops has a file of its name. CUDA kernels are in a later version.
-ROOMS = (
-    "csrc/kernels/{}.h",
-    "csrc/kernels/cpu/{}.cpp",
-    "csrc/ops/{}.cpp",
-    "sdgan_ext/ops/{}.py",
-    "python_tests/ops/test_{}.py",
-    "docs/ops/{}.md",
-)
-#: Families that have no kernel of their own in a room: they go through another's, and say so in the file named here.
-BORROWED: dict[str, str] = {}
+#: Where a family of ops has a file of its name; the CUDA kernels of a later version have theirs in csrc/kernels/cuda.
+ROOMS = ("csrc/ops/{}.cpp", "sdgan_ext/ops/{}.py", "python_tests/ops/test_{}.py")
+KERNEL_ROOMS = ("csrc/kernels/{}.h", "csrc/kernels/cpu/{}.cpp")
+#: Families that have no kernel of their own: torch's library convolution is at the roofline for most shapes.
+LIBRARY_FAMILIES = {"conv2d", "conv_transpose2d"}
 
 
 def native_files(folder: str) -> list[Path]:
@@ -40,11 +34,14 @@ def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', path.read_text(), re.MULTILINE)
 
 
+def operators() -> list[str]:
+    names = re.findall(r'"(\w+)\(', (ROOT / "csrc/ops/library.cpp").read_text())
+    assert "adversarial_loss" in names
+    return names
+
+
 def families() -> list[str]:
-    """The stems of the operators that library.cpp declares, `<op>_backward` being part of `<op>`."""
-    sections = re.findall(r"^  // (\w+)$", (ROOT / "csrc/ops/library.cpp").read_text(), re.MULTILINE)
-    assert "adversarial_loss" in sections
-    return sections
+    return sorted({name.removesuffix("_backward") for name in operators()})
 
 
 @pytest.mark.parametrize("path", native_files("csrc/kernels") + native_files("csrc/tests"), ids=relative)
@@ -65,18 +62,14 @@ def test_module_binds_no_tensor():
 
 @pytest.mark.parametrize("family", families())
 def test_one_op_has_one_name_in_every_room(family):
-    missing = [room.format(family) for room in ROOMS if not (ROOT / room.format(family)).exists()]
-    assert not missing
+    rooms = ROOMS if family in LIBRARY_FAMILIES else ROOMS + KERNEL_ROOMS
+    assert not [room.format(family) for room in rooms if not (ROOT / room.format(family)).exists()]
 
 
-def test_every_operator_has_its_section_in_the_library_file():
-    text = (ROOT / "csrc/ops/library.cpp").read_text()
-    operators = re.findall(r'"(\w+)\(', text)
-    assert operators
-    for operator in operators:
-        assert any(operator.startswith(family) for family in families()), operator
-    implemented = "".join(path.read_text() for path in native_files("csrc/ops"))
-    assert not [name for name in operators if f'm.impl("{name}"' not in implemented]
+@pytest.mark.parametrize("operator", operators())
+def test_an_operator_is_implemented_in_the_file_of_its_family(operator):
+    file = ROOT / "csrc/ops" / f"{operator.removesuffix('_backward')}.cpp"
+    assert f'm.impl("{operator}"' in file.read_text()
 
 
 def test_every_cpu_kernel_is_in_the_build():
@@ -92,7 +85,7 @@ def test_environment_variables_are_read_in_one_file():
     """Build-time ones are read in setup.py, SDGAN_CPU_ISA in C++ as well."""
     for path in (ROOT / "sdgan_ext").rglob("*.py"):
         if path.name != "_env.py":
-            assert not re.search(r"os\.(environ|getenv)", path.read_text()), relative(path)
+            assert not re.search(r"(environ[.\[]|getenv\().*SDGAN_", path.read_text()), relative(path)
     for path in native_files("csrc"):
         for name in re.findall(r'getenv\("(\w+)"', path.read_text()):
             assert name == "SDGAN_CPU_ISA", relative(path)

@@ -25,4 +25,4 @@ def conv_backend() -> str:
 
 def data_root() -> Path:
     """SDGAN_DATA: where downloaded datasets are kept, ``~/.cache/sdgan_ext`` unless set."""
-    return Path(os.environ.get("SDGAN_DATA", "~/.cache/sdgan_ext")).expanduser()
+    return Path(os.environ.get("SDGAN_DATA") or "~/.cache/sdgan_ext").expanduser()

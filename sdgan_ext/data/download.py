@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sdgan_ext import _env
 from sdgan_ext._errors import DataError
 
 try:
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def cache_root() -> Path:
     """Where downloaded data lives: the environment's ``SDGAN_DATA``, else ``~/.cache/sdgan_ext``."""
-    return Path(os.environ.get("SDGAN_DATA") or "~/.cache/sdgan_ext").expanduser()
+    return _env.data_root()
 
 
 def download_mnist(
