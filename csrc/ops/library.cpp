@@ -14,6 +14,14 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "adversarial_loss_backward(Tensor grad_loss, Tensor? real, Tensor fake, Tensor grad_real, Tensor grad_fake, "
       "int objective, int role, float real_target, int reduction) -> (Tensor, Tensor)");
 
+  // batch_norm: mean and var are None for the batch's own statistics; the ones in use come back, var biased
+  m.def(
+      "batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, float eps, int activation, "
+      "float negative_slope) -> (Tensor output, Tensor mean, Tensor var)");
+  m.def(
+      "batch_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
+      "bool training, float eps, int activation, float negative_slope) -> (Tensor, Tensor, Tensor)");
+
   // conv2d, conv_transpose2d. padding and crop: (top, bottom, left, right). preactivation is [0] except for silu;
   // saved is what the activation's derivative needs: the output, the preactivation for silu, [0] without activation.
   m.def(

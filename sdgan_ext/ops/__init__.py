@@ -3,6 +3,7 @@
 from . import reference
 from ._convolution import no_weight_gradients
 from .adversarial_loss import discriminator_loss, generator_loss
+from .batch_norm import batch_norm
 from .bce import binary_cross_entropy, binary_cross_entropy_with_logits
 from .conv2d import conv2d
 from .conv_transpose2d import conv_transpose2d
@@ -10,6 +11,7 @@ from .gaussian import gaussian_kl, sample_gaussian
 from .reconstruction_loss import reconstruction_loss
 
 __all__ = [
+    "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "conv2d",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import _reduction as _Reduction
 
 __all__ = [
+    "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "conv2d",
@@ -232,3 +233,43 @@ def conv_transpose2d(
 
 
 _ACTIVATIONS = (None, "relu", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
+
+
+# -------------------------------------------------------------------------------------------------- batch_norm
+def batch_norm(
+    input,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    activation=None,
+    negative_slope=0.2,
+):
+    normalized = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return activate(normalized, activation, negative_slope)
+
+
+def batch_norm_native(input, weight, bias, mean, var, eps, activation, negative_slope):
+    """The operator: without given statistics it takes those of the batch; the ones in use come back, at least float."""
+    if mean is None:
+        mean, var = batch_statistics(input)
+    x, mean, var = _at_least_float(input), _at_least_float(mean), _at_least_float(var)
+    channels = (1, -1, *[1] * (x.dim() - 2))
+    y = (x - mean.view(channels)) * torch.rsqrt(var + eps).view(channels)
+    y = y if weight is None else y * weight.view(channels)
+    y = y if bias is None else y + bias.view(channels)
+    return activate(y, _ACTIVATIONS[activation], negative_slope).to(input.dtype), mean, var
+
+
+def batch_statistics(input):
+    """Mean and biased variance of each channel."""
+    dims = [d for d in range(input.dim()) if d != 1]
+    return _at_least_float(input).mean(dims), _at_least_float(input).var(dims, correction=0)
+
+
+def _at_least_float(x):
+    return x.to(torch.promote_types(x.dtype, torch.float32))

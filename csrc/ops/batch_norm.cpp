@@ -1,0 +1,190 @@
+#include "kernels/batch_norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "ops/common.h"
+
+namespace sdgan {
+namespace {
+
+// Whether the channels (dimension 1) of a dense tensor are innermost in memory and everything else is in order.
+bool channels_last(const Tensor& t) {
+  int64_t expected = t.size(1);
+  if (t.size(1) != 1 && t.stride(1) != 1) return false;
+  for (int64_t d = t.dim() - 1; d >= 0; --d) {
+    if (d == 1) continue;
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// An output for `t`: in its layout, where that is one of the two that the kernels know. The fake kernel does the same.
+Tensor empty_output(const Tensor& t) {
+  Tensor out = torch::stable::empty_like(t);
+  return out.is_contiguous() || channels_last(out) ? out : torch::stable::new_empty(t, t.sizes());
+}
+
+Tensor in_layout_of(const Tensor& t, const Tensor& like) {
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) != 1 && t.stride(d) != like.stride(d)) {
+      Tensor copy = torch::stable::empty_like(like);
+      return torch::stable::copy_(copy, t);
+    }
+  }
+  return t;
+}
+
+ScalarType compute_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A vector of C in the type that the kernels compute in.
+OptionalTensor vector(const OptionalTensor& t, const Tensor& input, const char* name) {
+  if (!t) return std::nullopt;
+  SDGAN_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, " must hold one value per channel");
+  return torch::stable::contiguous(torch::stable::to(*t, compute_type(input)));
+}
+
+// A gradient in the type of what it belongs to.
+Tensor as_given(const Tensor& grad, const OptionalTensor& given) {
+  return given ? torch::stable::to(grad, given->scalar_type()) : grad;
+}
+
+Tensor empty_vector(const Tensor& input) {
+  return torch::stable::new_empty(input, {input.size(1)}, compute_type(input));
+}
+
+void set_shape(BatchNormShape& p, const Tensor& input, double eps, int64_t activation, double negative_slope) {
+  p.dtype = dtype_of(input, "input");
+  p.eps = eps;
+  p.activation = static_cast<Activation>(activation);
+  p.negative_slope = negative_slope;
+  p.channels = input.size(1);
+  p.batch = input.size(0);
+  p.length = 1;
+  for (int64_t d = 2; d < input.dim(); ++d) p.length *= input.size(d);
+  if (p.channels == 1) {  // one long plane
+    p.length *= p.batch;
+    p.batch = 1;
+  }
+  const bool small_planes = input.is_contiguous() && p.length < BatchNormShape::kSmallPlane;
+  p.in_rows = p.channels > 1 && (small_planes || !input.is_contiguous());
+  p.repeat = p.in_rows && small_planes ? p.length : 1;
+  p.input = input.const_data_ptr();
+}
+
+struct Scratch {
+  std::unique_ptr<double[]> partial, factors;
+  explicit Scratch(BatchNormShape& p)
+      : partial(new double[p.partial_count() * 2 * p.columns()]),
+        factors(new double[5 * (p.columns() + BatchNormShape::kFactorPad)]) {
+    p.partial = partial.get();
+    p.factors = factors.get();
+  }
+};
+
+// The passes in order; channel by channel where a channel's values can stay in cache from one pass to the next.
+template <class Reduce, class Finish, class Map>
+void run(const BatchNormShape& p, bool reduces, Reduce reduce, Finish finish, Map map) {
+  if (p.in_rows) {
+    const int64_t cost = BatchNormShape::kRows * std::min(p.columns(), BatchNormShape::kBlockColumns);
+    if (reduces) parallel_slices(p.reduce_slices(), cost, reduce);
+    finish(0, p.channels);
+    parallel_slices(p.map_slices(), kSlice, map);
+  } else {
+    parallel_slices(p.channels, p.count(), [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        if (reduces) reduce(c, c + 1);
+        finish(c, c + 1);
+        map(c, c + 1);
+      }
+    });
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_cpu(Tensor input, OptionalTensor weight, OptionalTensor bias,
+                                                  OptionalTensor mean, OptionalTensor var, double eps,
+                                                  int64_t activation, double negative_slope) {
+  SDGAN_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, batch and channels");
+  SDGAN_CHECK(mean.has_value() == var.has_value(), "mean and var must be given both or neither");
+  Tensor output = empty_output(input);
+  Tensor mean_out = empty_vector(input);
+  Tensor var_out = empty_vector(input);
+  if (input.numel() == 0) {
+    torch::stable::fill_(mean_out, std::nan(""));
+    torch::stable::fill_(var_out, std::nan(""));
+    return {output, mean_out, var_out};
+  }
+  input = in_layout_of(input, output);
+  weight = vector(weight, input, "weight");
+  bias = vector(bias, input, "bias");
+  mean = vector(mean, input, "mean");
+  var = vector(var, input, "var");
+
+  BatchNormParams p;
+  set_shape(p, input, eps, activation, negative_slope);
+  p.weight = pointer(weight);
+  p.bias = pointer(bias);
+  p.given_mean = pointer(static_cast<const OptionalTensor&>(mean));
+  p.given_var = pointer(static_cast<const OptionalTensor&>(var));
+  p.mean = p.mean_out = mean_out.mutable_data_ptr();
+  p.var = p.var_out = var_out.mutable_data_ptr();
+  p.output = output.mutable_data_ptr();
+  const Scratch scratch(p);
+  run(
+      p, !mean, [&](int64_t begin, int64_t end) { batch_norm_reduce(p, begin, end); },
+      [&](int64_t begin, int64_t end) { batch_norm_finish(p, begin, end); },
+      [&](int64_t begin, int64_t end) { batch_norm_map(p, begin, end); });
+  return {output, mean_out, var_out};
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_cpu(Tensor grad_output, Tensor input, OptionalTensor weight,
+                                                           OptionalTensor bias, Tensor mean, Tensor var,
+                                                           bool training, double eps, int64_t activation,
+                                                           double negative_slope) {
+  check_same_dtype(grad_output, input, "grad_output and input");
+  Tensor grad_input = empty_output(input);
+  Tensor grad_weight = weight ? empty_vector(input) : empty_none(input);
+  Tensor grad_bias = bias ? empty_vector(input) : empty_none(input);
+  if (input.numel() == 0) {
+    torch::stable::zero_(grad_weight);
+    torch::stable::zero_(grad_bias);
+    return {grad_input, as_given(grad_weight, weight), as_given(grad_bias, bias)};
+  }
+  input = in_layout_of(input, grad_input);
+  grad_output = in_layout_of(grad_output, grad_input);
+  const OptionalTensor weight_in = vector(weight, input, "weight");
+  const OptionalTensor bias_in = vector(bias, input, "bias");
+  const OptionalTensor mean_in = vector(mean, input, "mean");
+  const OptionalTensor var_in = vector(var, input, "var");
+
+  BatchNormBackwardParams p;
+  set_shape(p, input, eps, activation, negative_slope);
+  p.training = training;
+  p.weight = pointer(weight_in);
+  p.bias = pointer(bias_in);
+  p.mean = pointer(mean_in);
+  p.var = pointer(var_in);
+  p.grad_output = grad_output.const_data_ptr();
+  p.grad_input = grad_input.mutable_data_ptr();
+  p.grad_weight = weight ? grad_weight.mutable_data_ptr() : nullptr;
+  p.grad_bias = bias ? grad_bias.mutable_data_ptr() : nullptr;
+  const Scratch scratch(p);
+  batch_norm_backward_prepare(p);
+  run(
+      p, training || weight || bias, [&](int64_t begin, int64_t end) { batch_norm_backward_reduce(p, begin, end); },
+      [&](int64_t begin, int64_t end) { batch_norm_backward_finish(p, begin, end); },
+      [&](int64_t begin, int64_t end) { batch_norm_backward_map(p, begin, end); });
+  return {grad_input, as_given(grad_weight, weight), as_given(grad_bias, bias)};
+}
+
+}  // namespace
+}  // namespace sdgan
+
+STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
+  m.impl("batch_norm", TORCH_BOX(&sdgan::batch_norm_cpu));
+  m.impl("batch_norm_backward", TORCH_BOX(&sdgan::batch_norm_backward_cpu));
+}

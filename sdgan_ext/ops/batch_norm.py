@@ -1,0 +1,174 @@
+"""Batch normalisation and the activation behind it, forward and backward. Math: docs/ops/batch_norm.md."""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common import ACTIVATIONS, HALVES, check_choice, check_like, check_tensor, reference_vjp
+
+__all__ = ["batch_norm"]
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    """Normalises each channel, scales and shifts it, and applies an activation (Ioffe & Szegedy 2015).
+
+    Equivalent to, for ``activation="relu"``::
+
+        F.relu(F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps))
+
+    With ``training`` the mean and the (biased) variance of the batch normalise, and the running statistics, where
+    given, move in place towards the mean and the *unbiased* variance. Without, the running statistics normalise.
+
+    Args:
+        input: ``[N, C]`` or ``[N, C, ...]``. float32, bfloat16 or float64. Statistics of bfloat16 are float32.
+        running_mean, running_var: ``[C]``, both or neither; needed unless ``training``. They take no gradient.
+        weight, bias: ``[C]``, of the dtype of ``input`` or, beside a half precision, float32. None stands for 1 and 0.
+        momentum: how far the running statistics move: ``running += momentum * (batch - running)``.
+        eps: added to the variance; positive.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: of ``leaky_relu``.
+
+    Returns:
+        A tensor of the shape, dtype and memory layout of ``input``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_choice("activation", activation, ACTIVATIONS)
+    check_tensor("input", input)
+    if input.dim() < 2:
+        raise ValueError(f"input must have at least 2 dimensions (batch, channels), got shape {tuple(input.shape)}")
+    _check_vector("weight", weight, input)
+    _check_vector("bias", bias, input)
+    _check_running(running_mean, running_var, training, input)
+    if not isinstance(momentum, int | float):
+        raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
+    if not eps > 0:
+        raise ValueError(f"eps is {eps}; it must be positive")
+    values = input.shape[0] * input.shape[2:].numel()
+    if training and values == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}")
+    output, mean, var = torch.ops.sdgan_ext.batch_norm(
+        input,
+        weight,
+        bias,
+        None if training else running_mean,
+        None if training else running_var,
+        float(eps),
+        ACTIVATIONS[activation],
+        float(negative_slope),
+    )
+    if training and running_mean is not None and input.numel() > 0:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * (values / (values - 1))).to(running_var.dtype), momentum)
+    return output
+
+
+def _check_vector(name: str, value: Tensor | None, input: Tensor) -> None:
+    if value is None:
+        return
+    check_tensor(name, value)
+    beside_half = input.dtype in (torch.bfloat16, *HALVES) and value.dtype == torch.float32
+    if not (beside_half and value.device == input.device):
+        check_like(name, value, "input", input)
+    if value.shape != (input.shape[1],):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be ({input.shape[1]},), a value for each channel of input"
+        )
+
+
+def _check_running(running_mean: Tensor | None, running_var: Tensor | None, training: bool, input: Tensor) -> None:
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given both or neither")
+    if running_mean is None and not training:
+        raise ValueError("running_mean and running_var are None; they are needed unless training is True")
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        _check_vector(name, value, input)
+        if value is not None and value.requires_grad:
+            raise ValueError(f"{name} requires a gradient, which does not exist; pass {name}.detach()")
+
+
+# ------------------------------------------------------------------------------------------------ registration
+def _empty_output(input):
+    """In the layout of input, where that is one of the two that the kernels know; see csrc/ops/batch_norm.cpp."""
+    output = torch.empty_like(input)
+    return output if output.movedim(1, -1).is_contiguous() or output.is_contiguous() else input.new_empty(input.shape)
+
+
+def _empty_vector(input):
+    return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+@torch.library.register_fake("sdgan_ext::batch_norm")
+def _fake(input, weight, bias, mean, var, eps, activation, negative_slope):
+    return _empty_output(input), _empty_vector(input), _empty_vector(input)
+
+
+@torch.library.register_fake("sdgan_ext::batch_norm_backward")
+def _fake_backward(grad_output, input, weight, bias, mean, var, training, eps, activation, negative_slope):
+    return _empty_output(input), *(
+        input.new_empty(0) if t is None else input.new_empty(input.shape[1], dtype=t.dtype) for t in (weight, bias)
+    )
+
+
+def _setup(ctx, inputs, output):
+    input, weight, bias, given_mean, _, *ctx.settings = inputs
+    ctx.training = given_mean is None
+    ctx.save_for_backward(input, weight, bias, output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_output, grad_mean, grad_var):
+    input, weight, bias, mean, var = ctx.saved_tensors
+    grads = [None, None, None]
+    if grad_output is not None:
+        grads = torch.ops.sdgan_ext.batch_norm_backward(
+            grad_output, input, weight, bias, mean.detach(), var.detach(), ctx.training, *ctx.settings
+        )
+    grad_input = grads[0]
+    if ctx.training and (grad_mean is not None or grad_var is not None):  # somebody used the statistics
+        (more,) = reference_vjp(reference.batch_statistics, (input,), (grad_mean, grad_var))
+        grad_input = more if grad_input is None else grad_input + more
+    return grad_input, *_of_given(grads, weight, bias), *[None] * 5
+
+
+def _of_given(grads, weight, bias):
+    """The op's gradients of weight and bias: an empty tensor stands for one that was not given."""
+    return None if weight is None else grads[1], None if bias is None else grads[2]
+
+
+def _setup_backward(ctx, inputs, output):
+    grad_output, input, weight, bias, mean, var, ctx.training, *ctx.settings = inputs
+    ctx.save_for_backward(grad_output, input, weight, bias, mean, var)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, *grad_grads):
+    grad_output, input, weight, bias, mean, var = ctx.saved_tensors
+
+    def first_derivative(grad_output, input, weight, bias):
+        statistics = (None, None) if ctx.training else (mean, var)
+        output = reference.batch_norm_native(input, weight, bias, *statistics, *ctx.settings)[0]
+        wanted = [t for t in (input, weight, bias) if t is not None]
+        grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
+        return tuple(None if t is None else next(grads) for t in (input, weight, bias))
+
+    grads = reference_vjp(first_derivative, (grad_output, input, weight, bias), grad_grads)
+    return *grads, *[None] * 6
+
+
+torch.library.register_autograd("sdgan_ext::batch_norm", _backward, setup_context=_setup)
+torch.library.register_autograd("sdgan_ext::batch_norm_backward", _double_backward, setup_context=_setup_backward)
