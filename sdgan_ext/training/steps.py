@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from .. import losses, ops
@@ -249,20 +250,29 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
 def frozen(network: torch.nn.Module) -> Iterator[None]:
     """``network`` as a fixed function: its parameters take no gradient, and its buffers come back as they were.
 
-    Batch norm goes on normalising by the batch, but the batches seen here leave no trace in its running statistics.
+    Batch norm goes on normalising by the batch, but the batches seen here leave no trace in its running statistics;
+    spectral norm divides by the singular values that it last found.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    modules = list(network.modules())
+    buffers = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
+    parametrizations = [module.parametrizations for module in modules if is_parametrized(module)]
+    modes = [(part, part.training) for whole in parametrizations for part in whole.modules()]
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
+        for module, name, buffer in buffers:  # replaced, not restored in place: a graph may have saved them
+            setattr(module, name, buffer.clone())
+        for part, _ in modes:
+            part.training = False
         for parameter in trained:
             parameter.requires_grad_(False)
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for part, training in modes:
+            part.training = training
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
 
 
 def _set_gradients(networks, outputs, slopes=None) -> None:
