@@ -1,0 +1,430 @@
+"""The invariants (a) to (g) of docs/training.md, each with the published mistake that it catches.
+
+``check_*`` take any implementation of the step that has the methods of ``Ours``. They pass on ours in every mode where
+they say something, and fail on a ``Ours`` in which one mistake was put.
+"""
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.ops import reference
+from sdgan_ext.training import steps
+from sdgan_ext.training.config import MODES, TrainConfig
+from sdgan_ext.training.optimizers import make_optimizers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ALL_MODES = tuple(MODES)
+ADVERSARIAL = ("gan", "vae-gan")
+NORMS = {"none": ("none", "none"), "batch": ("batch", "batch"), "spectral": ("batch", "spectral")}
+TRAIN = dict(lr_encoder=1e-2, lr_generator=1e-2, lr_discriminator=1e-2, kl_weight=0.3, pixel_weight=0.7, gamma=0.4)
+
+
+class Ours:
+    """The step as sdgan_ext takes it, in the four pieces that a mistake can be put into."""
+
+    def forward(self, model, x, config, generator):
+        return steps.forward(model, x, config, generator=generator)
+
+    def discriminator_gradients(self, model, images, config):
+        steps.discriminator_phase(model, images, config)
+
+    def encoder_generator_gradients(self, model, images, config):
+        steps.encoder_generator_phase(model, images, config)
+
+    def update(self, optimizers, names):
+        for name in names:
+            if name in optimizers:
+                optimizers[name].step()
+
+    def discriminator_phase(self, model, optimizers, images, config):
+        if config.mode != "vae":
+            self.discriminator_gradients(model, images, config)
+            self.update(optimizers, ["discriminator"])
+
+    def encoder_generator_phase(self, model, optimizers, images, config):
+        self.encoder_generator_gradients(model, images, config)
+        self.update(optimizers, ["encoder", "generator"])
+
+
+class Bench:
+    """A tiny model in float64 with everything that a step needs."""
+
+    def __init__(self, mode, norm="none", **train):
+        torch.manual_seed(0)
+        generator_norm, discriminator_norm = NORMS[norm]
+        self.config = TrainConfig(mode=mode, **{"feature_weight": 0.5, **TRAIN, **train})
+        self.model = VAEGAN(
+            VAEGANConfig(
+                image_size=(7, 6),
+                latent_dim=3,
+                encoder_channels=(4, 5),
+                generator_channels=(5, 4),
+                discriminator_channels=(4, 6),
+                kernel_size=4,
+                encoder_norm=generator_norm,
+                generator_norm=generator_norm,
+                discriminator_norm=discriminator_norm,
+                init="torch",
+            )
+        ).double()
+        self.optimizers = make_optimizers(self.model, self.config)
+        self.x = torch.rand(6, 1, 7, 6, dtype=torch.float64) * 2 - 1
+
+    def forward(self, step, seed=1):
+        return step.forward(self.model, self.x, self.config, torch.Generator().manual_seed(seed))
+
+    def networks(self, *names):
+        return {name: getattr(self.model, name) for name in names if name in MODES[self.config.mode]}
+
+    def state(self, *names):
+        return {
+            f"{name}.{key}": value.clone()
+            for name, network in self.networks(*names).items()
+            for key, value in network.state_dict().items()
+        }
+
+    def gradients(self, *names):
+        return {
+            f"{name}.{key}": None if value.grad is None else value.grad.clone()
+            for name, network in self.networks(*names).items()
+            for key, value in network.named_parameters()
+        }
+
+    def clear(self):
+        self.model.zero_grad(set_to_none=True)
+
+
+def logits_of(bench, images, **options):
+    with steps.frozen(bench.model.discriminator):
+        return bench.model.discriminator(images, **options)
+
+
+def plain_losses(bench, seed=1):
+    """The terms of phase E+G in plain autograd on a fresh graph: (of E, of G, adversarial alone)."""
+    model, config = bench.model, bench.config
+    images = steps.forward(model, bench.x, config, generator=torch.Generator().manual_seed(seed))
+    prior = torch.Generator().manual_seed(seed)
+    z_p = None
+    if config.mode != "gan":
+        _, again = model.encode(bench.x).sample_with_kl(generator=prior)
+    if config.mode != "vae":
+        z_p = torch.randn(len(bench.x), 3, generator=prior).to(bench.x)
+    latents = [z for z in (None if images.z is None else images.z.detach(), z_p) if z is not None]
+    made = list(model.decode(torch.cat(latents)).split(len(bench.x)))
+
+    def reconstruction(x_hat):
+        pixel = 0.5 * (x_hat - bench.x).square().sum() / len(bench.x)
+        if config.mode == "vae":
+            return config.pixel_weight * pixel
+        features = logits_of(bench, x_hat, return_features=True)[1][-1]
+        target = logits_of(bench, bench.x, return_features=True)[1][-1].detach()
+        feature = 0.5 * (features - target).square().sum() / len(bench.x)
+        return config.pixel_weight * pixel + config.feature_weight * feature
+
+    adversarial = sum(reference.generator_loss(logits_of(bench, image)) for image in made) if z_p is not None else 0
+    if config.mode == "gan":
+        return None, adversarial, adversarial
+    of_encoder = config.kl_weight * images.kl + reconstruction(images.reconstructed)
+    gamma = config.gamma if config.mode == "vae-gan" else 1.0
+    return of_encoder, gamma * reconstruction(made[0]) + adversarial, adversarial
+
+
+def plain_gradients(bench, seed=1):
+    of_encoder, of_generator, _ = plain_losses(bench, seed)
+    losses = {"encoder": of_encoder, "generator": of_generator}
+    gradients = {}
+    for name, network in bench.networks("encoder", "generator").items():
+        parameters = dict(network.named_parameters())
+        values = torch.autograd.grad(losses[name], list(parameters.values()), retain_graph=True)
+        gradients |= {f"{name}.{key}": value for key, value in zip(parameters, values, strict=True)}
+    return gradients
+
+
+def assert_same_bits(before, after):
+    changed = [key for key in before if not torch.equal(before[key], after[key])]
+    assert not changed, f"changed: {changed}"
+
+
+def assert_moved(before, after):
+    """Of every parameter some number is another one now; buffers may be as they were."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "_u", "_v")
+    unmoved = [key for key in before if torch.equal(before[key], after[key]) and not key.endswith(buffers)]
+    assert not unmoved, f"not trained: {unmoved}"
+
+
+def assert_trained(gradients):
+    idle = [key for key, grad in gradients.items() if grad is None or not grad.any()]
+    assert not idle, f"without a gradient: {idle}"
+
+
+def assert_close(got, expected):
+    assert_trained(got)
+    assert got.keys() == expected.keys()
+    for key in got:
+        torch.testing.assert_close(
+            got[key], expected[key], rtol=1e-6, atol=1e-9, msg=lambda text, k=key: f"{k}: {text}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- the invariants
+def check_a_discriminator_loss_reaches_nobody_else(step, mode, norm="none"):
+    bench = Bench(mode, norm)
+    images = bench.forward(step)
+    step.discriminator_gradients(bench.model, images, bench.config)
+    reached = [key for key, grad in bench.gradients("encoder", "generator").items() if grad is not None]
+    assert not reached, f"the discriminator's loss reached {reached}"
+    assert_trained(bench.gradients("discriminator"))
+
+
+def check_b_adversarial_term_does_not_reach_encoder(step, mode, norm="none"):
+    bench = Bench(mode, norm)
+    images = bench.forward(step)
+    step.encoder_generator_gradients(bench.model, images, bench.config)
+    got = bench.gradients("encoder")
+    without_adversarial_term, _, _ = plain_losses(bench)
+    encoder = dict(bench.model.encoder.named_parameters())
+    expected = torch.autograd.grad(without_adversarial_term, list(encoder.values()))
+    assert_close(got, {f"encoder.{key}": value for key, value in zip(encoder, expected, strict=True)})
+
+
+def check_c_each_phase_changes_its_own_networks(step, mode, norm="none"):
+    bench = Bench(mode, norm)
+    images = bench.forward(step)
+    if mode != "vae":
+        others = bench.state("encoder", "generator")
+        step.discriminator_phase(bench.model, bench.optimizers, images, bench.config)
+        assert_same_bits(others, bench.state("encoder", "generator"))
+    discriminator, own = bench.state("discriminator"), bench.state("encoder", "generator")
+    step.encoder_generator_phase(bench.model, bench.optimizers, images, bench.config)
+    assert_same_bits(discriminator, bench.state("discriminator"))
+    assert_moved(own, bench.state("encoder", "generator"))
+
+
+def check_d_small_steps_lower_their_losses(step, mode, norm="none"):
+    bench = Bench(mode, norm, gamma=0.0)  # the generator's gradient is the adversarial one alone
+
+    def discriminator_loss():
+        images = bench.forward(Ours())
+        with torch.no_grad():
+            fakes = [image for image in (images.reconstructed, images.generated) if image is not None]
+            fake = torch.cat([logits_of(bench, image) for image in fakes])
+            return reference.discriminator_loss(logits_of(bench, bench.x), fake)
+
+    def descend(network):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= 1e-4 * parameter.grad
+
+    before = discriminator_loss()
+    step.discriminator_gradients(bench.model, bench.forward(step), bench.config)
+    descend(bench.model.discriminator)
+    assert discriminator_loss() < before, "a step of the discriminator raised its loss"
+
+    bench.clear()
+    before = plain_losses(bench)[2].detach()
+    step.encoder_generator_gradients(bench.model, bench.forward(step), bench.config)
+    descend(bench.model.generator)
+    assert plain_losses(bench)[2] < before, "a step of the generator raised its adversarial loss"
+
+
+def check_e_nothing_stale(step, mode, norm="none"):
+    bench = Bench(mode, norm)
+    for seed in (1, 2):  # the second step could find leftovers of the first
+        images = bench.forward(step, seed)
+        step.discriminator_phase(bench.model, bench.optimizers, images, bench.config)
+        step.encoder_generator_gradients(bench.model, images, bench.config)
+        assert_close(bench.gradients("encoder", "generator"), plain_gradients(bench, seed))
+        step.update(bench.optimizers, ["encoder", "generator"])
+
+
+def check_f_discriminator_learns_from_real_and_generated(step, mode, norm="none"):
+    bench = Bench(mode, norm)
+    images = bench.forward(Ours())
+
+    def gradients(**changed):
+        given = steps.Images(**{**vars(images), **changed})
+        bench.clear()
+        step.discriminator_gradients(bench.model, given, bench.config)
+        return bench.gradients("discriminator")
+
+    before = gradients()
+    for kind in ("real", "reconstructed", "generated"):
+        if getattr(images, kind) is not None:
+            after = gradients(**{kind: torch.rand_like(bench.x)})
+            same = torch.allclose(before["discriminator.logit.bias"], after["discriminator.logit.bias"])
+            assert not same, f"the {kind} images make no difference to the discriminator"
+
+    bench.clear()
+    state = bench.state("discriminator")
+    step.discriminator_phase(bench.model, bench.optimizers, bench.forward(step), bench.config)
+    assert_moved(state, bench.state("discriminator"))
+
+
+def check_g_reconstruction_has_a_gradient(step, mode, norm="none"):
+    bench = Bench(mode, norm, kl_weight=0.0)
+    step.encoder_generator_gradients(bench.model, bench.forward(step), bench.config)
+    assert_trained(bench.gradients("encoder"))
+
+
+# ------------------------------------------------------------------------------------------------- the mistakes
+def plain_phase_d(model, images, config, *, detach=True, real=True, kinds=("reconstructed", "generated")):
+    """Phase D in plain autograd, every ``backward`` adding to what is there."""
+    fakes = [image for kind in kinds if (image := getattr(images, kind)) is not None]
+    fake = torch.cat([model.discriminator(image.detach() if detach else image) for image in fakes])
+    loss = softplus(fake).mean()
+    if real:
+        loss = loss + softplus(-model.discriminator(images.real)).mean()
+    loss.backward(retain_graph=True)
+
+
+class UndetachedDiscriminatorBranch(Ours):  # (a) diffusers' autoencoder script
+    def discriminator_gradients(self, model, images, config):
+        model.discriminator.zero_grad()
+        plain_phase_d(model, images, config, detach=False)
+
+
+def plain_phase_eg(model, images, config, *, reconstruct=True):
+    """Phase E+G in plain autograd, with one loss for both networks."""
+    loss = 0.0
+    for image in (images.reconstructed, images.generated):
+        if image is not None and config.mode != "vae":
+            loss = loss + softplus(-model.discriminator(image)).mean()
+    if images.reconstructed is not None:
+        with torch.set_grad_enabled(reconstruct):
+            rec = 0.5 * (images.reconstructed - images.real).square().sum() / len(images.real)
+        loss = loss + config.kl_weight * images.kl + rec
+    model.generator.zero_grad()
+    model.encoder.zero_grad()
+    loss.backward()
+
+
+class OneLossForBoth(Ours):  # (b) the encoder sees the adversarial term
+    def encoder_generator_gradients(self, model, images, config):
+        plain_phase_eg(model, images, config)
+
+
+class DiscriminatorSteppedWithGenerator(Ours):  # (c)
+    def encoder_generator_phase(self, model, optimizers, images, config):
+        plain_phase_eg(model, images, config)
+        self.update(optimizers, ["encoder", "generator", "discriminator"])
+
+
+class GeneratorSteppedWithDiscriminator(Ours):  # (c)
+    def discriminator_phase(self, model, optimizers, images, config):
+        plain_phase_d(model, images, config, detach=False)
+        self.update(optimizers, ["discriminator", "generator"])
+
+
+class DiscriminatorSeesGeneratedInPassing(Ours):  # (c) its running statistics and singular vectors move on
+    def encoder_generator_gradients(self, model, images, config):
+        model.discriminator(images.real)
+        super().encoder_generator_gradients(model, images, config)
+
+
+class DecoderTrainedWithDiscriminatorLoss(Ours):  # (d) pythae's VAEGAN
+    def encoder_generator_gradients(self, model, images, config):
+        model.generator.zero_grad()
+        plain_phase_d(model, images, config, detach=False)
+
+
+class DiscriminatorTrainedUphill(Ours):  # (d)
+    def discriminator_gradients(self, model, images, config):
+        super().discriminator_gradients(model, images, config)
+        for parameter in model.discriminator.parameters():
+            parameter.grad.neg_()
+
+
+class GradientsAddedToOldOnes(Ours):  # (e) no zero_grad
+    def encoder_generator_gradients(self, model, images, config):
+        old = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        super().encoder_generator_gradients(model, images, config)
+        for parameter, grad in zip(model.parameters(), old, strict=True):
+            if grad is not None and parameter.grad is not None:
+                parameter.grad += grad
+
+
+class LeftoversOfPhaseD(GradientsAddedToOldOnes):  # (e) diffusers' autoencoder script again
+    discriminator_gradients = UndetachedDiscriminatorBranch.discriminator_gradients
+
+
+class RealImagesNeverShown(Ours):  # (f) the founding document
+    def discriminator_gradients(self, model, images, config):
+        model.discriminator.zero_grad()
+        plain_phase_d(model, images, config, real=False)
+
+
+class ReconstructionsNeverShown(Ours):  # (f)
+    def discriminator_gradients(self, model, images, config):
+        model.discriminator.zero_grad()
+        plain_phase_d(model, images, config, kinds=("generated",))
+
+
+class DiscriminatorNeverStepped(Ours):  # (f) diffusers' script, for two months
+    def discriminator_phase(self, model, optimizers, images, config):
+        self.discriminator_gradients(model, images, config)
+
+
+class ReconstructionUnderNoGrad(Ours):  # (g) LPIPS under no_grad
+    def encoder_generator_gradients(self, model, images, config):
+        images.reconstructed = images.reconstructed.detach()
+        plain_phase_eg(model, images, config, reconstruct=False)
+
+
+A = check_a_discriminator_loss_reaches_nobody_else
+B = check_b_adversarial_term_does_not_reach_encoder
+C = check_c_each_phase_changes_its_own_networks
+D = check_d_small_steps_lower_their_losses
+E = check_e_nothing_stale
+F = check_f_discriminator_learns_from_real_and_generated
+G = check_g_reconstruction_has_a_gradient
+
+INVARIANTS = [
+    *((check, mode) for check in (A, D, F) for mode in ADVERSARIAL),
+    (B, "vae-gan"),
+    *((check, mode) for check in (C, E) for mode in ALL_MODES),
+    *((G, mode) for mode in ("vae", "vae-gan")),
+]
+
+MISTAKES = [
+    (A, ADVERSARIAL, UndetachedDiscriminatorBranch, "loss reached .*generator"),
+    (B, ["vae-gan"], OneLossForBoth, "encoder.* not close"),
+    (C, ADVERSARIAL, DiscriminatorSteppedWithGenerator, "changed: .*discriminator"),
+    (C, ADVERSARIAL, GeneratorSteppedWithDiscriminator, "changed: .*generator"),
+    (D, ADVERSARIAL, DecoderTrainedWithDiscriminatorLoss, "generator raised"),
+    (D, ADVERSARIAL, DiscriminatorTrainedUphill, "discriminator raised"),
+    (E, ALL_MODES, GradientsAddedToOldOnes, "not close"),
+    (E, ADVERSARIAL, LeftoversOfPhaseD, "not close"),
+    (F, ADVERSARIAL, RealImagesNeverShown, "real images make no difference"),
+    (F, ["vae-gan"], ReconstructionsNeverShown, "reconstructed images make no difference"),
+    (F, ADVERSARIAL, DiscriminatorNeverStepped, "not trained"),
+    (G, ["vae", "vae-gan"], ReconstructionUnderNoGrad, "without a gradient"),
+]
+
+
+def name(value):
+    return getattr(value, "__name__", value)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("check", "mode"), INVARIANTS, ids=name)
+def test_invariant_holds(check, mode, norm):
+    check(Ours(), mode, norm)
+
+
+@pytest.mark.parametrize(
+    ("check", "mode", "mistake", "words"),
+    [(check, mode, mistake, words) for check, modes, mistake, words in MISTAKES for mode in modes],
+    ids=name,
+)
+def test_mistake_is_caught(check, mode, mistake, words):
+    with pytest.raises(AssertionError, match=words):
+        check(mistake(), mode)
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_discriminator_that_moves_on_in_passing_is_caught(norm):
+    with pytest.raises(AssertionError, match="changed: .*discriminator"):
+        C(DiscriminatorSeesGeneratedInPassing(), "vae-gan", norm)
