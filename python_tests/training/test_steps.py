@@ -365,6 +365,7 @@ def test_learning_rate_is_a_function_of_the_step():
         ({"encoder_channels": None}, {}, "trains the encoder, but the model has none"),
         ({"discriminator_channels": None}, {"mode": "gan"}, "trains the discriminator, but the model has none"),
         ({"discriminator_norm": "batch"}, {"r1_gamma": 1.0}, "r1_gamma must be 0 with discriminator_norm 'batch'"),
+        ({}, {"objective": "wasserstein"}, "objective 'wasserstein' needs a discriminator whose slope is bounded"),
         ({}, {"feature_weight": 1.0, "feature_layer": 2}, "feature_layer is 2; the discriminator has 2 layers"),
         ({}, {"feature_weight": 1.0, "feature_layer": -3}, "so -2 to 1 are allowed"),
     ],
@@ -372,6 +373,20 @@ def test_learning_rate_is_a_function_of_the_step():
 def test_refuses_what_does_not_fit_together(model, train, words):
     with pytest.raises(ConfigError, match=words):
         make_optimizers(tiny(**model), TrainConfig(**train))
+
+
+def test_vae_has_no_phase_d():
+    model, config = tiny(), TrainConfig(mode="vae")
+    images = steps.forward(model, images_like(model), config)
+    with pytest.raises(ConfigError, match="a discriminator is trained in modes 'gan' and 'vae-gan' only"):
+        steps.discriminator_phase(model, images, config)
+
+
+def test_gradients_lie_like_their_weights():
+    """The fused Adam reads both in memory order."""
+    model, config = tiny(channels=3, discriminator_norm="spectral"), TrainConfig(feature_weight=1.0)
+    steps.train_step(model, make_optimizers(model, config), images_like(model), config, step=0)
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in model.parameters())
 
 
 def test_modes_run_without_the_network_they_do_not_need():

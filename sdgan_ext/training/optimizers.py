@@ -46,6 +46,11 @@ def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
             "r1_gamma must be 0 with discriminator_norm 'batch': the penalty is on the gradient of each image's own "
             "logit, and batch norm mixes the images; use 'none' or 'spectral'"
         )
+    if config.objective == "wasserstein" and config.r1_gamma == 0 and model.config.discriminator_norm != "spectral":
+        raise ConfigError(
+            "objective 'wasserstein' needs a discriminator whose slope is bounded; "
+            "use discriminator_norm 'spectral' or r1_gamma above 0"
+        )
     layers = len(model.config.discriminator_channels)
     if config.feature_weight and not -layers <= config.feature_layer < layers:
         raise ConfigError(

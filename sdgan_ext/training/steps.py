@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from .. import losses, ops
-from .._errors import DivergedError
+from .._errors import ConfigError, DivergedError
 from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
 from .optimizers import set_learning_rates
@@ -93,7 +93,12 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     Returns:
         "discriminator/..." ``total``, ``adversarial``, ``r1`` where it was taken, and the mean logits ``real`` and
         ``fake``: scalars without a graph.
+
+    Raises:
+        ConfigError: in mode "vae", which has no phase D.
     """
+    if config.mode == "vae":
+        raise ConfigError("mode is 'vae'; a discriminator is trained in modes 'gan' and 'vae-gan' only")
     fakes = [fake.detach() for fake in (images.reconstructed, images.generated) if fake is not None]
     penalised = config.r1_gamma > 0 and step % config.r1_every == 0
     real = images.real.detach().requires_grad_(penalised)
@@ -136,56 +141,56 @@ def encoder_generator_phase(model: VAEGAN, images: Images, config: TrainConfig, 
         ``adversarial_reconstructed`` and ``adversarial_generated``, those of the mode: scalars without a graph.
     """
     with contextlib.nullcontext() if config.mode == "vae" else frozen(model.discriminator):
-        terms, to_reconstructed, adversarial_to_reconstructed, to_generated = _image_gradients(model, images, config)
+        terms, rec_slope, adv_slope, prior_adv_slope = _image_gradients(model, images, config)
     if config.mode == "gan":
-        _set_gradients([model.generator], [images.generated], [to_generated])
+        _set_gradients([model.generator], [images.generated], [prior_adv_slope])
         return _named("encoder_generator", terms)
-    to_kl = torch.full_like(images.kl, kl_weight_at(config, step))
+    kl_slope = torch.full_like(images.kl, kl_weight_at(config, step))
     if config.mode == "vae":
-        _set_gradients([model.encoder, model.generator], [images.reconstructed, images.kl], [to_reconstructed, to_kl])
+        _set_gradients([model.encoder, model.generator], [images.reconstructed, images.kl], [rec_slope, kl_slope])
     else:
         with ops.no_weight_gradients():
-            (to_z,) = torch.autograd.grad(images.reconstructed, images.z, to_reconstructed, retain_graph=True)
+            (z_slope,) = torch.autograd.grad(images.reconstructed, images.z, rec_slope, retain_graph=True)
         _set_gradients(
             [model.generator],
             [images.reconstructed, images.generated],
-            [config.gamma * to_reconstructed + adversarial_to_reconstructed, to_generated],
+            [config.gamma * rec_slope + adv_slope, prior_adv_slope],
         )
-        _set_gradients([model.encoder], [images.z, images.kl], [to_z, to_kl])
+        _set_gradients([model.encoder], [images.z, images.kl], [z_slope, kl_slope])
     return _named("encoder_generator", {"kl": images.kl, **terms})
 
 
 def _image_gradients(model: VAEGAN, images: Images, config: TrainConfig):
-    """The losses of phase E+G that lie behind the images, and the gradients
+    """The losses of phase E+G that look at images, and their gradients there.
 
-    d rec / d G(z), d adv / d G(z) and d adv / d G(z_p): None where the mode has no such term.
+    Returns ``(terms, d rec / d G(z), d adv / d G(z), d adv / d G(z_p))``, None for what the mode does not have.
     """
-    compare_features = config.mode == "vae-gan" and config.feature_weight > 0
-    real_logits = rec_to_hat = adv_to_hat = adv_to_p = None
-    if compare_features or (config.mode != "vae" and config.objective == "relativistic"):
+    compares_features = config.mode == "vae-gan" and config.feature_weight > 0
+    rec_slope = adv_slope = prior_adv_slope = real_logits = None
+    terms = {}
+    if compares_features or (config.mode != "vae" and config.objective == "relativistic"):
         with torch.no_grad():
             real_logits, real_features = model.discriminator(images.real, return_features=True)
-    terms = {}
     if config.mode != "gan":
         x_hat = images.reconstructed.detach().requires_grad_()
         if config.mode == "vae-gan":
             logits, features = model.discriminator(x_hat, return_features=True)
             loss = terms["adversarial_reconstructed"] = losses.generator_loss(logits, real_logits, config.objective)
-            (adv_to_hat,) = torch.autograd.grad(loss, x_hat, retain_graph=compare_features)
+            (adv_slope,) = torch.autograd.grad(loss, x_hat, retain_graph=compares_features)
         terms["pixel"] = losses.pixel_loss(x_hat, images.real)
         rec = config.pixel_weight * terms["pixel"]
-        if compare_features:
+        if compares_features:
             layer = config.feature_layer
             terms["feature"] = losses.feature_loss(features[layer], real_features[layer])
             rec = rec + config.feature_weight * terms["feature"]
         terms["reconstruction"] = rec
-        (rec_to_hat,) = torch.autograd.grad(rec, x_hat)
+        (rec_slope,) = torch.autograd.grad(rec, x_hat)
     if config.mode != "vae":
         x_p = images.generated.detach().requires_grad_()
-        loss = losses.generator_loss(model.discriminator(x_p), real_logits, config.objective)
-        terms["adversarial_generated"] = loss
-        (adv_to_p,) = torch.autograd.grad(loss, x_p)
-    return terms, rec_to_hat, adv_to_hat, adv_to_p
+        logits = model.discriminator(x_p)
+        loss = terms["adversarial_generated"] = losses.generator_loss(logits, real_logits, config.objective)
+        (prior_adv_slope,) = torch.autograd.grad(loss, x_p)
+    return terms, rec_slope, adv_slope, prior_adv_slope
 
 
 def train_step(
