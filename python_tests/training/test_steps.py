@@ -103,18 +103,20 @@ def test_batch_norm_in_discriminator_keeps_the_batches_apart():
 
 # ------------------------------------------------------------------------------------------------- phase E+G
 class Counter(TorchDispatchMode):
-    """Counts the backward passes of the convolutions of ``owner``, and those that compute a weight gradient."""
+    """Counts the backward passes of the convolutions of ``owner``, and the gradients that they compute."""
 
     def __init__(self, owner):
         super().__init__()
         self.weights = {parameter.data_ptr() for parameter in owner.parameters()}
-        self.calls = self.weight_gradients = 0
+        self.calls = self.input_gradients = self.weight_gradients = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.name() in ("sdgan_ext::conv2d_backward", "sdgan_ext::conv_transpose2d_backward"):
-            of_owner, wants_weight = args[2].data_ptr() in self.weights, args[-2]
-            self.calls += of_owner
-            self.weight_gradients += of_owner and wants_weight
+            if args[2].data_ptr() in self.weights:
+                wants_input, wants_weight, _ = args[-3:]
+                self.calls += 1
+                self.input_gradients += wants_input
+                self.weight_gradients += wants_weight
         return function(*args, **(kwargs or {}))
 
 
@@ -124,7 +126,8 @@ def test_no_weight_gradient_of_the_discriminator_in_phase_eg(mode):
     images = steps.forward(model, images_like(model), config, generator=noise())
     with Counter(model.discriminator) as phase_d:
         steps.discriminator_phase(model, images, config)
-    assert phase_d.calls == phase_d.weight_gradients == 2  # one a layer: the counter sees them
+    assert phase_d.calls == phase_d.weight_gradients == 2  # one a layer
+    assert phase_d.input_gradients == 1  # none of the images
     model.zero_grad()
     with Counter(model.discriminator) as phase_eg:
         steps.encoder_generator_phase(model, images, config)
@@ -357,6 +360,10 @@ def test_learning_rate_is_a_function_of_the_step():
     for step in (75, 10, 75):  # in any order
         set_learning_rates(optimizers, config, step)
     assert optimizers["encoder"].param_groups[0]["lr"] == pytest.approx(1e-4)
+    model = tiny()
+    optimizers = make_optimizers(model, config)
+    steps.train_step(model, optimizers, images_like(model), config, step=75)
+    assert all(optimizer.param_groups[0]["lr"] == pytest.approx(1e-4) for optimizer in optimizers.values())
 
 
 @pytest.mark.parametrize(
