@@ -169,10 +169,10 @@ def truncate(name, size):
         (lambda f: edit_config(f, latent_dim=0), "latent_dim is 0"),
         (
             lambda f: edit_config(f, latent_dim=4),
-            r"another architecture .*: encoder.mean.weight has shape \(3, 48\), the model \(4, 48\)",
+            r"another architecture .*: encoder.mean.weight has shape \(3, 48\), the model's \(4, 48\)",
         ),
         (lambda f: edit_config(f, generator_norm="none"), "it has no generator.doublings.0.bias"),
-        (lambda f: edit_config(f, encoder_channels=None), "it has encoder.halvings.convs.0.* besides"),
+        (lambda f: edit_config(f, encoder_channels=None), "it has encoder.halvings.convs.0.*, the model has not"),
     ],
 )
 def test_spoilt_folders_are_refused_in_one_sentence(tmp_path, spoil, words):

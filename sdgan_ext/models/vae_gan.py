@@ -20,6 +20,7 @@ from .discriminator import Discriminator
 from .encoder import Encoder
 from .generator import Generator
 from .posterior import Posterior
+from .weights import load_into
 
 __all__ = ["VAEGAN"]
 
@@ -140,9 +141,7 @@ class VAEGAN(torch.nn.Module):
         """
         folder = Path(folder)
         model = cls(_read_config(folder / _CONFIG)).eval()
-        state = _read_weights(folder / _WEIGHTS)
-        _check_fits(model.state_dict(), state, folder / _WEIGHTS)
-        model.load_state_dict(state)
+        load_into(model, _read_weights(folder / _WEIGHTS), folder / _WEIGHTS)
         return model.to(device)
 
     @contextlib.contextmanager
@@ -198,16 +197,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def _check_fits(own: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    for name in (*own, *state):
-        if name not in state:
-            raise CheckpointError(f"{path} is of another architecture than its config.json: it has no {name}")
-        if name not in own:
-            raise CheckpointError(f"{path} is of another architecture than its config.json: it has {name} besides")
-        if own[name].shape != state[name].shape:
-            raise CheckpointError(
-                f"{path} is of another architecture than its config.json: {name} has shape "
-                f"{tuple(state[name].shape)}, the model {tuple(own[name].shape)}"
-            )
