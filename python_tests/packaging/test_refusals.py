@@ -113,4 +113,6 @@ def test_make_refuses_a_wrong_python(tmp_path):
     (tmp_path / "pyproject.toml").write_text("")
     refused = run("make", "-f", makefile, "PYTHON=python9", ".venv/torch", cwd=tmp_path, PATH=path)
     assert refused.returncode != 0
-    assert "sdgan_ext: Python 3.10 to 3.13 is needed, 'python9' is not one; run `make PYTHON=python3.12`" in refused.stdout
+    assert (
+        "sdgan_ext: Python 3.10 to 3.13 is needed, 'python9' is not one; run `make PYTHON=python3.12`" in refused.stdout
+    )

@@ -25,8 +25,8 @@ def content(wheel: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory) -> Path:
-    return pip_wheel(sdist, tmp_path_factory.mktemp("wheel") / "dist", "--no-build-isolation")[0]
+def wheel(unpacked, tmp_path_factory) -> Path:
+    return pip_wheel(unpacked, tmp_path_factory.mktemp("wheel") / "dist", "--no-build-isolation")[0]
 
 
 def test_sdist_holds_the_sources_and_no_product(sdist):
@@ -56,15 +56,15 @@ def test_library_leads_nowhere_on_the_building_machine(wheel, tmp_path):
     assert not re.search("RPATH|RUNPATH|cuda", dynamic.stdout)
 
 
-def test_builds_are_incremental_and_leave_nothing_behind(unpacked, tmp_path):
+def test_builds_are_incremental_and_leave_nothing_behind(wheel, unpacked, tmp_path):
     stray = unpacked / "sdgan_ext" / "stray.py"
     stray.write_text("")
-    first, _ = pip_wheel(unpacked, tmp_path / "first", "--no-build-isolation")
+    first, log = pip_wheel(unpacked, tmp_path / "first", "--no-build-isolation")
     stray.unlink()
-    second, log = pip_wheel(unpacked, tmp_path / "second", "--no-build-isolation")
+    second, _ = pip_wheel(unpacked, tmp_path / "second", "--no-build-isolation")
+    assert "ninja: no work to do" in log
     assert "sdgan_ext/stray.py" in content(first)
     assert "sdgan_ext/stray.py" not in content(second)
-    assert "ninja: no work to do" in log
 
 
 def test_isolated_build_in_a_used_tree(unpacked, tmp_path):
