@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-DATA ?= auto
+DATA ?= $(if $(wildcard data/mnist/t*-images*),data/mnist,auto)
 
 BIN := .venv/bin
 NATIVE = build/native-$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
