@@ -1,0 +1,197 @@
+"""Times contestants against each other: interleaved, A B A B, on a machine that others may share.
+
+A bench file lists cases and ends in ``test_speed, main = entry_points("bench_x", cases)``; then
+
+    python benchmarks/bench_x.py [--quick] [--threads 1 2] [--compile]     prints ratios, writes results/bench_x.csv
+    pytest benchmarks/bench_x.py                                           pytest-benchmark, one group per case
+
+Around every sample a small matrix product is timed. Samples between slow probes were disturbed by somebody else and do
+not count: those stay whose probes are within 20% of the fastest one.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = "eager"
+#: Name and layout of what a row holds; the conditions follow in the file.
+COLUMNS = {"op": "36", "shape": "46", "contestant": "40", "threads": ">8", "min_us": ">12", "median_us": ">12"}
+COLUMNS |= {"p80_us": ">12", "samples": ">9", "speedup": ">9"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row group of a table.
+
+    ``build()`` returns the contestants, name -> (function, inputs); the one named "eager" is what ratios refer to.
+    Where an input requires a gradient, forward and backward are timed, otherwise the call alone.
+    """
+
+    op: str
+    shape: str
+    build: Callable[[], dict[str, tuple[Callable, tuple]]]
+    budget: float = 20.0  # seconds for all samples of all contestants
+
+    def closures(self, compile: bool = False) -> dict[str, Callable[[], object]]:
+        contestants = self.build()
+        if compile:
+            function, inputs = contestants[BASELINE]
+            contestants["compile"] = (torch.compile(function), inputs)
+        return {name: _closure(*contestant) for name, contestant in contestants.items()}
+
+
+def _closure(function: Callable, inputs: tuple) -> Callable[[], object]:
+    leaves = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
+    if not leaves:
+        return lambda: function(*inputs)
+
+    def forward() -> list[torch.Tensor]:
+        outputs = function(*inputs)
+        return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+
+    grad_outputs = [torch.randn_like(output) for output in forward()]
+    return lambda: torch.autograd.grad(forward(), leaves, grad_outputs)
+
+
+def in_format(memory_format: torch.memory_format, tensors: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Leaves that require a gradient; those of four dimensions in ``memory_format``."""
+    copies = (t.clone(memory_format=memory_format) if t.dim() == 4 else t.clone() for t in tensors)
+    return tuple(copy.requires_grad_() for copy in copies)
+
+
+# ------------------------------------------------------------------------------------------------------ timing
+def _seconds(closure: Callable[[], object], calls: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        closure()
+    return time.perf_counter() - start
+
+
+def interleave(closures: dict[str, Callable[[], object]], budget: float, samples: int = 15) -> dict[str, list[float]]:
+    """Sorted seconds a call of each contestant, undisturbed samples only.
+
+    Goes on until every contestant has ``samples`` of them, for ``budget`` seconds at most.
+    """
+    a = torch.randn(384, 384)
+
+    def probe() -> float:
+        return _seconds(lambda: torch.mm(a, a), 2)
+
+    calls = {}
+    for name, closure in closures.items():
+        _seconds(closure, 2)
+        calls[name] = max(1, round(1e-3 / _seconds(closure)))
+    probes = [probe() for _ in range(10)]
+    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in closures}
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end:
+        for name, closure in closures.items():
+            before = probe()
+            seconds = _seconds(closure, calls[name]) / calls[name]
+            after = probe()
+            timed[name].append((max(before, after), seconds))
+            probes += [before, after]
+        quiet = 1.2 * min(probes)
+        if all(sum(disturbance <= quiet for disturbance, _ in pairs) >= samples for pairs in timed.values()):
+            break
+    return {name: _undisturbed(pairs, 1.2 * min(probes)) for name, pairs in timed.items()}
+
+
+def _undisturbed(pairs: list[tuple[float, float]], quiet: float) -> list[float]:
+    pairs = sorted(pairs)
+    kept = [seconds for disturbance, seconds in pairs if disturbance <= quiet]
+    return sorted(kept or [seconds for _, seconds in pairs[:3]])
+
+
+# --------------------------------------------------------------------------------------------------- reporting
+def conditions() -> dict[str, str]:
+    """What a figure depends on and must be quoted with."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True).stdout.strip()
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "torch": torch.__version__,
+        "cpu": f"{os.cpu_count()} x {models[0] if models else platform.processor() or platform.machine()}",
+        "allocator": Path(os.environ.get("LD_PRELOAD", "libc")).name,
+        "commit": git("rev-parse", "--short=12", "HEAD") or "unknown",
+        "dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))),
+    }
+
+
+def table_line(row: dict[str, object]) -> str:
+    return "".join(f"{row[name]:{layout}}" for name, layout in COLUMNS.items())
+
+
+def rows_of(case: Case, seconds: dict[str, list[float]]) -> list[dict[str, object]]:
+    base = statistics.median(seconds[BASELINE])
+    rows = []
+    for name, kept in seconds.items():
+        median = statistics.median(kept)
+        rows.append(
+            {
+                "op": case.op,
+                "shape": case.shape,
+                "contestant": name,
+                "threads": torch.get_num_threads(),
+                "min_us": f"{kept[0] * 1e6:.1f}",
+                "median_us": f"{median * 1e6:.1f}",
+                "p80_us": f"{kept[int(0.8 * (len(kept) - 1))] * 1e6:.1f}",
+                "samples": len(kept),
+                "speedup": f"{base / median:.2f}",
+            }
+        )
+    return rows
+
+
+def run(name: str, cases: Iterable[Case], argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=f"{name}: medians and ratios over {BASELINE}, interleaved")
+    parser.add_argument("--quick", action="store_true", help="a second a case, nothing written")
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()], help="numbers of threads")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the baseline as a further contestant")
+    options = parser.parse_args(argv)
+    where = conditions()
+    print("  ".join(f"{key} {value}" for key, value in where.items()))
+    print(table_line({name: name for name in COLUMNS}))
+    rows = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for case in cases:
+            seconds = interleave(case.closures(options.compile), 1.0 if options.quick else case.budget)
+            for row in rows_of(case, seconds):
+                rows.append({**row, **where})
+                print(table_line(row), flush=True)
+    if not options.quick:
+        path = ROOT / "benchmarks" / "results" / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], None]]:
+    """A pytest-benchmark test over the cases, and the ``main`` that prints and writes their table."""
+
+    @pytest.mark.parametrize("contestant", [BASELINE, "sdgan_ext"])
+    @pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.op}-{case.shape}")
+    def test_speed(case, contestant, benchmark):
+        benchmark.group = f"{case.op} {case.shape}"
+        benchmark(case.closures()[contestant])
+
+    return test_speed, lambda: run(name, cases)
