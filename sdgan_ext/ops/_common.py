@@ -25,7 +25,7 @@ def check_tensor(name: str, value, *, dim: int | None = None) -> None:
     """A floating-point tensor of a dtype and on a device that the kernels take."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.dtype not in FLOATS + (HALVES if value.is_cuda else ()):
+    if value.dtype not in FLOATS and not (value.is_cuda and value.dtype in HALVES):
         raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16 and float64")
     if dim is not None and value.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
@@ -47,6 +47,40 @@ def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -
 def check_batch(name: str, value: Tensor) -> None:
     if value.dim() == 0:
         raise ValueError(f"{name} is a scalar; its first dimension must be the batch")
+
+
+def differentiable(op: str, backward, setup_context):
+    """Registers the derivative of ``torch.ops.sdgan_ext.<op>`` and returns the function to call it by.
+
+    ``backward`` and ``setup_context`` are as in :func:`torch.library.register_autograd`. What is returned does what the
+    operator does. In plain eager mode it skips the dispatcher's way through Python, which takes longer than a small
+    kernel: a loss of 64 logits is all call overhead. Tracing, autocast and functorch go the registered way.
+    """
+    native = getattr(torch.ops.sdgan_ext, op).default
+    torch.library.register_autograd(f"sdgan_ext::{op}", backward, setup_context=setup_context)
+
+    def forward(ctx, *inputs):
+        with torch._C._AutoDispatchBelowAutograd():
+            output = native(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(op, (torch.autograd.Function,), members)
+
+    def call(*inputs):
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._is_any_autocast_enabled()
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return native(*inputs)
+        if torch.is_grad_enabled():
+            return function.apply(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return native(*inputs)
+
+    return call
 
 
 def register_autocast(op: str) -> None:

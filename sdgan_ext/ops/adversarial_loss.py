@@ -12,6 +12,7 @@ from ._common import (
     check_like,
     check_same_shape,
     check_tensor,
+    differentiable,
     reference_vjp,
 )
 
@@ -73,7 +74,7 @@ def discriminator_loss(
         raise ValueError(f"real_target is {real_target}; it must be in (0, 1], 0.9 is one-sided label smoothing")
     if real_target != 1.0 and objective not in _TAKES_REAL_TARGET:
         raise ValueError(f"real_target is {real_target}, but objective {objective!r} has no target; leave it at 1.0")
-    return torch.ops.sdgan_ext.adversarial_loss(
+    return _adversarial_loss(
         real_logits, fake_logits, OBJECTIVES[objective], _DISCRIMINATOR, float(real_target), REDUCTIONS[reduction]
     )[0]
 
@@ -112,9 +113,7 @@ def generator_loss(
         check_same_shape("real_logits", real_logits, "fake_logits", fake_logits)
     else:
         real_logits = None
-    return torch.ops.sdgan_ext.adversarial_loss(
-        real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, REDUCTIONS[reduction]
-    )[0]
+    return _adversarial_loss(real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, REDUCTIONS[reduction])[0]
 
 
 # ------------------------------------------------------------------------------------------------ registration
@@ -140,7 +139,7 @@ def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
     real, fake, grad_real, grad_fake = ctx.saved_tensors
     total_real = total_fake = None
     if grad_loss is not None:
-        total_real, total_fake = torch.ops.sdgan_ext.adversarial_loss_backward(
+        total_real, total_fake = _adversarial_loss_backward(
             grad_loss, real, fake, grad_real.detach(), grad_fake.detach(), *ctx.settings
         )
     if grad_of_grad_real is not None or grad_of_grad_fake is not None:  # somebody used the gradients beside the loss
@@ -174,5 +173,5 @@ def _second_derivative(settings, grad_loss, real, fake, grad_of_grad_real, grad_
     return reference_vjp(first_derivative, (grad_loss, real, fake), (grad_of_grad_real, grad_of_grad_fake))
 
 
-torch.library.register_autograd("sdgan_ext::adversarial_loss", _backward, setup_context=_setup)
-torch.library.register_autograd("sdgan_ext::adversarial_loss_backward", _double_backward, setup_context=_setup_backward)
+_adversarial_loss = differentiable("adversarial_loss", _backward, _setup)
+_adversarial_loss_backward = differentiable("adversarial_loss_backward", _double_backward, _setup_backward)

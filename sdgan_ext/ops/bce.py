@@ -12,6 +12,7 @@ from ._common import (
     check_like,
     check_same_shape,
     check_tensor,
+    differentiable,
     reference_vjp,
     register_autocast,
 )
@@ -46,7 +47,7 @@ def binary_cross_entropy_with_logits(
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
-    return _bce(input, target, weight, pos_weight, True, size_average, reduce, reduction)
+    return _loss(input, target, weight, pos_weight, True, size_average, reduce, reduction)
 
 
 def binary_cross_entropy(
@@ -74,10 +75,10 @@ def binary_cross_entropy(
         TypeError, ValueError: naming the argument, what came and what is allowed.
         RuntimeError: ``input`` or ``target`` has an element outside [0, 1].
     """
-    return _bce(input, target, weight, None, False, size_average, reduce, reduction)
+    return _loss(input, target, weight, None, False, size_average, reduce, reduction)
 
 
-def _bce(input, target, weight, pos_weight, logits, size_average, reduce, reduction) -> Tensor:
+def _loss(input, target, weight, pos_weight, logits, size_average, reduce, reduction) -> Tensor:
     if size_average is not None or reduce is not None:
         reduction = _Reduction.legacy_get_string(size_average, reduce)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
@@ -87,7 +88,7 @@ def _bce(input, target, weight, pos_weight, logits, size_average, reduce, reduct
     check_same_shape("target", target, "input", input)
     weight = _expanded("weight", weight, input)
     pos_weight = _expanded("pos_weight", pos_weight, input)
-    return torch.ops.sdgan_ext.bce(input, target, weight, pos_weight, logits, REDUCTIONS[reduction])
+    return _bce(input, target, weight, pos_weight, logits, REDUCTIONS[reduction])
 
 
 def _expanded(name, weight, input):
@@ -114,27 +115,27 @@ def _fake_backward(grad_loss, input, target, weight, pos_weight, logits, reducti
     return tuple(torch.empty_like(input) if need else input.new_empty((0,)) for need in (need_input, need_target))
 
 
-def _refuse_weight_gradients(needed):
-    for name, need in zip(("weight", "pos_weight"), needed, strict=True):
-        if need:
-            raise ValueError(f"{name} requires grad, but the loss has no gradient for it; pass {name}.detach()")
+def _refuse_weight_gradients(weight, pos_weight):
+    if weight or pos_weight:
+        name = "weight" if weight else "pos_weight"
+        raise ValueError(f"{name} requires grad, but the loss has no gradient for it; pass {name}.detach()")
 
 
 def _setup(ctx, inputs, output):
     *tensors, ctx.logits, ctx.reduction = inputs
-    _refuse_weight_gradients(ctx.needs_input_grad[2:4])
+    _refuse_weight_gradients(*ctx.needs_input_grad[2:4])
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad_loss):
     need = ctx.needs_input_grad[:2]
-    grads = torch.ops.sdgan_ext.bce_backward(grad_loss, *ctx.saved_tensors, ctx.logits, ctx.reduction, *need)
+    grads = _bce_backward(grad_loss, *ctx.saved_tensors, ctx.logits, ctx.reduction, *need)
     return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
     *tensors, ctx.logits, ctx.reduction, need_input, need_target = inputs
-    _refuse_weight_gradients(ctx.needs_input_grad[3:5])
+    _refuse_weight_gradients(*ctx.needs_input_grad[3:5])
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*(t for t, need in zip(output, (need_input, need_target), strict=True) if not need))
@@ -150,6 +151,6 @@ def _double_backward(ctx, *grad_outputs):
     return *reference_vjp(first_derivative, (grad_loss, input, target), grad_outputs), *(None,) * 6
 
 
-torch.library.register_autograd("sdgan_ext::bce", _backward, setup_context=_setup)
-torch.library.register_autograd("sdgan_ext::bce_backward", _double_backward, setup_context=_setup_backward)
+_bce = differentiable("bce", _backward, _setup)
+_bce_backward = differentiable("bce_backward", _double_backward, _setup_backward)
 register_autocast("bce")

@@ -11,6 +11,7 @@ from ._common import (
     check_like,
     check_same_shape,
     check_tensor,
+    differentiable,
     reference_vjp,
     register_autocast,
 )
@@ -63,7 +64,7 @@ def sample_gaussian(
         check_tensor("eps", eps)
         check_like("eps", eps, "mean", mean)
         check_same_shape("eps", eps, "mean", mean)
-    return torch.ops.sdgan_ext.gaussian(mean, logvar, eps, seed, REDUCTIONS[reduction])
+    return _gaussian(mean, logvar, eps, seed, REDUCTIONS[reduction])
 
 
 def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: str = "batchmean") -> Tensor:
@@ -83,7 +84,7 @@ def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: str = "batchmean") -> T
     Source: Kingma & Welling 2014, appendix B.
     """
     _check(mean, logvar, reduction)
-    return torch.ops.sdgan_ext.gaussian(mean, logvar, None, None, REDUCTIONS[reduction])[1]
+    return _gaussian(mean, logvar, None, None, REDUCTIONS[reduction])[1]
 
 
 def _check(mean, logvar, reduction):
@@ -136,7 +137,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad_z, grad_kl):
     mean, logvar, z = ctx.saved_tensors
     need_eps = ctx.needs_input_grad[2] and grad_z is not None
-    grad_mean, grad_logvar, grad_eps = torch.ops.sdgan_ext.gaussian_backward(
+    grad_mean, grad_logvar, grad_eps = _gaussian_backward(
         grad_z, grad_kl, mean, logvar, None if grad_z is None else z, ctx.reduction, need_eps
     )
     return grad_mean, grad_logvar, grad_eps if need_eps else None, None, None
@@ -155,6 +156,6 @@ def _double_backward(ctx, *grad_outputs):
     return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None
 
 
-torch.library.register_autograd("sdgan_ext::gaussian", _backward, setup_context=_setup)
-torch.library.register_autograd("sdgan_ext::gaussian_backward", _double_backward, setup_context=_setup_backward)
+_gaussian = differentiable("gaussian", _backward, _setup)
+_gaussian_backward = differentiable("gaussian_backward", _double_backward, _setup_backward)
 register_autocast("gaussian")

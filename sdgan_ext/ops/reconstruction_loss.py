@@ -11,6 +11,7 @@ from ._common import (
     check_like,
     check_same_shape,
     check_tensor,
+    differentiable,
     reference_vjp,
     register_autocast,
 )
@@ -48,7 +49,7 @@ def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: 
     check_like("x", x, "x_hat", x_hat)
     check_same_shape("x", x, "x_hat", x_hat)
     check_batch("x_hat", x_hat)
-    return torch.ops.sdgan_ext.reconstruction_loss(x_hat, x, RECONSTRUCTIONS[kind], REDUCTIONS[reduction])
+    return _reconstruction_loss(x_hat, x, RECONSTRUCTIONS[kind], REDUCTIONS[reduction])
 
 
 # ------------------------------------------------------------------------------------------------ registration
@@ -69,7 +70,7 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad_loss):
     need = ctx.needs_input_grad[:2]
-    grads = torch.ops.sdgan_ext.reconstruction_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.settings, *need)
+    grads = _reconstruction_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.settings, *need)
     return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None
 
 
@@ -90,8 +91,6 @@ def _double_backward(ctx, *grad_outputs):
     return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None, None, None
 
 
-torch.library.register_autograd("sdgan_ext::reconstruction_loss", _backward, setup_context=_setup)
-torch.library.register_autograd(
-    "sdgan_ext::reconstruction_loss_backward", _double_backward, setup_context=_setup_backward
-)
+_reconstruction_loss = differentiable("reconstruction_loss", _backward, _setup)
+_reconstruction_loss_backward = differentiable("reconstruction_loss_backward", _double_backward, _setup_backward)
 register_autocast("reconstruction_loss")

@@ -121,9 +121,9 @@ SDGAN_INLINE void write(void* p, int64_t i, int count, Vec<compute_t<S>> v) {
 template <class T, class Body>
 SDGAN_INLINE void for_vectors(int64_t s, int64_t n, Body body) {
   const int64_t end = n - s * kSlice < kSlice ? n : (s + 1) * kSlice;
-  for (int64_t i = s * kSlice; i < end; i += kLanes<T>) {
-    body(i, static_cast<int>(end - i < kLanes<T> ? end - i : kLanes<T>));
-  }
+  int64_t i = s * kSlice;
+  for (; i + kLanes<T> <= end; i += kLanes<T>) body(i, kLanes<T>);  // a constant count: no branches
+  if (i < end) body(i, static_cast<int>(end - i));
 }
 
 // Calls body(S{}) with the storage type that dtype stands for.
