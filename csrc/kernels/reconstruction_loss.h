@@ -6,8 +6,8 @@
 //   bce        sp(y) - x y                   sigmoid(y) - x  -y              y logits, x in [0, 1]
 //   gaussian   ((y - x)^2 + log 2 pi) / 2    y - x           -(y - x)        -log N(x; y, I)
 //
-// sp is softplus. The backward pass reads y and x again instead of a saved gradient: the same number of bytes in all, and
-// nothing kept between the passes.
+// sp is softplus. The backward pass reads y and x again instead of a saved gradient: the same number of bytes in all,
+// and nothing kept between the passes.
 #pragma once
 
 #include "kernels/cpu/isa.h"
