@@ -1,4 +1,4 @@
-# make demo [DATA=folder] | make test | make bench [BENCH=gaussian] [ARGS=--quick] | make lint
+# make demo [DATA=folder] | make test | make bench | make lint
 #
 # Each sets up .venv first: it needs Python 3.10 to 3.13, a C++ compiler and make.
 #   PYTHON=python3.12     another Python
@@ -7,7 +7,6 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-BENCH ?= *
 DATA ?= $(if $(wildcard data/mnist/t*-images*),data/mnist,auto)
 
 BIN := .venv/bin
@@ -33,7 +32,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 bench: .venv/installed
-	@for file in benchmarks/bench_$(BENCH).py; do $(BIN)/python $$file $(ARGS) || exit 1; done
+	$(BIN)/python benchmarks/bench_train_step.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

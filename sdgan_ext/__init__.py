@@ -1,0 +1,75 @@
+"""Train convolutional GANs, VAEs and VAE-GANs: fused kernels, the correct training step.
+
+::
+
+    import sdgan_ext as sd
+
+    preset = sd.preset("mnist-small")
+    run = sd.Trainer(sd.VAEGAN(preset.model), preset.train).fit("mnist")
+
+The parts are loaded when first used, so that ``sdgan-ext --help`` does not wait for torch and ``sdgan-ext doctor`` can
+speak where the compiled part does not load. ``import sdgan_ext.ops`` registers ``torch.ops.sdgan_ext``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import data, losses, models, nn, ops, training
+    from ._native import build_info
+    from .models import VAEGAN, VAEGANConfig, preset
+    from .training.config import TrainConfig
+    from .training.trainer import Trainer
+
+_MODULES = ("data", "losses", "models", "nn", "ops", "training")
+_HOMES = {
+    "VAEGAN": "models",
+    "VAEGANConfig": "models",
+    "preset": "models",
+    "TrainConfig": "training.config",
+    "Trainer": "training.trainer",
+    "build_info": "_native",
+}
+
+__all__ = [
+    "TrainConfig",
+    "Trainer",
+    "VAEGAN",
+    "VAEGANConfig",
+    "__version__",
+    "build_info",
+    "data",
+    "losses",
+    "models",
+    "nn",
+    "ops",
+    "preset",
+    "training",
+]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """Of the installed package; of the compiled part in a source tree that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:
+        return __getattr__("build_info")()["version"]

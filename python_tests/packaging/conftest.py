@@ -26,7 +26,7 @@ def without(program: str) -> str:
 
 def run(*command, cwd, timeout=900, **environment):
     """Runs the command; stdout and stderr come back as one text."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SDGAN_", "CUDA", "PYTHON"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SDGAN_", "CUDA"))}
     env |= {"PATH": without("nvcc"), "PIP_CONSTRAINT": str(ROOT / "build" / "constraints.txt")} | environment
     return subprocess.run(
         [str(part) for part in command],
@@ -45,7 +45,6 @@ def constraints():
     import torch
 
     file = ROOT / "build" / "constraints.txt"
-    file.parent.mkdir(exist_ok=True)
     file.write_text(f"torch=={torch.__version__.split('+')[0]}\n")
 
 

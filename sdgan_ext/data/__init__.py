@@ -22,6 +22,7 @@ from sdgan_ext.data.values import VALUE_RANGE, to_float, to_uint8
 
 __all__ = [
     "DEFAULT_MIRRORS",
+    "NAMES",
     "VALUE_RANGE",
     "ImageDataset",
     "RenderedDigits",
@@ -40,7 +41,7 @@ __all__ = [
     "write_idx",
 ]
 
-_NAMES = ("mnist", "digits")
+NAMES = ("mnist", "digits")
 _SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
 _TEST_DIGITS = 2**40  # far beyond any training index
 
@@ -75,7 +76,7 @@ def open_dataset(
         return spec
     if not isinstance(spec, (str, Path)):
         raise DataError(
-            f"data must be a name ({', '.join(_NAMES)}), a folder, a .npz or .npy file or a torch Dataset, "
+            f"data must be a name ({', '.join(NAMES)}), a folder, a .npz or .npy file or a torch Dataset, "
             f"a {type(spec).__name__} came"
         )
     if split not in ("train", "test"):
@@ -90,8 +91,8 @@ def open_dataset(
         return _open_folder(path, split, image_size, channels)
     if not path.exists():
         raise DataError(
-            f"data {str(spec)!r} is neither a name ({', '.join(_NAMES)}) nor a folder or file that exists"
-            + nearest(str(spec), _NAMES)
+            f"data {str(spec)!r} is neither a name ({', '.join(NAMES)}) nor a folder or file that exists"
+            + nearest(str(spec), NAMES)
         )
     if path.suffix.lower() not in (".npz", ".npy"):
         raise DataError(f"data {str(spec)!r} is a file of unknown kind, a .npz or .npy file or a folder is needed")

@@ -1,0 +1,25 @@
+"""A model and a dataset that train in milliseconds."""
+
+import torch
+
+from sdgan_ext.data import ImageDataset
+from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.training.config import TrainConfig
+
+
+def make_model(mode="vae-gan", seed=0):
+    torch.manual_seed(seed)
+    config = VAEGANConfig(
+        image_size=8, latent_dim=4, encoder_channels=(4,), generator_channels=(4,), discriminator_channels=(4,)
+    )
+    return VAEGAN(config.for_mode(mode))
+
+
+def make_dataset(count=16, size=8, name="dots"):
+    generator = torch.Generator().manual_seed(0)
+    return ImageDataset(torch.randint(0, 256, (count, 1, size, size), generator=generator).byte(), name=name)
+
+
+def make_config(**changes):
+    defaults = {"steps": 6, "batch_size": 4, "log_every": 2, "sample_every": 100, "checkpoint_every": 2}
+    return TrainConfig(**{**defaults, **changes})

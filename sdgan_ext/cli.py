@@ -1,0 +1,451 @@
+"""``sdgan-ext``: train, sample, reconstruct, interpolate, doctor.
+
+A user's mistake ends in one sentence on stderr and exit code 2. Flags come from the fields of the configuration
+dataclasses by way of argparse; tyro would make them too, but reports a mistake in a box of many lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import typing
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdgan_ext import _env
+from sdgan_ext._errors import ConfigError, DataError, DivergedError, SdganError, nearest
+
+__all__ = ["main"]
+
+_EPILOG = """\
+examples:
+  sdgan-ext train --data digits --preset mnist-small --steps 2000
+  sdgan-ext train --data mnist --preset seed --mode gan --batch-size 128 --dry-run
+  sdgan-ext train --resume runs/00000-vaegan-digits --steps 4000
+  sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
+  sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
+  sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
+
+exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
+130 stopped by Ctrl-C and 143 by SIGTERM, both after saving
+"""
+_DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
+_SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
+_OWN_SIZE = ("seed", "dcgan-64")  # presets that are themselves at one image size only
+_BATCH = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line ``argv`` (``sys.argv`` without the program's name by default); returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {message}", file=sys.stderr)
+            return _run(argv)
+    except SystemExit as finished:  # argparse's, after --help and --version
+        return finished.code or 0
+    except DivergedError as error:
+        return _fail(error, 1)
+    except ImportError as error:
+        return _fail(error, 1)
+    except SdganError as error:
+        return _fail(error, 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 2)
+    except KeyboardInterrupt:
+        return _fail("stopped", _SIGNAL_CODES["SIGINT"])
+
+
+def _fail(sentence, code: int) -> int:
+    print(f"sdgan-ext: {sentence}", file=sys.stderr)
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0].startswith("-"):
+        width = max(map(len, _COMMANDS))
+        commands = "".join(f"  {name:{width}}  {run.__doc__}\n" for name, (_, run) in _COMMANDS.items())
+        parser = _Parser(
+            "sdgan-ext",
+            "Train convolutional GANs, VAEs and VAE-GANs.",
+            usage="sdgan-ext COMMAND [--help] [...]",
+            epilog=f"commands:\n{commands}\n{_EPILOG}",
+        )
+        parser.add_argument("--version", action=_Version)
+        parser.parse(argv or ["--help"])
+        raise ConfigError(f"a command is missing; there are {', '.join(_COMMANDS)}")
+    _check_environment()
+    if argv[0] not in _COMMANDS:
+        hint = nearest(argv[0], _COMMANDS)
+        raise ConfigError(f"{argv[0]!r} is not a command{hint}; there are {', '.join(_COMMANDS)}")
+    add_arguments, command = _COMMANDS[argv[0]]
+    usage = "sdgan-ext train --data DATA | --resume RUN [flag ...]" if command is train else None
+    parser = _Parser(f"sdgan-ext {argv[0]}", command.__doc__, usage=usage)
+    add_arguments(parser)
+    return command(parser.parse(argv[1:]))
+
+
+def _check_environment() -> None:
+    """A variable with a value that is not allowed is a user's mistake too; read later, it would be a traceback."""
+    for name in _env.__all__:
+        try:
+            getattr(_env, name)()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are a ConfigError, with the nearest name of a flag that is not there."""
+
+    def __init__(self, prog: str, description: str, **options):
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(argv)
+        flags = [word for word in unknown if word.startswith("-")]
+        if flags:
+            name = flags[0].partition("=")[0]
+            raise ConfigError(f"{name} is not a flag of {self.prog}{nearest(name, self._option_string_actions)}")
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is one argument too many; see {self.prog} --help")
+        return arguments
+
+    def error(self, message: str):
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __init__(self, option_strings, dest):
+        super().__init__(option_strings, dest, nargs=0, help="print the version and leave")
+
+    def __call__(self, parser, *_):
+        import sdgan_ext
+
+        print(f"sdgan_ext {sdgan_ext.__version__}")
+        parser.exit()
+
+
+# ------------------------------------------------------------------------------------------------------- train
+def _train_arguments(parser: _Parser) -> None:
+    from sdgan_ext.models import PRESETS, VAEGANConfig
+    from sdgan_ext.training.config import TrainConfig
+
+    parser.add_argument("--data", help=_DATA)
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
+    parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
+    parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
+    _threads_argument(parser)
+    for title, config in (("training", TrainConfig), ("model", VAEGANConfig)):
+        group = parser.add_argument_group(title, "what is not given is the preset's")
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            group.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                dest=field.name,
+                metavar=_metavar(field, hints[field.name]),
+                type=_reader(hints[field.name]),
+                default=argparse.SUPPRESS,
+                help=field.metadata["help"].replace("%", "%%"),
+            )
+
+
+def _metavar(field: dataclasses.Field, hint) -> str:
+    if field.metadata["choices"]:
+        return "|".join(map(str, field.metadata["choices"]))
+    kinds = typing.get_args(hint) or (hint,)
+    if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
+        return "HxW" if int in kinds else "N,N,..."
+    return "N" if int in kinds else "X"
+
+
+def _reader(hint):
+    """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
+    options = typing.get_args(hint) or (hint,)
+    alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
+
+    def read(text: str):
+        if text.lower() == "none" and type(None) in options:
+            return None
+        if str in options:
+            return text
+        parts = [_number(part) for part in text.replace("x", ",").split(",") if part]
+        return parts[0] if alone and len(parts) == 1 else tuple(parts) or text
+
+    return read
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train a model on a dataset, or go on with a run."""
+    _set_threads(arguments)
+    if arguments.resume is not None:
+        return _resume(arguments)
+    if arguments.data is None:
+        raise ConfigError(f"--data is missing: {_DATA}")
+    import torch
+
+    from sdgan_ext.models import VAEGAN, VAEGANConfig, preset
+    from sdgan_ext.training.config import TrainConfig
+    from sdgan_ext.training.trainer import Trainer
+
+    name = arguments.preset or "mnist-small"
+    model_config, config = preset(name)
+    config = config.replace(**_given(arguments, TrainConfig))
+    given = _given(arguments, VAEGANConfig)
+    asked = model_config.replace(**given)
+    source, dataset = _open_data(
+        arguments.data,
+        image_size=asked.image_size if "image_size" in given else None,
+        channels=asked.channels if "channels" in given else None,
+        seed=config.seed,
+    )
+    size, own = tuple(dataset.image_size), model_config.image_size
+    if name in _OWN_SIZE and size != own and "image_size" not in given:
+        raise ConfigError(
+            f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
+            f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
+        )
+    model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(VAEGAN(model_config), config, out=arguments.out or "runs")
+    return _fit(trainer, dataset, source, arguments.dry_run)
+
+
+def _open_data(source: str, **options):
+    from sdgan_ext.data import open_dataset
+
+    if source == "auto":
+        try:
+            return "mnist", open_dataset("mnist", **options)
+        except DataError as error:
+            print(f"MNIST cannot be had ({error}); rendered digits take its place")
+            source = "digits"
+    return source, open_dataset(source, **options)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from sdgan_ext.models import VAEGANConfig
+    from sdgan_ext.training.config import TrainConfig
+    from sdgan_ext.training.runs import resolve_source
+    from sdgan_ext.training.trainer import Trainer
+
+    for flag in ("preset", "out"):
+        if getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
+    given = _given(arguments, TrainConfig)
+    trainer = Trainer.resume(arguments.resume, steps=given.pop("steps", None))
+    for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
+        for name, value in changes.items():
+            was = getattr(saved, name)
+            if getattr(saved.replace(**{name: value}), name) != was:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {value}, but the run has {was}: leave it out, or start a new run")
+    source = trainer.data["source"]
+    if arguments.data is not None and resolve_source(arguments.data) != source:
+        raise ConfigError(f"--data is {arguments.data}, but the run has {source}: leave it out, or start a new run")
+    if source is None:
+        raise ConfigError(
+            f"the run {arguments.resume} was started on a dataset of a Python program; "
+            "resume it there: Trainer.resume(run).fit(dataset)"
+        )
+    return _fit(trainer, source, source, arguments.dry_run)
+
+
+def _fit(trainer, dataset, source: str, dry_run: bool) -> int:
+    if dry_run:
+        print(trainer.describe(dataset, source=source), end="")
+        return 0
+    run = trainer.fit(dataset, source=source)
+    print(
+        f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
+        f"Go on: sdgan-ext train --resume {run.folder} --steps N"
+    )
+    return _SIGNAL_CODES[run.stopped_by]
+
+
+def _given(arguments: argparse.Namespace, config: type) -> dict:
+    """The fields of ``config`` that flags were given for."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(arguments, name) for name in names if name in arguments}
+
+
+def _size(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
+
+
+# ------------------------------------------------------------------------------ sample, reconstruct, interpolate
+def _model_arguments(parser: _Parser, seeds: str | None) -> None:
+    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+    if seeds:
+        parser.add_argument("--seeds", default=seeds, help=f"such as 0-31 or 1,5,7; {seeds} unless given")
+    parser.add_argument("--out", help="the folder for the pictures; generated in RUN unless given")
+    _threads_argument(parser)
+
+
+def _sample_arguments(parser: _Parser) -> None:
+    _model_arguments(parser, "0-31")
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Write an image for every seed, and a grid of them."""
+    seeds = _seeds(arguments.seeds)
+    model, out = _open(arguments)
+    from sdgan_ext.pictures import columns_of, image_grid, save_png, seeded_latents
+
+    images = _in_parts(model.decode, seeded_latents(seeds, model.config.latent_dim))
+    for seed, image in zip(seeds, images, strict=True):
+        save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))
+    save_png(out / "grid.png", image_grid(images, columns_of(len(images))))
+    print(f"{len(images)} images and grid.png: {out}")
+    return 0
+
+
+def _reconstruct_arguments(parser: _Parser) -> None:
+    _model_arguments(parser, None)
+    parser.add_argument("--data", required=True, help="as in train")
+    parser.add_argument("--split", help="train or test; unless given, test where there is one")
+    parser.add_argument("--count", type=int, default=32, help="how many images; 32 unless given")
+
+
+def reconstruct(arguments: argparse.Namespace) -> int:
+    """Write a grid of images, each above what the model makes of it."""
+    if arguments.count < 1:
+        raise ConfigError(f"--count is {arguments.count}; it must be at least 1")
+    model, out = _open(arguments)
+    from sdgan_ext.data import batches
+    from sdgan_ext.pictures import columns_of, pairs_grid, save_png
+
+    if model.encoder is None:
+        raise ConfigError(f"the model in {arguments.model} has no encoder (mode 'gan'), so it cannot reconstruct")
+    dataset = _open_split(arguments, model.config)
+    images, _ = next(batches(dataset, min(arguments.count, len(dataset)), seed=0))
+    outputs = _in_parts(model.reconstruct, images)
+    file = out / "reconstructions.png"
+    save_png(file, pairs_grid(images, outputs, columns_of(2 * len(images))))
+    error = (images - outputs).square().mean().item() / 4  # of pixels in [0, 1]
+    print(f"{len(images)} images above their reconstructions, PSNR {-10 * math.log10(error):.1f} dB: {file}")
+    return 0
+
+
+def _open_split(arguments: argparse.Namespace, config):
+    from sdgan_ext.data import open_dataset
+
+    def opened(split: str):
+        return open_dataset(arguments.data, split=split, image_size=config.image_size, channels=config.channels)
+
+    if arguments.split is not None:
+        return opened(arguments.split)
+    try:
+        return opened("test")
+    except DataError:
+        return opened("train")
+
+
+def _interpolate_arguments(parser: _Parser) -> None:
+    _model_arguments(parser, "0-3")
+    parser.add_argument("--steps", type=int, default=9, help="images from one seed to the next; 9 unless given")
+
+
+def interpolate(arguments: argparse.Namespace) -> int:
+    """Write a walk through the latent space, from seed to seed, as a GIF and as a PNG with a row for each stretch."""
+    seeds = _seeds(arguments.seeds)
+    if len(seeds) < 2:
+        raise ConfigError(f"--seeds is {arguments.seeds}; a walk needs two seeds or more")
+    if arguments.steps < 2:
+        raise ConfigError(f"--steps is {arguments.steps}; it must be at least 2")
+    model, out = _open(arguments)
+    import torch
+
+    from sdgan_ext.pictures import image_grid, save_gif, save_png, seeded_latents
+
+    latents = seeded_latents(seeds, model.config.latent_dim)
+    stretches = [model.interpolate(a, b, arguments.steps) for a, b in zip(latents, latents[1:], strict=False)]
+    save_png(out / "interpolation.png", image_grid(torch.cat(stretches), arguments.steps))
+    walk = torch.cat([stretches[0][:1], *(stretch[1:] for stretch in stretches)])
+    frames = [image_grid(image[None], 1) for image in walk]
+    save_gif(out / "interpolation.gif", frames + frames[-2:0:-1])
+    print(f"{len(walk)} images from seed to seed: {out / 'interpolation.png'} and {out / 'interpolation.gif'}")
+    return 0
+
+
+def _open(arguments: argparse.Namespace):
+    """The model, and the folder to write to."""
+    _set_threads(arguments)
+    from sdgan_ext.training.runs import load_model
+
+    model = load_model(arguments.model)
+    out = Path(arguments.out or Path(arguments.model) / "generated").expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    return model, out
+
+
+def _in_parts(function, inputs):
+    """``function(inputs)`` in batches that fit the memory."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([function(part) for part in inputs.split(_BATCH)])
+
+
+def _seeds(text: str) -> list[int]:
+    """The seeds that ``0-3,7`` means: 0, 1, 2, 3 and 7."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ConfigError(f"--seeds is {text!r}; it must be like 0-31 or 1,5,7")
+        seeds += range(int(first), int(last) + 1)
+    return seeds
+
+
+# ------------------------------------------------------------------------------------------------------ doctor
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print what is installed, compiled in and usable here, and test it; exit code 1 when a test fails."""
+    from sdgan_ext.doctor import examine
+
+    _set_threads(arguments)
+    return 0 if examine(print) else 1
+
+
+def _threads_argument(parser: _Parser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch's choice unless given")
+
+
+def _set_threads(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ConfigError(f"--threads is {arguments.threads}; it must be at least 1")
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+
+
+_COMMANDS = {
+    "train": (_train_arguments, train),
+    "sample": (_sample_arguments, sample),
+    "reconstruct": (_reconstruct_arguments, reconstruct),
+    "interpolate": (_interpolate_arguments, interpolate),
+    "doctor": (_threads_argument, doctor),
+}

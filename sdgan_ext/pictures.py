@@ -1,0 +1,81 @@
+"""Image batches as files: grids, PNG, GIF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdgan_ext._files import replacing
+from sdgan_ext.data import to_uint8
+
+__all__ = ["columns_of", "image_grid", "pairs_grid", "save_gif", "save_png", "seeded_latents", "to_pillow"]
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_SHORT_SIDE = 112  # smaller pictures are enlarged in a GIF, for viewers do not
+
+
+def seeded_latents(seeds: Iterable[int], latent_dim: int) -> Tensor:
+    """[len(seeds), latent_dim] from N(0, I); each row is what ``VAEGAN.sample(1, seed=seed)`` decodes."""
+    return torch.cat([torch.randn(1, latent_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def image_grid(images: Tensor, columns: int, *, gap: int = 2) -> Tensor:
+    """Images side by side, row by row.
+
+    Args:
+        images: floating point [N, C, H, W] in [-1, 1], N >= 1.
+        columns: images in a row.
+        gap: black (in RGBA: transparent) pixels between two of them.
+
+    Returns:
+        uint8 [C, rows * (H + gap) - gap, columns * (W + gap) - gap]; missing images of the last row stay black.
+    """
+    images = to_uint8(images.cpu())
+    count, channels, height, width = images.shape
+    rows = math.ceil(count / columns)
+    grid = images.new_zeros(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def pairs_grid(above: Tensor, below: Tensor, columns: int) -> Tensor:
+    """:func:`image_grid` with each row of ``above`` over the same row of ``below``."""
+    rows = zip(above.cpu().split(columns), below.cpu().split(columns), strict=True)
+    padded = [torch.cat([part, -part.new_ones(columns - len(part), *part.shape[1:])]) for row in rows for part in row]
+    return image_grid(torch.cat(padded), columns)
+
+
+def columns_of(count: int) -> int:
+    """The columns of a grid that is about square."""
+    return max(1, math.ceil(math.sqrt(count)))
+
+
+def save_png(path: Path, grid: Tensor) -> None:
+    """``grid``: uint8 [C, H, W] of 1, 3 or 4 channels."""
+    with replacing(path) as file:
+        to_pillow(grid).save(file, format="PNG")
+
+
+def save_gif(path: Path, frames: Iterable[Tensor], *, seconds: float = 0.08) -> None:
+    """An endless GIF of ``frames``, uint8 [C, H, W] each, shown for ``seconds`` each."""
+    pictures = [to_pillow(frame) for frame in frames]
+    scale = max(1, math.ceil(_SHORT_SIDE / min(pictures[0].size)))
+    pictures = [picture.resize([scale * side for side in picture.size], 0) for picture in pictures]
+    with replacing(path) as file:
+        pictures[0].save(
+            file, format="GIF", save_all=True, append_images=pictures[1:], duration=round(1000 * seconds), loop=0
+        )
+
+
+def to_pillow(grid: Tensor):
+    """uint8 [C, H, W] of 1, 3 or 4 channels as a ``PIL.Image``."""
+    from PIL import Image
+
+    pixels = grid.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[:, :, 0] if grid.shape[0] == 1 else pixels, _MODES[grid.shape[0]])

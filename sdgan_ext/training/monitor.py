@@ -1,0 +1,245 @@
+"""What a training run tells: a progress bar, log.jsonl, TensorBoard events, pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from sdgan_ext._files import naming_write_errors, replacing
+from sdgan_ext.pictures import save_png, to_pillow
+from sdgan_ext.training.runs import Run
+from sdgan_ext.training.steps import check_finite
+
+__all__ = ["EventWriter", "LossMeter", "Monitor"]
+
+
+class LossMeter:
+    """Means of the losses over a log interval.
+
+    On a GPU the numbers are fetched only when asked for, so that no step waits for the device; the step at which one
+    first was not finite is known all the same.
+    """
+
+    def __init__(self):
+        self._pending: list[tuple[int, Mapping[str, Tensor]]] = []
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """
+        Raises:
+            DivergedError: a loss on the CPU is NaN or infinite.
+        """
+        self._pending.append((step, losses))
+        if all(loss.device.type == "cpu" for loss in losses.values()):
+            self.check()
+
+    def check(self) -> None:
+        """
+        Raises:
+            DivergedError: a loss that came since the last call is NaN or infinite; phase, term and step are named.
+        """
+        pending, self._pending = self._pending, []
+        for step, losses in pending:
+            check_finite(losses, step)
+            for name, loss in losses.items():
+                self._values.setdefault(name, []).append(loss.item())
+
+    def means(self) -> dict[str, float]:
+        """The mean of every loss since the last call."""
+        self.check()
+        values, self._values = self._values, {}
+        return {name: math.fsum(numbers) / len(numbers) for name, numbers in values.items()}
+
+
+class Monitor:
+    """Speaks for one run; a context manager. With ``run.folder`` None nothing is written.
+
+    Args:
+        run: the run; ``run.step`` steps and ``run.seconds`` of training are behind it.
+        steps: how many it will have taken in the end.
+        batch_size: images in a step.
+        progress: show a bar on a terminal, or print a line per log interval where there is none.
+    """
+
+    def __init__(self, run: Run, *, steps: int, batch_size: int, progress: bool = True):
+        self.run, self.steps, self.batch_size, self.progress = run, steps, batch_size, progress
+        self._meter = LossMeter()
+        self._logged = (run.step, run.seconds)
+        self._since = time.perf_counter()
+        self._bar = self._events = self._log = None
+
+    def __enter__(self) -> Monitor:
+        if self.run.folder is not None:
+            self._log = open_log(self.run.log_file, self.run.step)
+            self._events = open_events(self.run.folder, self.run.step, self.say)
+        terminal = self.progress and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=self.steps * self.batch_size,
+            initial=self.run.step * self.batch_size,
+            unit_scale=True,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}{postfix}]",
+            disable=not terminal,
+        )
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+        for file in (self._log, self._events):
+            if file is not None:
+                with suppress(OSError):  # every write was flushed, or its failure reported
+                    file.close()
+
+    def say(self, line: str) -> None:
+        """A line for the user, above the bar."""
+        if self.progress:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent here is not counted as training."""
+        self._tick()
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Takes the losses of step ``run.step``."""
+        self._meter.add(self.run.step, losses)
+        self._bar.update(self.batch_size)
+
+    def check(self) -> None:
+        """
+        Raises:
+            DivergedError: as in :meth:`LossMeter.check`.
+        """
+        self._meter.check()
+
+    def log(self) -> dict[str, float]:
+        """Ends a log interval: its record, also in ``run.metrics``, log.jsonl and TensorBoard."""
+        losses = self._meter.means()
+        self._tick()
+        step, (last_step, last_seconds) = self.run.step, self._logged
+        self._logged = (step, self.run.seconds)
+        images = step * self.batch_size
+        s_per_kimg = (self.run.seconds - last_seconds) / max(1, (step - last_step) * self.batch_size) * 1000
+        times = {"seconds": round(self.run.seconds, 3), "s_per_kimg": round(s_per_kimg, 4)}
+        self.run.metrics = {"step": step, "images": images} | times | losses
+        words = f"{s_per_kimg:.3g} s/kimg {_words(losses)}"
+        self._bar.set_postfix_str(words)
+        if self._bar.disable:
+            self.say(f"step {step}/{self.steps} {images:,} images {words}")
+        if self._log is not None:
+            with naming_write_errors(self.run.log_file):
+                self._log.write(json.dumps(self.run.metrics) + "\n")
+                self._log.flush()
+        if self._events is not None:
+            self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses)
+        return self.run.metrics
+
+    def picture(self, name: str, grid: Tensor) -> None:
+        """Keeps a uint8 [C, H, W] grid as ``samples/<name>-<step>.png`` and in TensorBoard."""
+        if self.run.folder is not None:
+            save_png(self.run.samples / f"{name}-{self.run.step:08d}.png", grid)
+        if self._events is not None:
+            self._events.image(self.run.step, name, grid)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.run.seconds += now - self._since
+        self._since = now
+
+
+def _words(losses: Mapping[str, float]) -> str:
+    """Losses in little room: the initials of the phase, its terms, their values."""
+    phases: dict[str, list[str]] = {}
+    for name, value in losses.items():
+        phase, _, term = name.rpartition("/")
+        initials = "".join(word[:1].upper() for word in phase.split("_"))
+        phases.setdefault(initials, []).append(f"{term.replace('adversarial', 'adv')} {value:.3g}")
+    return "  ".join(f"{initials}: {', '.join(terms)}" for initials, terms in phases.items())
+
+
+def open_log(path: Path, step: int):
+    """log.jsonl to append to, without what an interrupted process wrote after ``step``, its last checkpoint."""
+    kept = b""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = b"".join(line for line in lines if (number := _step_of(line)) is not None and number <= step)
+    with replacing(path) as file:
+        file.write(kept)
+    with naming_write_errors(path):
+        return open(path, "a", encoding="utf-8")
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def open_events(folder: Path, step: int, say) -> EventWriter | None:
+    try:
+        return EventWriter(folder, step)
+    except ImportError:
+        say("tensorboard is not installed, no event files are written; `pip install tensorboard` brings it")
+        return None
+
+
+class EventWriter:
+    """A TensorBoard event file, written in this thread: torch's SummaryWriter reports a full disk from another one.
+
+    Args:
+        folder: where the file is made.
+        step: events of later steps, left by a process that was killed, are void.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        with naming_write_errors(self._path):
+            self._file = open(self._path, "wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if step:
+            self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=self._summary(value=entries))
+
+    def image(self, step: int, tag: str, grid: Tensor) -> None:
+        """``grid``: uint8 [C, H, W]."""
+        png = io.BytesIO()
+        to_pillow(grid).save(png, format="PNG")
+        channels, height, width = grid.shape
+        image = self._summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
+        )
+        self._write(step=step, summary=self._summary(value=[self._summary.Value(tag=tag, image=image)]))
+
+    def _write(self, **content) -> None:
+        with naming_write_errors(self._path):
+            self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self._records.flush()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,203 @@
+"""Run folders: ``runs/00000-vaegan-mnist``, numbered, each made by one process and never overwritten.
+
+::
+
+    00000-vaegan-mnist/
+        config.yaml               what was asked for, resolved, with the data and the versions
+        log.jsonl                 one JSON object per log interval
+        events.out.tfevents.*     the same for TensorBoard
+        samples/*.png, *.gif      grids on the way
+        checkpoints/step-*.pt     what a resumed run goes on from
+        model/                    what VAEGAN.from_pretrained reads: the averaged (EMA) weights
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from sdgan_ext._errors import CheckpointError, ConfigError
+from sdgan_ext._files import replacing
+from sdgan_ext.data import NAMES
+from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.state import load_into, load_newest
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing guards a run from a second process there
+    fcntl = None
+
+__all__ = ["Run", "create_run", "load_model", "open_run", "read_configs", "resolve_source", "to_yaml"]
+
+_NUMBER = re.compile(r"(\d{5,})-")
+
+
+@dataclass
+class Run:
+    """A training run, on the disk or (``folder`` None) in memory alone.
+
+    Attributes:
+        folder: the run folder.
+        step: steps taken.
+        seconds: time they took, without that for pictures and checkpoints.
+        metrics: the last log interval: ``step``, ``images``, ``seconds``, ``s_per_kimg`` and every loss.
+        stopped_by: the signal that ended it early, "SIGINT" or "SIGTERM", or None.
+    """
+
+    folder: Path | None = None
+    step: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def write_config(self, config: dict) -> None:
+        with replacing(self.config_file) as file:
+            file.write(to_yaml(config).encode())
+
+    def read_config(self) -> dict:
+        try:
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CheckpointError(f"cannot read {self.config_file}: {str(error).splitlines()[0]}") from error
+        if not isinstance(config, dict) or not {"model", "train", "data"} <= config.keys():
+            raise CheckpointError(f"{self.config_file} is not of a run: it must hold model, train and data")
+        return config
+
+    def sweep(self) -> None:
+        """Removes the half-written files of a process that was killed."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time trains a run; the lock falls with the process, however it ends.
+
+        Raises:
+            CheckpointError: another process holds it.
+        """
+        if fcntl is None or self.folder is None:
+            yield
+            return
+        with open(self.folder / ".lock", "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"the run {self.folder} is being trained by another process") from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+
+def create_run(out: str | Path, name: str) -> Run:
+    """Makes ``out/NNNNN-name`` under the next free number.
+
+    Raises:
+        CheckpointError: ``out`` cannot be written to.
+    """
+    out = Path(out).expanduser()
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(match[1]) for path in out.iterdir() if (match := _NUMBER.match(path.name))]
+            folder = out / f"{max(taken, default=-1) + 1:05d}-{name}"
+            try:
+                folder.mkdir()  # fails if another process was faster
+            except FileExistsError:
+                continue
+            run = Run(folder)
+            run.samples.mkdir()
+            run.checkpoints.mkdir()
+            return run
+    except OSError as error:
+        raise CheckpointError(f"cannot make a run folder in {out}: {error.strerror or error}") from error
+
+
+def is_run(path: str | Path) -> bool:
+    return (Path(path) / "config.yaml").is_file() and (Path(path) / "checkpoints").is_dir()
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in the folder ``path``.
+
+    Raises:
+        CheckpointError: the path is missing or holds no run.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"there is no run {path}")
+    if not is_run(path):
+        inside = [folder for folder in path.iterdir() if is_run(folder)] if path.is_dir() else []
+        hint = f", did you mean {sorted(inside)[-1]}?" if inside else ""
+        raise CheckpointError(f"{path} is no run folder, one holds config.yaml and checkpoints{hint}")
+    return Run(path)
+
+
+def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig]:
+    """The configurations of model and training in what was read from ``path``."""
+    try:
+        return VAEGANConfig.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+def load_model(path: str | Path) -> VAEGAN:
+    """The averaged (EMA) model of a run's newest complete checkpoint, or the one in a ``save_pretrained`` folder.
+
+    Raises:
+        CheckpointError: the path is neither, or what it holds is damaged.
+    """
+    path = Path(path).expanduser()
+    if (path / "config.json").is_file():
+        return VAEGAN.from_pretrained(path)
+    run = open_run(path)
+    checkpoint, state = load_newest(run.checkpoints, warnings.warn)
+    model = VAEGAN(read_configs(state["config"], checkpoint)[0])
+    weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
+    load_into(model, weights, checkpoint)
+    return model.eval()
+
+
+def resolve_source(source: str | Path) -> str:
+    """What names data, such that it does so from another working folder too."""
+    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists in one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
+
+
+def to_yaml(values: dict) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,143 @@
+"""Checkpoints: a file is there complete, or not at all.
+
+A checkpoint is what ``torch.save`` writes: a zip whose entries carry a CRC-32, read back with ``weights_only=True``, so
+that opening one runs no code. It is written under a temporary name, synced to the disk and renamed. The older one goes
+only after that.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sdgan_ext._errors import CheckpointError
+from sdgan_ext._files import replacing
+
+__all__ = [
+    "FORMAT",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_into",
+    "load_newest",
+    "save_checkpoint",
+]
+
+FORMAT = 1
+"""The version of what a checkpoint holds; a reader refuses a later one."""
+
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest step first."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def save_checkpoint(folder: Path, state: Mapping, *, keep: int = 2) -> Path:
+    """Writes ``state`` and, once it is safe on the disk, removes all but the ``keep`` newest checkpoints.
+
+    Args:
+        folder: where checkpoints lie.
+        state: tensors, numbers, strings and containers of them; ``state["step"]`` names the file.
+        keep: how many to keep, this one included, at least 1.
+
+    Returns:
+        The path of the new checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be written; the older ones are untouched and no part of it is left.
+    """
+    path = folder / f"step-{state['step']:08d}.pt"
+    # Serialised in memory first: torch's own writer hides the reason when the disk is full.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    try:
+        with replacing(path) as file:
+            file.write(buffer.getbuffer())
+    except CheckpointError as error:
+        older = list_checkpoints(folder)
+        kept = f"the newest complete checkpoint is {older[-1]}" if older else "no checkpoint was saved before"
+        raise CheckpointError(f"{error}; {kept}") from error.__cause__
+    complete = list_checkpoints(folder)
+    here = complete.index(path)
+    # One of a later step is damaged, or this run would have gone on from it.
+    for other in complete[: max(0, here - keep + 1)] + complete[here + 1 :]:
+        other.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path) -> dict:
+    """What :func:`save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, no checkpoint of this package, or of a later format.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, pickle.UnpicklingError):
+        state = None
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    if state is None:
+        raise CheckpointError(f"the checkpoint {path} is damaged: it is truncated or its bytes have changed")
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise CheckpointError(f"{path} is no checkpoint of sdgan_ext, though a file of torch.save")
+    if state["format"] > FORMAT:
+        raise _NewerError(
+            f"the checkpoint {path} has format {state['format']} of a newer sdgan_ext, this one reads up to {FORMAT}: "
+            "update sdgan_ext"
+        )
+    return state
+
+
+class _NewerError(CheckpointError):
+    """Not damage: an older checkpoint must not quietly stand in."""
+
+
+def load_newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict]:
+    """The newest complete checkpoint in ``folder`` and its path; each damaged one passed over is reported in a line.
+
+    Raises:
+        CheckpointError: there is none, or the newest was written by a newer version.
+    """
+    candidates = list_checkpoints(folder)
+    for path in reversed(candidates):
+        try:
+            return path, load_checkpoint(path)
+        except _NewerError:
+            raise
+        except CheckpointError as error:
+            report(f"skipped: {error}")
+    fate = "none of its checkpoints is complete" if candidates else "it holds no checkpoint"
+    raise CheckpointError(f"nothing to go on from in {folder}: {fate}")
+
+
+def load_into(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """``model.load_state_dict(weights)``, refused in a sentence when they are of another architecture.
+
+    Raises:
+        CheckpointError: naming the first parameter that is missing, too many, or of another shape.
+    """
+    own = model.state_dict()
+    for name in [*own, *(name for name in weights if name not in own)]:
+        if name not in weights or name not in own:
+            has, lacks = ("model", "file") if name in own else ("file", "model")
+            raise CheckpointError(
+                f"{path} is of another architecture: {name}, the {has} has it and the {lacks} does not"
+            )
+        if own[name].shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path} is of another architecture: {name} has the shape {list(weights[name].shape)} there and "
+                f"{list(own[name].shape)} in the model"
+            )
+    model.load_state_dict(weights)

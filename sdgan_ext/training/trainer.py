@@ -1,0 +1,314 @@
+"""The loop over :func:`sdgan_ext.training.steps.train_step`, and all that it does besides stepping."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import sdgan_ext
+from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
+from sdgan_ext.data import batches, open_dataset
+from sdgan_ext.models import VAEGAN
+from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
+from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.ema import make_ema
+from sdgan_ext.training.monitor import Monitor
+from sdgan_ext.training.optimizers import make_optimizers
+from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
+from sdgan_ext.training.state import list_checkpoints, load_into, load_newest, save_checkpoint
+from sdgan_ext.training.steps import train_step
+
+__all__ = ["Trainer"]
+
+_KEEP = 2  # checkpoints
+_SAMPLES = 64  # images in a grid
+_WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latent vectors of each, frames between two
+
+
+class Trainer:
+    """Trains a model and keeps a run folder (:mod:`sdgan_ext.training.runs`).
+
+    The order of the data follows from (seed, step); all other randomness comes from a generator seeded by
+    ``config.seed``. Its state, and that of torch's own, are in every checkpoint: on the CPU a run that was interrupted
+    and resumed ends with the same bits as one that was not.
+
+    Args:
+        model: on the device to train on; changed in place.
+        config: how to train.
+        out: the folder that holds run folders; None writes no file at all.
+        progress: show a bar on a terminal, a line per log interval elsewhere.
+
+    Raises:
+        ConfigError: the model lacks what ``config`` trains.
+    """
+
+    def __init__(
+        self,
+        model: VAEGAN,
+        config: TrainConfig | None = None,
+        *,
+        out: str | Path | None = "runs",
+        progress: bool = True,
+    ):
+        self.model = model
+        self.config = config or TrainConfig()
+        self.out = out
+        self.progress = progress
+        self.run: Run | None = Run() if out is None else None
+        self.data: dict = {}
+        self.optimizers = make_optimizers(model, self.config)
+        self.ema = make_ema(model, self.config).eval()
+        self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def resume(
+        cls, folder: str | Path, *, steps: int | None = None, device: torch.device | str = "cpu", progress: bool = True
+    ) -> Trainer:
+        """A trainer that goes on from the newest complete checkpoint of a run; damaged ones are warned about.
+
+        Args:
+            folder: the run folder.
+            steps: how many steps the run shall have in all; None leaves what it was started with. Where
+                ``lr_decay_fraction`` is not 0, the learning rates follow the new number.
+            device: where to train.
+            progress: as for a new trainer.
+
+        Raises:
+            CheckpointError: no run, no complete checkpoint, or one of a newer version.
+            ConfigError: more than ``steps`` steps have been taken.
+        """
+        run = open_run(folder)
+        path, state = load_newest(run.checkpoints, warnings.warn)
+        model_config, config = read_configs(state["config"], path)
+        own, _ = read_configs(run.read_config(), run.config_file)
+        for name, value in own.to_dict().items():
+            if model_config.to_dict()[name] != value:
+                raise CheckpointError(
+                    f"{path} is of another architecture than its run: {name} is {model_config.to_dict()[name]} there "
+                    f"and {value} in {run.config_file}"
+                )
+        if steps is not None:
+            config = config.replace(steps=steps)
+        if state["step"] > config.steps:
+            raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
+        trainer = cls(VAEGAN(model_config).to(device), config, out=run.folder.parent, progress=progress)
+        trainer.run = run
+        trainer._load(state, path)
+        return trainer
+
+    def fit(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> Run:
+        """Takes the steps that are left of ``config.steps``.
+
+        Ctrl-C (SIGINT) and SIGTERM let the step end, save and return; a second one ends the process at once.
+
+        Args:
+            dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
+                fitted to the model's image size and channels.
+            source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again.
+
+        Returns:
+            The run; ``run.stopped_by`` names the signal that ended it early.
+
+        Raises:
+            DataError: the images do not fit the model, or are not those the run was started with.
+            DivergedError: a loss or a weight is NaN or infinite; the last good checkpoint stays and is named.
+            CheckpointError: the run folder cannot be written, or another process trains this run.
+        """
+        dataset = self._open(dataset, source)
+        if self.run is None:
+            self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
+        with self.run.locked():
+            try:
+                return self._fit(dataset)
+            except DivergedError as error:
+                saved = self.run.folder and list_checkpoints(self.run.checkpoints)
+                raise DivergedError(f"{error}; the last good checkpoint is {saved[-1]}" if saved else error) from None
+
+    def describe(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> str:
+        """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
+        dataset = self._open(dataset, source)
+        next(batches(dataset, self.config.batch_size, seed=self.config.seed))
+        counts = {
+            name: sum(parameter.numel() for parameter in network.parameters())
+            for name, network in self.model.named_children()
+        }
+        return to_yaml({**self._description(), "parameters": counts | {"total": sum(counts.values())}})
+
+    # ------------------------------------------------------------------------------------------------ the loop
+    def _fit(self, dataset: Dataset) -> Run:
+        run, config = self.run, self.config
+        stream = batches(dataset, config.batch_size, seed=config.seed, start=run.step)
+        pictures = _Pictures(self.ema.module, dataset, config.seed)
+        if run.folder is not None:
+            run.sweep()
+            run.write_config({**self._description(), "versions": _versions()})
+            if not list_checkpoints(run.checkpoints):
+                self._save()
+        self.model.train()
+        monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
+        with _StopSignals(self.progress) as signals, monitor:
+            while run.step < config.steps:
+                self._step(next(stream)[0], monitor)
+                last = run.step == config.steps or signals.caught is not None
+                draw = last or run.step % config.sample_every == 0
+                save = last or run.step % config.checkpoint_every == 0
+                if last or run.step % config.log_every == 0:
+                    monitor.log()
+                if draw or save:
+                    monitor.check()
+                    self._check_weights()
+                with monitor.paused():
+                    if draw:
+                        pictures.show(monitor)
+                    if save:
+                        self._save()
+                if last:
+                    break
+            run.stopped_by = signals.caught if run.step < config.steps else None
+            if run.folder is not None:
+                self.ema.module.save_pretrained(run.model)
+                save_gif(run.samples / "interpolation.gif", pictures.walks())
+        return run
+
+    def _step(self, images: Tensor, monitor: Monitor) -> None:
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        losses = train_step(
+            self.model, self.optimizers, images, self.config, step=self.run.step, generator=self.generator
+        )
+        self.ema.update_parameters(self.model)
+        self.run.step += 1
+        monitor.step(losses)
+
+    def _check_weights(self) -> None:
+        """Nothing that is not finite is drawn or saved: a loss can be finite while its gradient is not."""
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise DivergedError(f"training diverged by step {self.run.step}: {name} holds NaN or infinity")
+
+    def _description(self) -> dict:
+        return {"model": self.model.config.to_dict(), "train": self.config.to_dict(), "data": self.data}
+
+    # ------------------------------------------------------------------------------------------------ the state
+    def _save(self) -> None:
+        if self.run.folder is None:
+            return
+        state = {
+            "step": self.run.step,
+            "seconds": self.run.seconds,
+            "config": self._description(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+        }
+        save_checkpoint(self.run.checkpoints, state, keep=_KEEP)
+
+    def _load(self, state: Mapping, path: Path) -> None:
+        load_into(self.model, state["model"], path)
+        load_into(self.ema, state["ema"], path)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+        self.data = state["config"]["data"]
+        self.run.step, self.run.seconds = state["step"], state["seconds"]
+
+    def _open(self, dataset: Dataset | str | Path, source: str | Path | None) -> Dataset:
+        """The dataset, checked against the model and against the one that a resumed run was started with."""
+        if not isinstance(dataset, Dataset):
+            source = dataset
+        model = self.model.config
+        dataset = open_dataset(dataset, image_size=model.image_size, channels=model.channels, seed=self.config.seed)
+        images, _ = next(batches(dataset, 1, seed=0))
+        data = {
+            "source": None if source is None else resolve_source(source),
+            "name": getattr(dataset, "name", type(dataset).__name__),
+            "images": len(dataset),
+            "image_size": list(images.shape[2:]),
+            "channels": images.shape[1],
+        }
+        for key, value in (("image_size", list(model.image_size)), ("channels", model.channels)):
+            if data[key] != value:
+                raise DataError(f"{data['name']} has {key} {data[key]}, the model takes {value}")
+        for key in ("name", "images"):
+            if self.data and data[key] != self.data[key]:
+                raise DataError(
+                    f"the run {self.run.folder} was started on data with {key} {self.data[key]!r}, "
+                    f"now it is {data[key]!r}"
+                )
+        self.data = self.data or data
+        return dataset
+
+
+class _Pictures:
+    """What a run shows of its model: the same latent vectors and the same inputs every time."""
+
+    def __init__(self, model: VAEGAN, dataset: Dataset, seed: int):
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.latents = seeded_latents(range(_SAMPLES), model.config.latent_dim).to(self.device)
+        self.inputs = None
+        if model.encoder is not None:
+            self.inputs = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))[0].to(self.device)
+
+    @torch.no_grad()
+    def show(self, monitor: Monitor) -> None:
+        monitor.picture("samples", image_grid(self.model.decode(self.latents), columns_of(_SAMPLES)))
+        if self.inputs is not None:
+            outputs = self.model.reconstruct(self.inputs)
+            monitor.picture("reconstructions", pairs_grid(self.inputs, outputs, columns_of(_SAMPLES)))
+
+    def walks(self) -> Iterable[Tensor]:
+        """Frames of closed walks through the latent space, side by side."""
+        walks = [
+            torch.cat([self.model.interpolate(stops[i - 1], stops[i], _STRIDE + 1)[:-1] for i in range(_STOPS)])
+            for stops in self.latents[: _WALKS * _STOPS].split(_STOPS)
+        ]
+        return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]
+
+
+class _StopSignals:
+    """Notes SIGINT and SIGTERM instead of ending the process; a second one does end it."""
+
+    def __init__(self, speak: bool):
+        self.caught: str | None = None
+        self._speak = speak
+        self._before: dict = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self.caught is not None:
+            self.__exit__()
+            signal.raise_signal(number)
+        self.caught = signal.Signals(number).name
+        if self._speak:  # not print: that may be what was interrupted
+            os.write(2, b"\nfinishing this step and saving; once more leaves at once\n")
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "sdgan_ext": sdgan_ext.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
