@@ -1,18 +1,37 @@
-// The library path: oneDNN through aten::convolution, then one pass for bias and activation where there is one. The
-// library knows symmetric padding only; an asymmetric side costs a copy of the image side (conv2d: the input is
-// extended by zeros; conv_transpose2d: the output is trimmed in the epilogue).
 #include "ops/convolution.h"
 
-#include <algorithm>
-#include <array>
+#include <cstdlib>
 
-#include "kernels/bias_activation.h"
+#include "kernels/thin_conv.h"
 
 namespace sdgan {
 namespace {
 
-// ---------------------------------------------------------------------------------------------- memory format
-// As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.
+constexpr auto kNhwc = torch::headeronly::MemoryFormat::ChannelsLast;
+constexpr auto kNchw = torch::headeronly::MemoryFormat::Contiguous;
+
+void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
+  SDGAN_CHECK(input.dim() == 4 && weight.dim() == 4, "input and weight must have 4 dimensions");
+  SDGAN_CHECK(conv.stride.size() == 2 && conv.dilation.size() == 2 && conv.sides.size() == 4,
+              "stride and dilation must have 2 elements, padding or crop 4");
+  SDGAN_CHECK(conv.stride[0] > 0 && conv.stride[1] > 0 && conv.dilation[0] > 0 && conv.dilation[1] > 0 &&
+                  conv.groups > 0 && conv.sides[0] >= 0 && conv.sides[2] >= 0,
+              "stride, dilation and groups must be positive, the top and left sides not negative");
+  check_same_dtype(input, weight, "input and weight");
+  const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
+  SDGAN_CHECK(input.size(1) == channels, "input has ", input.size(1), " channels, weight takes ", channels);
+  const IntList sizes = output_sizes(conv, input, weight);
+  SDGAN_CHECK(sizes[2] > 0 && sizes[3] > 0, "the output would be empty");
+}
+
+bool takes_thin_path(const Convolution& conv, const Tensor& input, const Tensor& weight, bool channels_last) {
+  return convolution_path(conv.transposed, sizes_of(input), sizes_of(weight), conv.stride, conv.groups,
+                          input.scalar_type(), channels_last)
+      .direct;
+}
+
+}  // namespace
+
 bool is_channels_last(const Tensor& t) {
   if (t.stride(1) == 0) return false;
   int64_t at_least = 0;
@@ -24,9 +43,6 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-constexpr auto kNhwc = torch::headeronly::MemoryFormat::ChannelsLast;
-constexpr auto kNchw = torch::headeronly::MemoryFormat::Contiguous;
-
 Tensor empty_image(const IntList& sizes, const Tensor& like, bool channels_last) {
   return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
                               channels_last ? kNhwc : kNchw);
@@ -36,224 +52,54 @@ Tensor dense(const Tensor& t, bool channels_last) {
   return torch::stable::contiguous(t, channels_last ? kNhwc : kNchw);
 }
 
-// t with exactly the strides of a fresh tensor of that format, which is what the fake kernel promises.
-Tensor with_format(const Tensor& t, bool channels_last) {
-  const IntList size(t.sizes().begin(), t.sizes().end());
-  const int64_t c = size[1], h = size[2], w = size[3];
-  const IntList strides = channels_last ? IntList{h * w * c, 1, w * c, c} : IntList{c * h * w, h * w, w, 1};
-  const bool same = std::equal(strides.begin(), strides.end(), t.strides().begin());
-  if (same || t.numel() == 0) return t;
-  Tensor out = empty_image(size, t, channels_last);
-  torch::stable::copy_(out, t);
-  return out;
-}
+IntList sizes_of(const Tensor& t) { return IntList(t.sizes().begin(), t.sizes().end()); }
 
-// ---------------------------------------------------------------------------------------------- the library
-Tensor aten_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const IntList& stride,
-                        const IntList& padding, const IntList& dilation, bool transposed,
-                        const IntList& output_padding, int64_t groups) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{from(input),   from(weight),     from(bias),           from(stride), from(padding),
-                                    from(dilation), from(transposed), from(output_padding), from(groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                                                const IntList& bias_sizes, const IntList& stride,
-                                                const IntList& padding, const IntList& dilation, bool transposed,
-                                                const IntList& output_padding, int64_t groups, Wanted wanted) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  const std::array<bool, 3> mask{wanted.input, wanted.weight, wanted.bias};
-  std::array<StableIValue, 11> stack{from(grad_output),
-                                     from(input),
-                                     from(weight),
-                                     from(std::optional<IntList>(bias_sizes)),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(transposed),
-                                     from(output_padding),
-                                     from(groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-}
-
-// What the library can do of a convolution, and what is left: zeros around the input of conv2d, or rows and columns to
-// drop from the output of conv_transpose2d.
-struct LibraryCall {
-  IntList padding{0, 0};
-  IntList output_padding{0, 0};
-  IntList rest{0, 0, 0, 0};  // top, bottom, left, right
-
-  bool exact() const { return rest == IntList{0, 0, 0, 0}; }
-};
-
-LibraryCall library_call(const Convolution& conv) {
-  LibraryCall call;
+IntList output_sizes(const Convolution& conv, const Tensor& input, const Tensor& weight) {
+  IntList sizes{input.size(0), conv.transposed ? weight.size(1) * conv.groups : weight.size(0), 0, 0};
   for (int axis = 0; axis < 2; ++axis) {
-    const int64_t begin = conv.sides[2 * axis], end = conv.sides[2 * axis + 1];
-    const int64_t below = std::max(conv.stride[axis], conv.dilation[axis]);  // torch: output_padding < below
-    if (conv.transposed && end < begin && begin - end < below) {
-      call.padding[axis] = begin;
-      call.output_padding[axis] = begin - end;
-    } else {
-      call.padding[axis] = std::max<int64_t>(0, std::min(begin, end));
-      call.output_padding[axis] = std::max<int64_t>(0, -end);
-    }
-    call.rest[2 * axis] = begin - call.padding[axis];
-    call.rest[2 * axis + 1] = end - call.padding[axis] + call.output_padding[axis];
+    const int64_t size = input.size(2 + axis), reach = conv.dilation[axis] * (weight.size(2 + axis) - 1) + 1;
+    const int64_t sides = conv.sides[2 * axis] + conv.sides[2 * axis + 1];
+    sizes[2 + axis] = conv.transposed ? (size - 1) * conv.stride[axis] + reach - sides
+                      : size + sides < reach ? 0 : (size + sides - reach) / conv.stride[axis] + 1;
   }
-  return call;
+  return sizes;
 }
 
-IntList sizes_with(const Tensor& t, const IntList& rest, int sign) {
-  return {t.size(0), t.size(1), t.size(2) + sign * (rest[0] + rest[1]), t.size(3) + sign * (rest[2] + rest[3])};
+ConvolutionPath convolution_path(bool transposed, const IntList& input_sizes, const IntList& weight_sizes,
+                                 const IntList&, int64_t groups, ScalarType, bool) {
+  const char* variable = std::getenv("SDGAN_CONV");
+  const std::string asked = variable ? variable : "auto";
+  const int64_t out = transposed ? weight_sizes[1] : weight_sizes[0];
+  const int64_t thin = std::min(input_sizes[1], out), wide = std::max(input_sizes[1], out);
+  if (asked == "library") return {false, "SDGAN_CONV=library"};
+  if (groups != 1) return {false, "the direct kernel has no groups"};
+  if (thin > kThinChannels) return {false, "neither side has 1 to 4 channels"};
+  if (asked == "direct") return {true, "SDGAN_CONV=direct"};
+  if (wide < 8) return {false, "both sides have few channels"};
+  return {true, "one side has 1 to 4 channels"};
 }
 
-Tensor window(Tensor t, const IntList& rest) {
-  Tensor rows = torch::stable::narrow(t, 2, rest[0], t.size(2) - rest[0] - rest[1]);
-  return torch::stable::narrow(rows, 3, rest[2], t.size(3) - rest[2] - rest[3]);
-}
-
-// Fresh and larger by `rest`, with zeros there; the window is not initialised.
-Tensor empty_with_border(const Tensor& like, const IntList& rest, bool channels_last) {
-  Tensor out = empty_image(sizes_with(like, rest, 1), like, channels_last);
-  for (int side = 0; side < 4; ++side) {
-    if (rest[side] == 0) continue;
-    const int64_t axis = 2 + side / 2;
-    Tensor strip = torch::stable::narrow(out, axis, side % 2 ? out.size(axis) - rest[side] : 0, rest[side]);
-    torch::stable::zero_(strip);
-  }
-  return out;
-}
-
-Tensor extended(const Tensor& t, const IntList& rest, bool channels_last) {
-  Tensor out = empty_with_border(t, rest, channels_last);
-  Tensor inside = window(out, rest);
-  torch::stable::copy_(inside, t);
-  return out;
-}
-
-// `image` has the given format; it may be a window.
-BiasActivationShape epilogue_shape(const Tensor& image, bool channels_last) {
-  BiasActivationShape s;
-  const int64_t n = image.size(0), c = image.size(1), h = image.size(2), w = image.size(3);
-  s.channels = c;
-  s.channels_last = channels_last;
-  s.planes = channels_last ? n : n * c;
-  s.lines = h;
-  s.length = channels_last ? w * c : w;
-  s.plane_stride = channels_last ? image.stride(0) : image.stride(1);
-  s.line_stride = image.stride(2);
-  if (!channels_last && s.line_stride == w) {
-    s.length = h * w;
-    s.lines = 1;
-  }
-  return s;
-}
-
-void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
-  SDGAN_CHECK(input.dim() == 4 && weight.dim() == 4, "input and weight must have 4 dimensions");
-  SDGAN_CHECK(conv.stride.size() == 2 && conv.dilation.size() == 2 && conv.sides.size() == 4,
-              "stride and dilation must have 2 elements, padding or crop 4");
-  check_same_dtype(input, weight, "input and weight");
-  const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
-  SDGAN_CHECK(input.size(1) == channels, "input has ", input.size(1), " channels, weight takes ", channels);
-}
-
-}  // namespace
-
-std::tuple<Tensor, Tensor> convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
-                                       const OptionalTensor& bias) {
+Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   check(conv, input, weight);
+  if (bias) check_same_dtype(*bias, input, "bias and input");
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const LibraryCall call = library_call(conv);
-  const bool trims = conv.transposed && !call.exact();
-  const bool epilogue = trims || conv.activation != Activation::none;
-
-  const Tensor image = conv.transposed || call.exact() ? input : extended(input, call.rest, channels_last);
-  const Tensor raw = with_format(
-      aten_convolution(image, weight, epilogue ? std::nullopt : bias, conv.stride, call.padding, conv.dilation,
-                       conv.transposed, call.output_padding, conv.groups),
-      channels_last);
-  if (!epilogue) return {raw, empty_none(raw)};
-
-  const Tensor source = trims ? window(raw, call.rest) : raw;
-  const bool keeps = derivative_needs_input(conv.activation);
-  const auto fresh = [&] { return empty_image(sizes_with(source, {0, 0, 0, 0}, 0), source, channels_last); };
-  Tensor output = trims || keeps ? fresh() : raw;
-  Tensor preactivation = !keeps ? empty_none(raw) : trims ? fresh() : raw;
-
-  BiasActivationParams p;
-  p.shape = epilogue_shape(source, channels_last);
-  p.dtype = dtype_of(source, "input");
-  p.activation = conv.activation;
-  p.negative_slope = conv.negative_slope;
-  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : empty_none(raw);
-  p.input = source.const_data_ptr();
-  p.bias = bias ? dense_bias.const_data_ptr() : nullptr;
-  p.output = output.mutable_data_ptr();
-  p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
-  parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                  [&](int64_t begin, int64_t end) { bias_activation(p, begin, end); });
-  return {output, preactivation};
+  const auto path = takes_thin_path(conv, input, weight, channels_last) ? thin_convolution : library_convolution;
+  return path(conv, input, weight, bias, channels_last);
 }
 
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Convolution& conv, const Tensor& grad_output,
-                                                        const Tensor& input, const Tensor& weight,
-                                                        const Tensor& saved, Wanted wanted) {
+Gradients convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                               const Tensor& weight, const Tensor& saved, Wanted wanted) {
   check(conv, input, weight);
   check_same_dtype(grad_output, input, "grad_output and input");
-  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const LibraryCall call = library_call(conv);
-  const bool trims = conv.transposed && !call.exact();
-
-  Tensor grad = grad_output;
-  Tensor grad_bias = empty_none(input);
+  SDGAN_CHECK(sizes_of(grad_output) == output_sizes(conv, input, weight), "grad_output does not have the output's shape");
   if (conv.activation != Activation::none) {
-    const Tensor dense_grad = dense(grad_output, channels_last);
-    const Tensor dense_saved = dense(saved, channels_last);
-    grad = trims ? empty_with_border(grad_output, call.rest, channels_last)
-                 : empty_image(sizes_with(grad_output, call.rest, 0), grad_output, channels_last);
-    const Tensor inside = trims ? window(grad, call.rest) : grad;
-    BiasActivationBackwardParams p;
-    p.shape = epilogue_shape(inside, channels_last);
-    p.dtype = dtype_of(grad, "grad_output");
-    p.activation = conv.activation;
-    p.negative_slope = conv.negative_slope;
-    p.grad_output = dense_grad.const_data_ptr();
-    p.saved = dense_saved.const_data_ptr();
-    p.grad_preactivation = inside.mutable_data_ptr();
-    std::vector<double> partial(wanted.bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
-    p.partial = wanted.bias ? partial.data() : nullptr;
-    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                    [&](int64_t begin, int64_t end) { bias_activation_backward(p, begin, end); });
-    if (wanted.bias) {
-      grad_bias = torch::stable::new_empty(grad_output, IntList{grad_output.size(1)});
-      bias_gradient(p.shape, partial.data(), grad_bias.mutable_data_ptr(), p.dtype);
-      wanted.bias = false;
-    }
-  } else if (trims) {
-    grad = extended(grad_output, call.rest, channels_last);
+    check_same_dtype(saved, input, "saved and input");
+    SDGAN_CHECK(sizes_of(saved) == sizes_of(grad_output), "saved does not have the output's shape");
   }
-
-  Tensor grad_input = empty_none(input), grad_weight = empty_none(input);
-  if (wanted.input || wanted.weight || wanted.bias) {
-    const Tensor image = conv.transposed || call.exact() ? input : extended(input, call.rest, channels_last);
-    auto grads = aten_convolution_backward(grad, image, weight, {grad_output.size(1)}, conv.stride, call.padding,
-                                           conv.dilation, conv.transposed, call.output_padding, conv.groups, wanted);
-    if (wanted.input) {
-      grad_input = conv.transposed || call.exact() ? grads[0] : window(grads[0], call.rest);
-      grad_input = with_format(grad_input, channels_last);
-    }
-    if (wanted.weight) grad_weight = with_format(grads[1], is_channels_last(weight));
-    if (wanted.bias) grad_bias = grads[2];
-  }
-  return {grad_input, grad_weight, grad_bias};
+  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
+  const auto path =
+      takes_thin_path(conv, input, weight, channels_last) ? thin_convolution_backward : library_convolution_backward;
+  return path(conv, grad_output, input, weight, saved, wanted, channels_last);
 }
 
 }  // namespace sdgan

@@ -1,5 +1,11 @@
 // What conv2d and conv_transpose2d share in the binding: both are one linear map and its transpose.
+//
+//   convolution.cpp           checks and chooses the path
+//   convolution_library.cpp   oneDNN through aten
+//   convolution_thin.cpp      kernels/thin_conv.h
 #pragma once
+
+#include <string>
 
 #include "kernels/activation.h"
 #include "ops/common.h"
@@ -24,13 +30,37 @@ struct Wanted {
   bool bias = false;
 };
 
-// (output, preactivation); see csrc/ops/library.cpp.
-std::tuple<Tensor, Tensor> convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
-                                       const OptionalTensor& bias);
+using Outputs = std::tuple<Tensor, Tensor>;            // output, preactivation ([0] except for silu)
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight and bias, [0] where not wanted
 
-// (grad_input, grad_weight, grad_bias), [0] where not wanted.
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Convolution& conv, const Tensor& grad_output,
-                                                        const Tensor& input, const Tensor& weight,
-                                                        const Tensor& saved, Wanted wanted);
+Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias);
+Gradients convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                               const Tensor& weight, const Tensor& saved, Wanted wanted);
+
+// The two paths. channels_last is the layout of the output and of the input's gradient.
+Outputs library_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
+                            const OptionalTensor& bias, bool channels_last);
+Gradients library_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                       const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
+Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
+                         const OptionalTensor& bias, bool channels_last);
+Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                    const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
+
+// Which path a call takes, and why, in words. SDGAN_CONV=auto|direct|library asks for one; auto follows measurement,
+// see docs/ops/conv.md.
+struct ConvolutionPath {
+  bool direct = false;
+  std::string reason;
+};
+ConvolutionPath convolution_path(bool transposed, const IntList& input_sizes, const IntList& weight_sizes,
+                                 const IntList& stride, int64_t groups, ScalarType dtype, bool channels_last);
+
+// As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.
+bool is_channels_last(const Tensor& t);
+Tensor empty_image(const IntList& sizes, const Tensor& like, bool channels_last);
+Tensor dense(const Tensor& t, bool channels_last);
+IntList sizes_of(const Tensor& t);
+IntList output_sizes(const Convolution& conv, const Tensor& input, const Tensor& weight);
 
 }  // namespace sdgan

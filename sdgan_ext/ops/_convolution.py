@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,21 +33,26 @@ def no_weight_gradients():
 
 
 # -------------------------------------------------------------------------------------------------- arguments
+_INTEGER = (int, torch.SymInt)
+
+
 def integers(name: str, value, count: int, *, at_least: int) -> list[int]:
     """An int, repeated, or a sequence of ``count`` ints."""
-    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * count
-    if not all(isinstance(n, int | torch.SymInt) and not isinstance(n, bool) for n in numbers):
-        raise TypeError(f"{name} is {value!r}; it must be an int or {count} ints")
+    numbers = list(value) if isinstance(value, (tuple, list)) else [value] * count
+    for n in numbers:
+        if not isinstance(n, _INTEGER) or isinstance(n, bool):
+            raise TypeError(f"{name} is {value!r}; it must be an int or {count} ints")
     if len(numbers) != count:
         raise ValueError(f"{name} is {value!r}; it must be an int or {count} ints")
-    if any(n < at_least for n in numbers):
-        raise ValueError(f"{name} is {value!r}; it must be at least {at_least}")
+    for n in numbers:
+        if n < at_least:
+            raise ValueError(f"{name} is {value!r}; it must be at least {at_least}")
     return numbers
 
 
 def sides(name: str, value) -> list[int]:
     """(top, bottom, left, right) from an int, a (vertical, horizontal) pair or the four."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 4:
+    if isinstance(value, (tuple, list)) and len(value) == 4:
         return integers(name, value, 4, at_least=0)
     vertical, horizontal = integers(name, value, 2, at_least=0)
     return [vertical, vertical, horizontal, horizontal]
@@ -75,10 +79,9 @@ def check_arguments(input, weight, bias, groups, activation, *, transposed: bool
         check_tensor("bias", bias, dim=1)
         if bias.shape[0] != makes:
             raise ValueError(f"bias has shape {tuple(bias.shape)}; the output has {makes} channels")
-    if not torch.is_autocast_enabled(input.device.type):
-        check_like("weight", weight, "input", input)
-        if bias is not None:
-            check_like("bias", bias, "input", input)
+    check_like("weight", weight, "input", input)
+    if bias is not None:
+        check_like("bias", bias, "input", input)
 
 
 def check_output_size(input, weight, size: tuple[int, int]) -> None:

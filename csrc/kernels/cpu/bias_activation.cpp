@@ -3,8 +3,8 @@
 #include "kernels/bias_activation.h"
 
 #include <numeric>
-#include <vector>
 
+#include "kernels/cpu/buffer.h"
 #include "kernels/cpu/simd.h"
 
 namespace sdgan::SDGAN_ISA {
@@ -38,7 +38,7 @@ void run(const BiasActivationParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   const BiasActivationShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
-  std::vector<T> bias(period_of<T>(s), T(0));
+  Buffer<T> bias(period_of<T>(s), T(0));
   const auto fill = [&](int64_t channel) {
     for (size_t i = 0; i < bias.size(); ++i) {
       bias[i] = load_one(static_cast<const S*>(p.bias) + (s.channels_last ? i % s.channels : channel));
@@ -60,7 +60,7 @@ void run_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t 
   using T = compute_t<S>;
   const BiasActivationShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
-  std::vector<T> sums(period_of<T>(s));
+  Buffer<T> sums(period_of<T>(s));
   for (int64_t slice = begin; slice < end; ++slice) {
     sums.assign(sums.size(), T(0));
     for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) {
@@ -94,7 +94,7 @@ void bias_activation_backward(const BiasActivationBackwardParams& p, int64_t beg
 
 void bias_gradient(const BiasActivationShape& s, const double* partial, void* grad_bias, DType dtype) {
   const int64_t stride = s.channels_per_plane();
-  std::vector<double> sums(s.channels, 0.0);
+  Buffer<double> sums(s.channels, 0.0);
   for (int64_t slice = 0; slice < s.slice_count(); ++slice) {
     const int64_t channel = s.channels_last ? 0 : slice / s.slices_per_plane() % s.channels;
     for (int64_t c = 0; c < stride; ++c) sums[channel + c] += partial[slice * stride + c];

@@ -80,6 +80,37 @@ SDGAN_INLINE void store(S* p, Vec<compute_t<S>> v) {
   }
 }
 
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+// Masked: through memory as below, the ends of short rows took longer than the rows.
+template <class S>
+SDGAN_INLINE Vec<compute_t<S>> load_partial(const S* p, int n) {
+  const uint32_t mask = (1u << n) - 1;
+  if constexpr (sizeof(S) == 8) {
+    return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+  } else if constexpr (sizeof(S) == 4) {
+    return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  } else {
+    const HalfBits h = (HalfBits)_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p);
+    return (Vec<float>)(__builtin_convertvector(h, Vec<uint32_t>) << 16);
+  }
+}
+
+template <class S>
+SDGAN_INLINE void store_partial(S* p, Vec<compute_t<S>> v, int n) {
+  const uint32_t mask = (1u << n) - 1;
+  if constexpr (sizeof(S) == 8) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), (__m512d)v);
+  } else if constexpr (sizeof(S) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)v);
+  } else {
+    S lanes[kLanes<float>];
+    store(lanes, v);
+    __m256i h;
+    std::memcpy(&h, lanes, sizeof h);
+    _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), h);
+  }
+}
+#else
 template <class S>
 SDGAN_INLINE Vec<compute_t<S>> load_partial(const S* p, int n) {
   S lanes[kLanes<compute_t<S>>] = {};
@@ -93,6 +124,7 @@ SDGAN_INLINE void store_partial(S* p, Vec<compute_t<S>> v, int n) {
   store(lanes, v);
   std::memcpy(p, lanes, n * sizeof(S));
 }
+#endif
 
 template <class S>
 SDGAN_INLINE compute_t<S> load_one(const S* p) {

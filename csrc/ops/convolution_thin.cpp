@@ -1,0 +1,102 @@
+// One side has 1 to 4 channels: kernels/thin_conv.h. The thin side is the output where it has so few channels, else the
+// input.
+#include "kernels/thin_conv.h"
+
+#include "ops/convolution.h"
+
+namespace sdgan {
+namespace {
+
+struct ThinCall {
+  ThinConvParams p;
+  bool output_is_thin;
+};
+
+ThinCall thin_call(const Convolution& conv, const Tensor& input, const Tensor& weight, const IntList& output_size,
+                   bool channels_last) {
+  ThinCall call{{}, output_size[1] <= kThinChannels};
+  ThinConvParams& p = call.p;
+  const IntList input_size = sizes_of(input);
+  const IntList& thin = call.output_is_thin ? output_size : input_size;
+  const IntList& wide = call.output_is_thin ? input_size : output_size;
+  for (int axis = 0; axis < 2; ++axis) {
+    (axis == 0 ? p.vertical : p.horizontal) = {wide[2 + axis],    thin[2 + axis],      weight.size(2 + axis),
+                                               conv.stride[axis], conv.dilation[axis], conv.sides[2 * axis]};
+  }
+  p.batch = input.size(0);
+  p.channels = wide[1];
+  p.thin_channels = thin[1];
+  p.wide_is_fine = call.output_is_thin != conv.transposed;
+  p.channels_last = channels_last;
+  p.dtype = dtype_of(input, "input");
+  p.weight = weight.const_data_ptr();
+  const int c = call.output_is_thin == conv.transposed ? 0 : 1;  // the weight's dimension of wide channels
+  const int dimensions[] = {c, 1 - c, 2, 3};
+  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(dimensions[i]);
+  p.activation = conv.activation;
+  p.negative_slope = conv.negative_slope;
+  return call;
+}
+
+void run(const ThinConvParams& p) {
+  const int64_t image = p.vertical.wide * p.horizontal.wide * p.channels * p.taps();  // multiplications
+  parallel_slices(p.slice_count(), image * p.slice_images() / 16,
+                  [&](int64_t begin, int64_t end) { thin_conv(p, begin, end); });
+}
+
+}  // namespace
+
+Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
+                         const OptionalTensor& bias, bool channels_last) {
+  const IntList size = output_sizes(conv, input, weight);
+  const bool keeps = derivative_needs_input(conv.activation);
+  const Tensor image = dense(input, channels_last);
+  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : empty_none(input);
+  Tensor output = empty_image(size, input, channels_last);
+  Tensor preactivation = keeps ? empty_image(size, input, channels_last) : empty_none(input);
+
+  auto [p, output_is_thin] = thin_call(conv, input, weight, size, channels_last);
+  (output_is_thin ? p.wide_in : p.thin_in) = image.const_data_ptr();
+  (output_is_thin ? p.thin_out : p.wide_out) = output.mutable_data_ptr();
+  p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
+  p.bias = bias ? dense_bias.const_data_ptr() : nullptr;
+  run(p);
+  return {output, preactivation};
+}
+
+Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                    const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last) {
+  const Tensor grad = dense(grad_output, channels_last);
+  const bool masks = conv.activation != Activation::none;
+  const Tensor mask = masks ? dense(saved, channels_last) : grad;
+  const Tensor image = dense(input, channels_last);
+  Tensor grad_input = wanted.input ? empty_image(sizes_of(input), input, channels_last) : empty_none(input);
+  Tensor grad_weight =
+      wanted.weight ? empty_image(sizes_of(weight), weight, is_channels_last(weight)) : empty_none(input);
+  Tensor grad_bias =
+      wanted.bias ? torch::stable::new_empty(input, IntList{grad_output.size(1)}) : empty_none(input);
+
+  auto [p, output_is_thin] = thin_call(conv, input, weight, sizes_of(grad_output), channels_last);
+  (output_is_thin ? p.thin_in : p.wide_in) = grad.const_data_ptr();
+  if (masks) (output_is_thin ? p.thin_saved : p.wide_saved) = mask.const_data_ptr();
+  if (wanted.weight) (output_is_thin ? p.wide_in : p.thin_in) = image.const_data_ptr();
+  if (wanted.input) (output_is_thin ? p.wide_out : p.thin_out) = grad_input.mutable_data_ptr();
+  p.weight_gradient = wanted.weight;
+  (output_is_thin ? p.thin_sums : p.wide_sums) = wanted.bias;
+  std::vector<double> partial;  // aligned for either compute type
+  if (wanted.weight || wanted.bias) {
+    p.partial = &partial;  // slices depend on whether there are partial results
+    partial.resize(p.slice_count() * p.partial_size());
+    p.partial = partial.data();
+  }
+  run(p);
+  if (p.partial) {
+    const int dimensions[] = {output_is_thin == conv.transposed ? 0 : 1, output_is_thin == conv.transposed ? 1 : 0, 2, 3};
+    for (int i = 0; wanted.weight && i < 4; ++i) p.weight_stride[i] = grad_weight.stride(dimensions[i]);
+    thin_conv_gradients(p, wanted.weight ? grad_weight.mutable_data_ptr() : nullptr,
+                        wanted.bias ? grad_bias.mutable_data_ptr() : nullptr);
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace sdgan
