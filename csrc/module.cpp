@@ -1,8 +1,10 @@
 // `sdgan_ext._C`: loading it registers the operators of csrc/ops; it binds what is not an operator. No tensor crosses
 // here, so pybind11 and LibTorch's stable ABI can live in one shared object.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "kernels/cpu/isa.h"
+#include "ops/convolution_path.h"
 
 namespace py = pybind11;
 
@@ -24,5 +26,11 @@ PYBIND11_MODULE(_C, m) {
     info["cuda"] = static_cast<bool>(SDGAN_CUDA_BUILT);
     info["cuda_reason"] = SDGAN_CUDA_REASON;
     return info;
+  });
+  m.def("convolution_path", [](bool transposed, std::vector<int64_t> input, std::vector<int64_t> weight, int64_t groups,
+                               int dtype, bool backward, bool need_input) {
+    const auto path = sdgan::convolution_path({transposed, std::move(input), std::move(weight), groups,
+                                               static_cast<sdgan::DType>(dtype), backward, need_input});
+    return py::make_tuple(path.direct ? "direct" : "library", path.reason);
   });
 }

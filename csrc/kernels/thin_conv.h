@@ -6,8 +6,8 @@
 //
 // A wide pixel (h, w) and a thin pixel (p, q) meet in tap (r, s) when, in each direction,
 //
-//   wide is the coarse side   p = h * stride + r * dilation - pad     conv_transpose2d: X in, Y out;  conv2d: Y in, X out
-//   wide is the fine side     h = p * stride + r * dilation - pad     conv2d: X in, Y out;  conv_transpose2d: Y in, X out
+//   wide is the coarse side   p = h * stride + r * dilation - pad     conv_transpose2d X -> Y,  conv2d Y -> X
+//   wide is the fine side     h = p * stride + r * dilation - pad     conv2d X -> Y,  conv_transpose2d Y -> X
 //
 // Four ops and their gradients are then three products over the pairs that meet:
 //
@@ -16,8 +16,8 @@
 //   wgrad          dW[c, k, r, s] = sum X[h, w, c] Y[p, q, k]
 //
 // and one pass over the wide tensor does those that are asked for. A general convolution kernel blocks over output
-// channels, of which there are one to four here: it idles 3/4 or more of each vector and reads X once per tap. Here the
-// taps take the place of the channels; see cpu/thin_conv.cpp.
+// channels, of which there are one to four here: most of each vector idles. Here the taps take the place of the
+// channels; see cpu/thin_conv.cpp.
 //
 // Bytes: X once, Y once. Multiplications: N H W C K R S for each product, / stride^2 where wide is the fine side.
 #pragma once
@@ -59,6 +59,7 @@ struct ThinConvParams {
   void* thin_out = nullptr;            // wide_to_thin: likewise
   void* preactivation = nullptr;       // sum + bias of the side that is written, or null
   void* partial = nullptr;             // [slice_count, partial_size] in the compute type, zeros
+  bool sums_over_batch = false;        // partial is given
   bool weight_gradient = false;        // partial receives dW
   bool thin_sums = false;              // partial receives the sums of thin_in by channel
   bool wide_sums = false;              // partial receives the sums of wide_in by channel
@@ -68,7 +69,7 @@ struct ThinConvParams {
   Activation output_activation() const { return wide_saved || thin_saved ? Activation::none : activation; }
 
   // A slice is a group of whole images. Sums over the batch have at most 32 partial results, added in order.
-  int64_t slice_images() const { return partial ? (batch + 31) / 32 : 1; }
+  int64_t slice_images() const { return sums_over_batch ? (batch + 31) / 32 : 1; }
   int64_t slice_count() const { return batch == 0 ? 0 : (batch + slice_images() - 1) / slice_images(); }
   int64_t taps() const { return vertical.taps * horizontal.taps * thin_channels; }
   int64_t padded_channels() const { return (channels + 15) / 16 * 16; }

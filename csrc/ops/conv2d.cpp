@@ -3,19 +3,17 @@
 namespace sdgan {
 namespace {
 
-std::tuple<Tensor, Tensor> conv2d_cpu(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList padding,
-                                  IntList dilation, int64_t groups, int64_t activation, double negative_slope) {
-  return convolution({false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope}, input,
-                     weight, bias);
+Outputs conv2d_cpu(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList padding, IntList dilation,
+                   int64_t groups, int64_t activation, double negative_slope) {
+  const Convolution conv{false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope};
+  return convolution(conv, input, weight, bias);
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv2d_backward_cpu(Tensor grad_output, Tensor input, Tensor weight, Tensor saved,
-                                                   IntList stride, IntList padding, IntList dilation, int64_t groups,
-                                                   int64_t activation, double negative_slope, bool need_input,
-                                                   bool need_weight, bool need_bias) {
-  return convolution_backward(
-      {false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope}, grad_output, input,
-      weight, saved, {need_input, need_weight, need_bias});
+Gradients conv2d_backward_cpu(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, IntList stride,
+                              IntList padding, IntList dilation, int64_t groups, int64_t activation,
+                              double negative_slope, bool need_input, bool need_weight, bool need_bias) {
+  const Convolution conv{false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope};
+  return convolution_backward(conv, grad_output, input, weight, saved, {need_input, need_weight, need_bias});
 }
 
 }  // namespace

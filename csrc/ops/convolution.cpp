@@ -1,8 +1,8 @@
 #include "ops/convolution.h"
 
-#include <cstdlib>
+#include <algorithm>
 
-#include "kernels/thin_conv.h"
+#include "ops/convolution_path.h"
 
 namespace sdgan {
 namespace {
@@ -15,8 +15,13 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(conv.stride.size() == 2 && conv.dilation.size() == 2 && conv.sides.size() == 4,
               "stride and dilation must have 2 elements, padding or crop 4");
   SDGAN_CHECK(conv.stride[0] > 0 && conv.stride[1] > 0 && conv.dilation[0] > 0 && conv.dilation[1] > 0 &&
-                  conv.groups > 0 && conv.sides[0] >= 0 && conv.sides[2] >= 0,
-              "stride, dilation and groups must be positive, the top and left sides not negative");
+                  conv.groups > 0,
+              "stride, dilation and groups must be positive");
+  for (int side = 0; side < 4; ++side) {  // a crop below 0 at the end is torch's output_padding
+    const int64_t below = std::max(conv.stride[side / 2], conv.dilation[side / 2]);
+    SDGAN_CHECK(conv.sides[side] >= 0 || (conv.transposed && side % 2 == 1 && -conv.sides[side] < below),
+                "padding or crop has a negative side");
+  }
   check_same_dtype(input, weight, "input and weight");
   const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
   SDGAN_CHECK(input.size(1) == channels, "input has ", input.size(1), " channels, weight takes ", channels);
@@ -24,9 +29,9 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(sizes[2] > 0 && sizes[3] > 0, "the output would be empty");
 }
 
-bool takes_thin_path(const Convolution& conv, const Tensor& input, const Tensor& weight, bool channels_last) {
-  return convolution_path(conv.transposed, sizes_of(input), sizes_of(weight), conv.stride, conv.groups,
-                          input.scalar_type(), channels_last)
+bool direct(const Convolution& conv, const Tensor& input, const Tensor& weight, bool backward, bool need_input) {
+  return convolution_path({conv.transposed, sizes_of(input), sizes_of(weight), conv.groups, dtype_of(input, "input"),
+                           backward, need_input})
       .direct;
 }
 
@@ -65,25 +70,11 @@ IntList output_sizes(const Convolution& conv, const Tensor& input, const Tensor&
   return sizes;
 }
 
-ConvolutionPath convolution_path(bool transposed, const IntList& input_sizes, const IntList& weight_sizes,
-                                 const IntList&, int64_t groups, ScalarType, bool) {
-  const char* variable = std::getenv("SDGAN_CONV");
-  const std::string asked = variable ? variable : "auto";
-  const int64_t out = transposed ? weight_sizes[1] : weight_sizes[0];
-  const int64_t thin = std::min(input_sizes[1], out), wide = std::max(input_sizes[1], out);
-  if (asked == "library") return {false, "SDGAN_CONV=library"};
-  if (groups != 1) return {false, "the direct kernel has no groups"};
-  if (thin > kThinChannels) return {false, "neither side has 1 to 4 channels"};
-  if (asked == "direct") return {true, "SDGAN_CONV=direct"};
-  if (wide < 8) return {false, "both sides have few channels"};
-  return {true, "one side has 1 to 4 channels"};
-}
-
 Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   check(conv, input, weight);
   if (bias) check_same_dtype(*bias, input, "bias and input");
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const auto path = takes_thin_path(conv, input, weight, channels_last) ? thin_convolution : library_convolution;
+  const auto path = direct(conv, input, weight, false, false) ? thin_convolution : library_convolution;
   return path(conv, input, weight, bias, channels_last);
 }
 
@@ -91,14 +82,15 @@ Gradients convolution_backward(const Convolution& conv, const Tensor& grad_outpu
                                const Tensor& weight, const Tensor& saved, Wanted wanted) {
   check(conv, input, weight);
   check_same_dtype(grad_output, input, "grad_output and input");
-  SDGAN_CHECK(sizes_of(grad_output) == output_sizes(conv, input, weight), "grad_output does not have the output's shape");
+  SDGAN_CHECK(sizes_of(grad_output) == output_sizes(conv, input, weight),
+              "grad_output does not have the output's shape");
   if (conv.activation != Activation::none) {
     check_same_dtype(saved, input, "saved and input");
     SDGAN_CHECK(sizes_of(saved) == sizes_of(grad_output), "saved does not have the output's shape");
   }
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const auto path =
-      takes_thin_path(conv, input, weight, channels_last) ? thin_convolution_backward : library_convolution_backward;
+  const auto path = direct(conv, input, weight, true, wanted.input) ? thin_convolution_backward
+                                                                    : library_convolution_backward;
   return path(conv, grad_output, input, weight, saved, wanted, channels_last);
 }
 

@@ -1,11 +1,9 @@
 // What conv2d and conv_transpose2d share in the binding: both are one linear map and its transpose.
 //
-//   convolution.cpp           checks and chooses the path
+//   convolution.cpp           checks, and follows convolution_path.h
 //   convolution_library.cpp   oneDNN through aten
 //   convolution_thin.cpp      kernels/thin_conv.h
 #pragma once
-
-#include <string>
 
 #include "kernels/activation.h"
 #include "ops/common.h"
@@ -46,15 +44,6 @@ Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Ten
                          const OptionalTensor& bias, bool channels_last);
 Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                     const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
-
-// Which path a call takes, and why, in words. SDGAN_CONV=auto|direct|library asks for one; auto follows measurement,
-// see docs/ops/conv.md.
-struct ConvolutionPath {
-  bool direct = false;
-  std::string reason;
-};
-ConvolutionPath convolution_path(bool transposed, const IntList& input_sizes, const IntList& weight_sizes,
-                                 const IntList& stride, int64_t groups, ScalarType dtype, bool channels_last);
 
 // As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.
 bool is_channels_last(const Tensor& t);

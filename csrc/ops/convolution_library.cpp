@@ -1,12 +1,12 @@
-// The library path: oneDNN through aten::convolution, then one pass for bias and activation where there is one. The
-// library knows symmetric padding only; an asymmetric side costs a copy of the image side (conv2d: the input is
-// extended by zeros; conv_transpose2d: the output is trimmed in the epilogue).
+// oneDNN through aten::convolution, then one pass for the activation where there is one. The library knows symmetric
+// padding only; an asymmetric side costs a copy of the image side (conv2d: the input is extended by zeros;
+// conv_transpose2d: the output is trimmed in the pass of the activation).
 #include "ops/convolution.h"
 
 #include <algorithm>
 #include <array>
 
-#include "kernels/bias_activation.h"
+#include "kernels/conv_epilogue.h"
 
 namespace sdgan {
 namespace {
@@ -17,7 +17,7 @@ Tensor with_format(const Tensor& t, bool channels_last) {
   const int64_t c = size[1], h = size[2], w = size[3];
   const IntList strides = channels_last ? IntList{h * w * c, 1, w * c, c} : IntList{c * h * w, h * w, w, 1};
   const bool same = std::equal(strides.begin(), strides.end(), t.strides().begin());
-  if (same || t.numel() == 0) return t;
+  if (same) return t;
   Tensor out = empty_image(size, t, channels_last);
   torch::stable::copy_(out, t);
   return out;
@@ -111,8 +111,8 @@ Tensor extended(const Tensor& t, const IntList& rest, bool channels_last) {
 }
 
 // `image` has the given format; it may be a window.
-BiasActivationShape epilogue_shape(const Tensor& image, bool channels_last) {
-  BiasActivationShape s;
+ConvEpilogueShape epilogue_shape(const Tensor& image, bool channels_last) {
+  ConvEpilogueShape s;
   const int64_t n = image.size(0), c = image.size(1), h = image.size(2), w = image.size(3);
   s.channels = c;
   s.channels_last = channels_last;
@@ -138,7 +138,7 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
 
   const Tensor image = conv.transposed || call.exact() ? input : extended(input, call.rest, channels_last);
   const Tensor raw = with_format(
-      aten_convolution(image, weight, epilogue ? std::nullopt : bias, conv.stride, call.padding, conv.dilation,
+      aten_convolution(image, weight, bias, conv.stride, call.padding, conv.dilation,
                        conv.transposed, call.output_padding, conv.groups),
       channels_last);
   if (!epilogue) return {raw, empty_none(raw)};
@@ -149,18 +149,16 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
   Tensor output = trims || keeps ? fresh() : raw;
   Tensor preactivation = !keeps ? empty_none(raw) : trims ? fresh() : raw;
 
-  BiasActivationParams p;
+  ConvEpilogueParams p;
   p.shape = epilogue_shape(source, channels_last);
   p.dtype = dtype_of(source, "input");
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
-  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : empty_none(raw);
   p.input = source.const_data_ptr();
-  p.bias = bias ? dense_bias.const_data_ptr() : nullptr;
   p.output = output.mutable_data_ptr();
   p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
   parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                  [&](int64_t begin, int64_t end) { bias_activation(p, begin, end); });
+                  [&](int64_t begin, int64_t end) { conv_epilogue(p, begin, end); });
   return {output, preactivation};
 }
 
@@ -177,7 +175,7 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
     grad = trims ? empty_with_border(grad_output, call.rest, channels_last)
                  : empty_image(sizes_of(grad_output), grad_output, channels_last);
     const Tensor inside = trims ? window(grad, call.rest) : grad;
-    BiasActivationBackwardParams p;
+    ConvEpilogueBackwardParams p;
     p.shape = epilogue_shape(inside, channels_last);
     p.dtype = dtype_of(grad, "grad_output");
     p.activation = conv.activation;
@@ -188,10 +186,10 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
     std::vector<double> partial(wanted.bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
     p.partial = wanted.bias ? partial.data() : nullptr;
     parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                    [&](int64_t begin, int64_t end) { bias_activation_backward(p, begin, end); });
+                    [&](int64_t begin, int64_t end) { conv_epilogue_backward(p, begin, end); });
     if (wanted.bias) {
       grad_bias = torch::stable::new_empty(grad_output, IntList{grad_output.size(1)});
-      bias_gradient(p.shape, partial.data(), grad_bias.mutable_data_ptr(), p.dtype);
+      conv_bias_gradient(p.shape, partial.data(), grad_bias.mutable_data_ptr(), p.dtype);
       wanted.bias = false;
     }
   } else if (trims) {

@@ -7,6 +7,11 @@
 namespace sdgan {
 namespace {
 
+// The strides of c, k, r, s; wide channels are the weight's first dimension or its second.
+void set_weight_stride(ThinConvParams& p, const Tensor& weight, bool wide_first) {
+  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i < 2 && !wide_first ? 1 - i : i);
+}
+
 struct ThinCall {
   ThinConvParams p;
   bool output_is_thin;
@@ -30,9 +35,7 @@ ThinCall thin_call(const Convolution& conv, const Tensor& input, const Tensor& w
   p.channels_last = channels_last;
   p.dtype = dtype_of(input, "input");
   p.weight = weight.const_data_ptr();
-  const int c = call.output_is_thin == conv.transposed ? 0 : 1;  // the weight's dimension of wide channels
-  const int dimensions[] = {c, 1 - c, 2, 3};
-  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(dimensions[i]);
+  set_weight_stride(p, weight, call.output_is_thin == conv.transposed);
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
   return call;
@@ -84,15 +87,14 @@ Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_
   p.weight_gradient = wanted.weight;
   (output_is_thin ? p.thin_sums : p.wide_sums) = wanted.bias;
   std::vector<double> partial;  // aligned for either compute type
-  if (wanted.weight || wanted.bias) {
-    p.partial = &partial;  // slices depend on whether there are partial results
+  p.sums_over_batch = wanted.weight || wanted.bias;
+  if (p.sums_over_batch) {
     partial.resize(p.slice_count() * p.partial_size());
     p.partial = partial.data();
   }
   run(p);
-  if (p.partial) {
-    const int dimensions[] = {output_is_thin == conv.transposed ? 0 : 1, output_is_thin == conv.transposed ? 1 : 0, 2, 3};
-    for (int i = 0; wanted.weight && i < 4; ++i) p.weight_stride[i] = grad_weight.stride(dimensions[i]);
+  if (p.sums_over_batch) {
+    if (wanted.weight) set_weight_stride(p, grad_weight, output_is_thin == conv.transposed);
     thin_conv_gradients(p, wanted.weight ? grad_weight.mutable_data_ptr() : nullptr,
                         wanted.bias ? grad_bias.mutable_data_ptr() : nullptr);
   }

@@ -1,7 +1,7 @@
 """The fused operations as public functions; :mod:`sdgan_ext.ops.reference` holds their pure-torch twins."""
 
 from . import reference
-from ._convolution import no_weight_gradients
+from ._convolution import explain_conv, no_weight_gradients
 from .adversarial_loss import discriminator_loss, generator_loss
 from .batch_norm import batch_norm
 from .bce import binary_cross_entropy, binary_cross_entropy_with_logits
@@ -17,6 +17,7 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "discriminator_loss",
+    "explain_conv",
     "gaussian_kl",
     "generator_loss",
     "no_weight_gradients",

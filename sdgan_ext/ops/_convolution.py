@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from .. import _C, _env
 from . import reference
 from ._common import ACTIVATIONS, add_grads, check_choice, check_like, check_tensor
 
@@ -30,6 +31,38 @@ def no_weight_gradients():
         yield
     finally:
         _without_weight_gradients -= 1
+
+
+# -------------------------------------------------------------------------------------------------------- paths
+#: The integers are those of csrc/kernels/scalar.h.
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: bool = False) -> dict[str, str]:
+    """Which kernel a convolution takes on the CPU, and why.
+
+    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``library`` is oneDNN through torch. The
+    variable ``SDGAN_CONV=auto|direct|library`` asks for one; ``auto`` follows the measurements in docs/ops/conv.md.
+
+    Args:
+        input, weight, groups: as of :func:`conv2d`, or of :func:`conv_transpose2d` with ``transposed=True``.
+
+    Returns:
+        ``{"forward": "direct: the output has 1 to 4 channels", "backward": ..., "backward, weights only": ...}``; the
+        last is the backward pass of a network's first layer, whose input needs no gradient.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_arguments(input, weight, None, groups, None, transposed=transposed)
+    shape = (1, *input.shape)[-4:]
+    cases = {"forward": (False, False), "backward": (True, True), "backward, weights only": (True, False)}
+    return {
+        case: ": ".join(
+            _C.convolution_path(transposed, list(shape), list(weight.shape), groups, _DTYPES[weight.dtype], *which)
+        )
+        for case, which in cases.items()
+    }
 
 
 # -------------------------------------------------------------------------------------------------- arguments
@@ -170,7 +203,7 @@ def register(name: str, *, transposed: bool) -> None:
         grads = (None, None, None)
         if grad_output is not None:
             grads = backward(grad_output, input, weight, saved, *ctx.settings, *wanted)
-        if grad_preactivation is not None:  # from the second derivative of silu
+        if grad_preactivation is not None and ctx.settings[-2] == _SILU:  # from its second derivative
             plain = [*ctx.settings[:-2], _NONE, 0.0]
             more = backward(grad_preactivation, input, weight, saved.new_empty((0,)), *plain, *wanted)
             grads = tuple(add_grads(a, b) for a, b in zip(grads, more, strict=True))
@@ -239,6 +272,7 @@ def register(name: str, *, transposed: bool) -> None:
         _register_autocast(backward.default, device)
 
 
+_env.conv_backend()  # an unknown value is refused on import
 _library = torch.library.Library("sdgan_ext", "FRAGMENT")
 
 

@@ -1,8 +1,8 @@
 // Vectors run over taps or over wide channels, never over the thin ones.
 //
 // The thin image lives in a tile: a padded copy in the compute type, where every tap of every wide pixel is in bounds,
-// stored as planes in which the pixels that one tap meets, along a row of wide pixels, are neighbours. For tap t and wide
-// pixel i of a row, the thin value is tile[offset[t] + i]; hence
+// stored as planes in which the pixels that one tap meets, along a row of wide pixels, are neighbours. For tap t and
+// wide pixel i of a row, the thin value is tile[offset[t] + i]; hence
 //
 //   thin_to_wide   X[i][c]  = sum over t of tile[offset[t] + i] * W[t][c]      broadcast x vector of channels
 //   wgrad          dW[t][c] = sum over i of tile[offset[t] + i] * X[i][c]      broadcast x vector of channels
@@ -66,21 +66,23 @@ void for_row_tiles(int64_t rows, Body& body, int64_t first_vector) {
   }
 }
 
-// Calls body.operator()<rows, vectors>(first_row, first_vector) for register tiles that cover rows x vectors.
-template <class Body>
+// Calls body.operator()<rows, vectors>(first_row, first_vector) for register tiles that cover rows x vectors. Doubles
+// get narrow tiles: they serve gradient checks, and every tile is code.
+template <class T, class Body>
 void for_tiles(int64_t rows, int64_t vectors, Body body) {
+  constexpr int most = sizeof(T) == sizeof(float) ? kMaxVectors : 2;
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
-    if (kMaxVectors >= 8 && left >= 8) {
-      for_row_tiles<std::min(8, kMaxVectors)>(rows, body, v);
+    if (most >= 8 && left >= 8) {
+      for_row_tiles<std::min(8, most)>(rows, body, v);
       v += 8;
-    } else if (left >= 4) {
-      for_row_tiles<4>(rows, body, v);
+    } else if (most >= 4 && left >= 4) {
+      for_row_tiles<std::min(4, most)>(rows, body, v);
       v += 4;
-    } else if (left == 3) {
-      for_row_tiles<3>(rows, body, v);
+    } else if (most >= 4 && left == 3) {
+      for_row_tiles<std::min(3, most)>(rows, body, v);
       v += 3;
-    } else if (left == 2) {
+    } else if (left >= 2) {
       for_row_tiles<2>(rows, body, v);
       v += 2;
     } else {
@@ -292,7 +294,7 @@ struct Pass {
   void thin_to_wide(const Phase& f, T* out, int64_t row, int64_t rows) {
     const int64_t step = plan.horizontal.step() * pixel;
     for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
-      for_tiles(f.columns, vectors, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
+      for_tiles<T>(f.columns, vectors, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
         const T* thin = tile_in.data() + shift + i0;
         const T* weight = plan.to_wide.data() + f.to_wide + v0 * L;
         Vec<T> acc[tile_rows][tile_vectors];
@@ -312,7 +314,7 @@ struct Pass {
 
   void wgrad(const Phase& f, const T* x, int64_t row, int64_t rows, T* partial) {
     const int64_t step = plan.horizontal.step() * pixel;
-    for_tiles(f.taps.size(), vectors, [&]<int tile_rows, int tile_vectors>(int64_t t0, int64_t v0) {
+    for_tiles<T>(f.taps.size(), vectors, [&]<int tile_rows, int tile_vectors>(int64_t t0, int64_t v0) {
       Vec<T> acc[tile_rows][tile_vectors];
       const T* thin[tile_rows];
       T* sum[tile_rows];
@@ -336,7 +338,7 @@ struct Pass {
     const int64_t step = plan.horizontal.step() * pixel;
     const int64_t padded = round_up(f.taps.size(), L);
     for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
-      for_tiles(f.columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
+      for_tiles<T>(f.columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
         const T* wide = x + first * pixel + i0 * step;
         const T* weight = plan.to_taps.data() + f.to_taps + v0 * L;
         Vec<T> acc[tile_rows][tile_vectors];

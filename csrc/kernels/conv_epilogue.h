@@ -1,9 +1,9 @@
-// The epilogue of a convolution that ran in a library: y = act(x + bias), and its gradient.
+// What follows a convolution that ran in a library, which has added the bias: y = act(a), and its gradient.
 //
-//   forward   a = x + bias[c], y = act(a)              bytes: x read, y written (in place on x where it may be)
+//   forward   y = act(a)                               bytes: a read, y written (in place on a where it may be)
 //   backward  g = dL/dy * act'(saved), db[c] = sum g   bytes: dL/dy and saved read, g written
 //
-// The image side x (forward) and g (backward) may be a window of a larger tensor; y, dL/dy and saved are dense.
+// The library's side, a and g, may be a window of a larger tensor; y, dL/dy and saved are dense.
 // Both layouts are planes of lines of contiguous elements:
 //
 //                  planes   lines   length   channel of an element
@@ -17,7 +17,7 @@
 
 namespace sdgan {
 
-struct BiasActivationShape {
+struct ConvEpilogueShape {
   int64_t planes = 0;
   int64_t lines = 0;
   int64_t length = 0;
@@ -36,10 +36,9 @@ struct BiasActivationShape {
   static constexpr int64_t kElements = 65536;
 };
 
-struct BiasActivationParams {
-  BiasActivationShape shape;
+struct ConvEpilogueParams {
+  ConvEpilogueShape shape;
   const void* input = nullptr;     // windowed
-  const void* bias = nullptr;      // [channels] or null
   void* output = nullptr;          // dense; may be the input where that is dense
   void* preactivation = nullptr;   // dense or null; may be the input where that is dense
   double negative_slope = 0;
@@ -47,8 +46,8 @@ struct BiasActivationParams {
   DType dtype = DType::f32;
 };
 
-struct BiasActivationBackwardParams {
-  BiasActivationShape shape;
+struct ConvEpilogueBackwardParams {
+  ConvEpilogueShape shape;
   const void* grad_output = nullptr;    // dense
   const void* saved = nullptr;          // dense; not read without activation
   void* grad_preactivation = nullptr;   // windowed
@@ -58,10 +57,11 @@ struct BiasActivationBackwardParams {
   DType dtype = DType::f32;
 };
 
-SDGAN_CPU_KERNEL(bias_activation, const BiasActivationParams& p, int64_t slice_begin, int64_t slice_end)
-SDGAN_CPU_KERNEL(bias_activation_backward, const BiasActivationBackwardParams& p, int64_t slice_begin,
+SDGAN_CPU_KERNEL(conv_epilogue, const ConvEpilogueParams& p, int64_t slice_begin, int64_t slice_end)
+SDGAN_CPU_KERNEL(conv_epilogue_backward, const ConvEpilogueBackwardParams& p, int64_t slice_begin,
                  int64_t slice_end)
 // Adds the partial sums in order: grad_bias [channels].
-SDGAN_CPU_KERNEL(bias_gradient, const BiasActivationShape& shape, const double* partial, void* grad_bias, DType dtype)
+SDGAN_CPU_KERNEL(conv_bias_gradient, const ConvEpilogueShape& shape, const double* partial, void* grad_bias,
+                 DType dtype)
 
 }  // namespace sdgan

@@ -1,6 +1,6 @@
-// A line is walked in vectors; the bias (and the sums of its gradient) repeat with a period of whole vectors, so that a
-// position's channel needs no division: 1 vector for NCHW, lcm(channels, lanes) elements for channels_last.
-#include "kernels/bias_activation.h"
+// A line is walked in vectors. The sums of the bias gradient repeat with a period of whole vectors, so that the channel
+// of a position needs no division: 1 vector for NCHW, lcm(channels, lanes) elements for channels_last.
+#include "kernels/conv_epilogue.h"
 
 #include <numeric>
 
@@ -11,14 +11,14 @@ namespace sdgan::SDGAN_ISA {
 namespace {
 
 template <class T>
-int64_t period_of(const BiasActivationShape& s) {
+int64_t period_of(const ConvEpilogueShape& s) {
   return s.channels_last ? std::lcm(s.channels, int64_t{kLanes<T>}) : kLanes<T>;
 }
 
 // Calls body(dense, windowed, count, phase) for the vectors of slice s: positions in the dense and the windowed tensor,
 // and in the period.
 template <class T, class Body>
-SDGAN_INLINE void for_line_vectors(const BiasActivationShape& s, int64_t slice, Body body) {
+SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Body body) {
   const int64_t plane = slice / s.slices_per_plane();
   const int64_t first = slice % s.slices_per_plane() * s.slice_lines();
   const int64_t last = first + s.slice_lines() < s.lines ? first + s.slice_lines() : s.lines;
@@ -34,21 +34,13 @@ SDGAN_INLINE void for_line_vectors(const BiasActivationShape& s, int64_t slice, 
 }
 
 template <class S, Activation act>
-void run(const BiasActivationParams& p, int64_t begin, int64_t end) {
+void run(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
-  const BiasActivationShape& s = p.shape;
+  const ConvEpilogueShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
-  Buffer<T> bias(period_of<T>(s), T(0));
-  const auto fill = [&](int64_t channel) {
-    for (size_t i = 0; i < bias.size(); ++i) {
-      bias[i] = load_one(static_cast<const S*>(p.bias) + (s.channels_last ? i % s.channels : channel));
-    }
-  };
-  if (p.bias && s.channels_last) fill(0);
   for (int64_t slice = begin; slice < end; ++slice) {
-    if (p.bias && !s.channels_last) fill(slice / s.slices_per_plane() % s.channels);
-    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) {
-      const Vec<T> a = read<S>(p.input, windowed, count) + load(&bias[phase]);
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t) {
+      const Vec<T> a = read<S>(p.input, windowed, count);
       write<S>(p.preactivation, dense, count, a);
       write<S>(p.output, dense, count, activate<Math>(act, a, slope));
     });
@@ -56,9 +48,9 @@ void run(const BiasActivationParams& p, int64_t begin, int64_t end) {
 }
 
 template <class S, Activation act>
-void run_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t end) {
+void run_backward(const ConvEpilogueBackwardParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
-  const BiasActivationShape& s = p.shape;
+  const ConvEpilogueShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
   Buffer<T> sums(period_of<T>(s));
   for (int64_t slice = begin; slice < end; ++slice) {
@@ -80,19 +72,19 @@ void run_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t 
 
 }  // namespace
 
-void bias_activation(const BiasActivationParams& p, int64_t begin, int64_t end) {
+void conv_epilogue(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   dispatch(p.dtype, [&](auto storage) {
     dispatch_activation(p.activation, [&](auto act) { run<decltype(storage), act()>(p, begin, end); });
   });
 }
 
-void bias_activation_backward(const BiasActivationBackwardParams& p, int64_t begin, int64_t end) {
+void conv_epilogue_backward(const ConvEpilogueBackwardParams& p, int64_t begin, int64_t end) {
   dispatch(p.dtype, [&](auto storage) {
     dispatch_activation(p.activation, [&](auto act) { run_backward<decltype(storage), act()>(p, begin, end); });
   });
 }
 
-void bias_gradient(const BiasActivationShape& s, const double* partial, void* grad_bias, DType dtype) {
+void conv_bias_gradient(const ConvEpilogueShape& s, const double* partial, void* grad_bias, DType dtype) {
   const int64_t stride = s.channels_per_plane();
   Buffer<double> sums(s.channels, 0.0);
   for (int64_t slice = 0; slice < s.slice_count(); ++slice) {
