@@ -22,7 +22,7 @@ from sdgan_ext.training.state import list_checkpoints
 
 TINY = [
     *("--steps", "4", "--batch-size", "4", "--latent-dim", "4", "--encoder-channels", "4", "--log-every", "2"),
-    *("--generator-channels", "4", "--discriminator-channels", "4,", "--checkpoint-every", "2"),
+    *("--generator-channels", "4", "--discriminator-channels", "4,", "--feature-layer", "0", "--checkpoint-every", "2"),
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from sdgan_ext import _files
 from sdgan_ext._errors import CheckpointError
 from sdgan_ext.training import state as state_module
-from sdgan_ext.training.state import FORMAT, list_checkpoints, load_checkpoint, load_into, load_newest, save_checkpoint
+from sdgan_ext.training.state import FORMAT, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
 
 def make_state(step, **more):
@@ -159,24 +159,3 @@ def test_other_files_of_torch_are_refused_and_run_no_code(tmp_path):
     with pytest.raises(CheckpointError, match="is damaged"):
         load_checkpoint(tmp_path / "step-00000002.pt")
     assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize(
-    "other, sentence",
-    [
-        (torch.nn.Linear(3, 4), r"weight has the shape \[4, 3\] there and \[2, 3\] in the model"),
-        (torch.nn.Linear(3, 2, bias=False), "bias, the model has it and the file does not"),
-        (torch.nn.Sequential(torch.nn.Linear(3, 2)), "weight, the model has it"),
-    ],
-)
-def test_another_architecture_is_a_sentence(other, sentence, tmp_path):
-    model = torch.nn.Linear(3, 2)
-    before = model.weight.clone()
-    with pytest.raises(CheckpointError, match=f"x.pt is of another architecture: {sentence}"):
-        load_into(model, other.state_dict(), tmp_path / "x.pt")
-    assert torch.equal(model.weight, before)
-
-
-def test_a_weight_too_many_is_another_architecture(tmp_path):
-    with pytest.raises(CheckpointError, match="bias, the file has it and the model does not"):
-        load_into(torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(3, 2).state_dict(), tmp_path)

@@ -26,8 +26,9 @@ from sdgan_ext._errors import CheckpointError, ConfigError
 from sdgan_ext._files import replacing
 from sdgan_ext.data import NAMES
 from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models.weights import load_into
 from sdgan_ext.training.config import TrainConfig
-from sdgan_ext.training.state import load_into, load_newest
+from sdgan_ext.training.state import load_newest
 
 try:
     import fcntl

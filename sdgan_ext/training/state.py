@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from sdgan_ext._errors import CheckpointError
 from sdgan_ext._files import replacing
@@ -24,7 +23,6 @@ __all__ = [
     "FORMAT",
     "list_checkpoints",
     "load_checkpoint",
-    "load_into",
     "load_newest",
     "save_checkpoint",
 ]
@@ -120,24 +118,3 @@ def load_newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict
             report(f"skipped: {error}")
     fate = "none of its checkpoints is complete" if candidates else "it holds no checkpoint"
     raise CheckpointError(f"nothing to go on from in {folder}: {fate}")
-
-
-def load_into(model: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """``model.load_state_dict(weights)``, refused in a sentence when they are of another architecture.
-
-    Raises:
-        CheckpointError: naming the first parameter that is missing, too many, or of another shape.
-    """
-    own = model.state_dict()
-    for name in [*own, *(name for name in weights if name not in own)]:
-        if name not in weights or name not in own:
-            has, lacks = ("model", "file") if name in own else ("file", "model")
-            raise CheckpointError(
-                f"{path} is of another architecture: {name}, the {has} has it and the {lacks} does not"
-            )
-        if own[name].shape != weights[name].shape:
-            raise CheckpointError(
-                f"{path} is of another architecture: {name} has the shape {list(weights[name].shape)} there and "
-                f"{list(own[name].shape)} in the model"
-            )
-    model.load_state_dict(weights)

@@ -19,13 +19,14 @@ import sdgan_ext
 from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
 from sdgan_ext.data import batches, open_dataset
 from sdgan_ext.models import VAEGAN
+from sdgan_ext.models.weights import load_into
 from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
-from sdgan_ext.training.state import list_checkpoints, load_into, load_newest, save_checkpoint
+from sdgan_ext.training.state import list_checkpoints, load_newest, save_checkpoint
 from sdgan_ext.training.steps import train_step
 
 __all__ = ["Trainer"]
