@@ -189,7 +189,7 @@ def test_interpolate(run):
         ("train", "--data is missing: mnist, digits"),
         ("train --data digitz", "'digitz' is neither a name (mnist, digits) nor a folder or file that exists"),
         ("train --data digits --preset dcgan-64", "preset 'dcgan-64' is for images of 64x64, digits has 28x28; add"),
-        ("train --data digits --image-size 2", "encoder_channels is (32, 64), 2 halvings, but an image of 2x2"),
+        ("train --data digits --image-size 2", "encoder_channels is (16, 32, 64), 3 halvings, but an image of 2x2"),
         ("train --data empty", "holds neither IDX files"),
         ("train --resume nowhere", "there is no run nowhere"),
         ("train --resume empty --steps 3", "empty is no run folder"),

@@ -353,8 +353,8 @@ def test_lazy_r1_corrects_the_discriminators_adam():
 
 
 def test_learning_rate_is_a_function_of_the_step():
-    config = TrainConfig(steps=100, lr_decay_fraction=0.5)
-    assert [learning_rate_scale(config, step) for step in (0, 50, 75, 99, 100, 200)] == [1, 1, 0.5, 0.02, 0, 0]
+    config = TrainConfig(steps=100, lr_hold_steps=50, lr_halving_steps=25)
+    assert [learning_rate_scale(config, step) for step in (0, 50, 75, 100, 200)] == [1, 1, 0.5, 0.25, 2**-6]
     assert learning_rate_scale(TrainConfig(steps=100), 99) == 1
     optimizers = make_optimizers(tiny(), config)
     for step in (75, 10, 75):  # in any order

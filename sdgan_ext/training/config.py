@@ -35,8 +35,9 @@ class TrainConfig(Config):
     lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
     lr_discriminator: float = option(2e-4, "Adam's learning rate of the discriminator", above=0)
     betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", minimum=0, maximum=1)
-    lr_decay_fraction: float = option(
-        0.0, "learning rates fall linearly to 0 over this last part of the steps", minimum=0, maximum=1
+    lr_hold_steps: int = option(0, "steps before the learning rates begin to fall", minimum=0)
+    lr_halving_steps: int = option(
+        0, "after lr_hold_steps the learning rates halve every so many steps; 0: they stay", minimum=0
     )
 
     objective: str = option("non_saturating", "the game between the networks", choices=tuple(OBJECTIVES))

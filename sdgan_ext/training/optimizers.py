@@ -60,9 +60,13 @@ def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
 
 
 def learning_rate_scale(config: TrainConfig, step: int) -> float:
-    """The factor of the learning rates at ``step`` (from 0): 1, then falling linearly to 0 at ``config.steps``."""
-    decaying = config.lr_decay_fraction * config.steps
-    return min(1.0, max(0.0, (config.steps - step) / decaying)) if decaying else 1.0
+    """The factor of the learning rates at ``step`` (from 0): 1, then halved every ``lr_halving_steps``.
+
+    The number of steps in all has no part in it, so a run that is resumed for more goes on as one that had them from
+    the start.
+    """
+    falling = max(0, step - config.lr_hold_steps)
+    return 0.5 ** (falling / config.lr_halving_steps) if config.lr_halving_steps else 1.0
 
 
 def set_learning_rates(optimizers: dict[str, Adam], config: TrainConfig, step: int) -> None:

@@ -80,8 +80,7 @@ class Trainer:
 
         Args:
             folder: the run folder.
-            steps: how many steps the run shall have in all; None leaves what it was started with. Where
-                ``lr_decay_fraction`` is not 0, the learning rates follow the new number.
+            steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train.
             progress: as for a new trainer.
 
