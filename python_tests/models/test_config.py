@@ -58,7 +58,7 @@ def test_model_config_refuses_in_one_sentence(values, words):
         ({"pixel_weight": 0.0}, "pixel_weight and feature_weight must not be 0 in mode 'vae-gan'"),
         ({"mode": "vae", "pixel_weight": 0, "feature_weight": 1}, "pixel_weight must not be 0 in mode 'vae'"),
         ({"kl_weight": float("inf")}, "kl_weight is inf"),
-        ({"betas": (0.5, 1.5)}, "betas[1] is 1.5; it must be a number, at least 0 and at most 1"),
+        ({"betas": (0.5, 1.5)}, r"betas\[1\] is 1.5; it must be a number, at least 0 and at most 1"),
         ({"n_critic": 0}, "n_critic is 0"),
         ({"feature_layer": "last"}, "feature_layer is 'last'; it must be an integer"),
     ],
