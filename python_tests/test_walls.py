@@ -1,0 +1,136 @@
+"""The rules that hold the three layers apart (docs/design.md), read from the sources."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NATIVE = {".h", ".cpp", ".cu", ".cuh"}
+PYTHON_FOLDERS = ("sdgan_ext", "python_tests", "benchmarks")
+
+#: Where a family of ops has a file of its name; the CUDA kernels of a later version have theirs in csrc/kernels/cuda.
+ROOMS = (
+    "csrc/ops/{}.cpp",
+    "sdgan_ext/ops/{}.py",
+    "python_tests/ops/test_{}.py",
+    "benchmarks/bench_{}.py",
+    "docs/ops/{}.md",
+)
+KERNEL_ROOMS = ("csrc/kernels/{}.h", "csrc/kernels/cpu/{}.cpp")
+#: Families that have no kernel of their own: torch's library convolution is at the roofline for most shapes.
+LIBRARY_FAMILIES = {"conv2d", "conv_transpose2d"}
+
+
+def native_files(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in NATIVE)
+
+
+def python_files() -> list[Path]:
+    return [ROOT / "setup.py", *(path for folder in PYTHON_FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', path.read_text(), re.MULTILINE)
+
+
+def operators() -> list[str]:
+    names = re.findall(r'"(\w+)\(', (ROOT / "csrc/ops/library.cpp").read_text())
+    assert "adversarial_loss" in names
+    return names
+
+
+def families() -> list[str]:
+    return sorted({name.removesuffix("_backward") for name in operators()})
+
+
+@pytest.mark.parametrize("path", native_files("csrc/kernels") + native_files("csrc/tests"), ids=relative)
+def test_kernels_know_no_torch(path):
+    assert not [name for name in includes(path) if re.match("torch/|ATen/|c10/|pybind11/|Python.h|ops/", name)]
+
+
+@pytest.mark.parametrize("path", native_files("csrc"), ids=relative)
+def test_nobody_includes_the_unstable_headers(path):
+    """torch/csrc/stable and torch/headeronly alone: one binary for every torch from 2.11 on."""
+    torch = [name for name in includes(path) if re.match("torch/|ATen/|c10/", name)]
+    assert not [
+        name for name in torch if not re.match("torch/(csrc/stable|csrc/inductor/aoti_torch/c|headeronly)/", name)
+    ]
+
+
+def test_module_binds_no_tensor():
+    own = ["kernels/cpu/isa.h", "ops/convolution_path.h"]
+    assert includes(ROOT / "csrc/module.cpp") == ["pybind11/pybind11.h", "pybind11/stl.h", *own]
+    assert not includes(ROOT / "csrc/ops/convolution_path.h")[0].startswith("torch")
+
+
+@pytest.mark.parametrize("family", families())
+def test_one_op_has_one_name_in_every_room(family):
+    library = family in LIBRARY_FAMILIES  # the two share their math, and so its page
+    rooms = [room.format(family) for room in (ROOMS if library else ROOMS + KERNEL_ROOMS)]
+    rooms = ["docs/ops/conv.md" if library and room.startswith("docs/") else room for room in rooms]
+    assert not [room for room in rooms if not (ROOT / room).exists()]
+
+
+@pytest.mark.parametrize("operator", operators())
+def test_an_operator_is_implemented_in_the_file_of_its_family(operator):
+    file = ROOT / "csrc/ops" / f"{operator.removesuffix('_backward')}.cpp"
+    assert f'm.impl("{operator}"' in file.read_text()
+
+
+def test_every_cpu_kernel_is_in_the_build():
+    listed = (ROOT / "CMakeLists.txt").read_text()
+    for path in native_files("csrc/kernels/cpu") + native_files("csrc/ops"):
+        if path.suffix == ".cpp":
+            assert relative(path) in listed
+    for path in sorted((ROOT / "csrc/tests").glob("test_*.cpp")):
+        assert f"\n  {path.stem.removeprefix('test_')}\n" in listed
+
+
+def test_environment_variables_are_read_in_one_file():
+    """Build-time ones are read in setup.py, those that choose a kernel in C++ as well."""
+    for path in (ROOT / "sdgan_ext").rglob("*.py"):
+        if path.name != "_env.py":
+            assert not re.search(r"(environ[.\[]|getenv\().*SDGAN_", path.read_text()), relative(path)
+    for path in native_files("csrc"):
+        for name in re.findall(r'getenv\("(\w+)"', path.read_text()):
+            assert name in ("SDGAN_CPU_ISA", "SDGAN_CONV"), relative(path)
+
+
+def test_environment_variables_are_documented():
+    read = set(re.findall(r'"(SDGAN_\w+)"', (ROOT / "sdgan_ext/_env.py").read_text()))
+    explained = set(re.findall(r"(SDGAN_\w+):", (ROOT / "sdgan_ext/_env.py").read_text()))
+    assert read and read == explained
+
+
+@pytest.mark.parametrize("path", python_files(), ids=relative)
+def test_torchvision_is_never_imported(path):
+    assert not re.search(
+        r"^\s*(import|from)\s+(torchvision|lpips|timm|torch_fidelity)\b", path.read_text(), re.MULTILINE
+    )
+
+
+def test_importing_the_package_imports_no_torchvision():
+    code = "import sys, sdgan_ext; print([name for name in sys.modules if name.startswith('torchvision')])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == "[]", ran.stderr
+
+
+def test_setup_is_short_and_names_no_source():
+    text = (ROOT / "setup.py").read_text()
+    assert len(text.splitlines()) <= 100
+    assert not re.search(r"\.(cpp|cu)\b|-O[0-3]|-std=", text)
+
+
+def test_no_flag_breaks_nan_or_portability():
+    assert not re.search(r"[^\w](-ffast-math|--use_fast_math|-march=native)\b", strip_comments("CMakeLists.txt"))
+
+
+def strip_comments(name: str) -> str:
+    return re.sub(r"#.*", "", (ROOT / name).read_text())
