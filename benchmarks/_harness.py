@@ -6,7 +6,8 @@ A bench file lists cases and ends in ``test_speed, main = entry_points("bench_x"
     pytest benchmarks/bench_x.py                                           pytest-benchmark, one group per case
 
 Around every sample a small matrix product is timed. Samples between slow probes were disturbed by somebody else and do
-not count: those stay whose probes are within 20% of the fastest one.
+not count: those stay whose probes are within 20% of the fastest one. One thread is timed by its CPU clock, which stands
+still while somebody else has the core; several threads by the wall clock.
 """
 
 import argparse
@@ -72,10 +73,11 @@ def in_format(memory_format: torch.memory_format, tensors: Iterable[torch.Tensor
 
 # ------------------------------------------------------------------------------------------------------ timing
 def _seconds(closure: Callable[[], object], calls: int = 1) -> float:
-    start = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     for _ in range(calls):
         closure()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def interleave(closures: dict[str, Callable[[], object]], budget: float, samples: int = 15) -> dict[str, list[float]]:
