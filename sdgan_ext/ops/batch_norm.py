@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._common import ACTIVATIONS, HALVES, check_choice, check_like, check_tensor, reference_vjp
+from ._common import ACTIVATIONS, HALVES, check_choice, check_like, check_tensor, differentiable, reference_vjp
 
 __all__ = ["batch_norm"]
 
@@ -60,7 +60,7 @@ def batch_norm(
     values = input.shape[0] * input.shape[2:].numel()
     if training and values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}")
-    output, mean, var = torch.ops.sdgan_ext.batch_norm(
+    output, mean, var = _batch_norm(
         input,
         weight,
         bias,
@@ -135,7 +135,7 @@ def _backward(ctx, grad_output, grad_mean, grad_var):
     input, weight, bias, mean, var = ctx.saved_tensors
     grads = [None, None, None]
     if grad_output is not None:
-        grads = torch.ops.sdgan_ext.batch_norm_backward(
+        grads = _batch_norm_backward(
             grad_output, input, weight, bias, mean.detach(), var.detach(), ctx.training, *ctx.settings
         )
     grad_input = grads[0]
@@ -170,5 +170,5 @@ def _double_backward(ctx, *grad_grads):
     return *grads, *[None] * 6
 
 
-torch.library.register_autograd("sdgan_ext::batch_norm", _backward, setup_context=_setup)
-torch.library.register_autograd("sdgan_ext::batch_norm_backward", _double_backward, setup_context=_setup_backward)
+_batch_norm = differentiable("batch_norm", _backward, _setup)
+_batch_norm_backward = differentiable("batch_norm_backward", _double_backward, _setup_backward)
