@@ -1,9 +1,9 @@
 """One VAE-GAN training step of a preset, ours against the same step in stock modules.
 
 The stock side is what a careful user writes: the same layers from torch.nn, the losses from torch.nn.functional, the
-phases of docs/training.md with each network's gradients asked for by name. Two differences, both in its favour or none:
-stock convolutions have no asymmetric padding, so where ours pads and crops (1, 2) the stock layers pad and crop 2 with
-output_padding=1, which is as much work without a copy; and it checks nothing.
+phases of docs/training.md with each network's gradients asked for by name. Both sides leave out the averaged weights
+and the R1 penalty, which is taken every 16th step. One difference: stock convolutions have no asymmetric padding, so
+where ours pads and crops (1, 2) the stock layers pad and crop 2 with output_padding=1, as much work and no copy.
 
     eager                                NCHW, torch.optim.Adam with its defaults, D frozen in phase E+G
     eager, D not frozen                  the same, with plain backward(): D's weight gradients are computed, not used
@@ -176,6 +176,7 @@ def ours(config, train, x):
 
 def case(name, batch):
     config, train = preset(name)
+    train = train.replace(r1_gamma=0.0)
 
     def build():
         x = torch.rand(batch, config.channels, *config.image_size) * 2 - 1
