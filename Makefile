@@ -15,7 +15,7 @@ NATIVE = build/native-$(shell $(BIN)/python -c 'import sys; print(sys.implementa
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\), "torch.*\]/\1/p' pyproject.toml | tr -d ,)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # Where PyTorch's own wheels without CUDA are asked for: Linux, no NVIDIA driver, no package index of the user's choice.
-CPU_WHEELS = [ "`uname -s`" != Linux ] || command -v nvidia-smi >&2 \
+CPU_WHEELS = [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >&2 \
 	|| $(BIN)/pip config list | grep -qE 'index|find-links' || echo --extra-index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test bench lint clean
@@ -51,7 +51,7 @@ clean:
 	@$(PYTHON) -c 'import venv, ensurepip' \
 		|| { echo "sdgan_ext: Python's venv module is missing; run \`apt-get install python3-venv\`"; exit 1; } >&2
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install `$(CPU_WHEELS)` $(TORCH)
+	$(BIN)/pip install $$($(CPU_WHEELS)) $(TORCH)
 	$(BIN)/pip install $(BUILD_REQUIRES)
 	@touch $@
 
