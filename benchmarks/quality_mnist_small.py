@@ -89,7 +89,8 @@ def main():
             model = sd.VAEGAN(preset.model)
             wall, cpu = time.perf_counter(), time.process_time()
             trainer = sd.Trainer(model, preset.train.replace(**changes), out=None, progress=False)
-            trainer.fit(train)
+            if trainer.fit(train).stopped_by:
+                raise SystemExit("training was stopped before its last step; nothing is judged")
             model = trainer.ema.module  # the averaged weights: what a run saves
             row |= {
                 "steps": trainer.config.steps,
