@@ -8,6 +8,8 @@
 
 namespace py = pybind11;
 
+static py::object words(const char* text) { return py::str(text).attr("split")(); }
+
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] {
     py::dict info;
@@ -23,8 +25,9 @@ PYBIND11_MODULE(_C, m) {
     info["cpu_isa"] = sdgan::isa_name(sdgan::cpu_isa());
     info["cpu_isa_compiled"] = compiled;
     info["cpu_isa_usable"] = usable;
-    info["cuda"] = static_cast<bool>(SDGAN_CUDA_BUILT);
+    info["cuda"] = static_cast<bool>(SDGAN_CUDA);
     info["cuda_reason"] = SDGAN_CUDA_REASON;
+    info["cuda_architectures"] = words(SDGAN_CUDA_ARCHITECTURES);
     return info;
   });
   m.def("convolution_path", [](bool transposed, std::vector<int64_t> input, std::vector<int64_t> weight, int64_t groups,

@@ -1,5 +1,14 @@
+import importlib.util
+import os
+import sys
+
 import pytest
 import torch
+
+if path := os.environ.get("SDGAN_TEST_NATIVE"):  # another build of sdgan_ext._C, see csrc/tests/cuda_on_host
+    spec = importlib.util.spec_from_file_location("sdgan_ext._C", path)
+    sys.modules["sdgan_ext._C"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["sdgan_ext._C"])
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -25,6 +26,7 @@ struct AdversarialLossParams {
   void* grad_fake = nullptr;    // [n_fake] or null
   void* loss = nullptr;         // [n_fake] loss of each pair when not reduced, else null
   double* partial = nullptr;    // [slices] sum of a slice's terms, each times its scale; null when not reduced
+  void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
   int64_t n_real = 0;
   int64_t n_fake = 0;
   double scale_real = 1;        // what a term of the real half counts in the loss: 1 / n_real for a mean
@@ -35,8 +37,8 @@ struct AdversarialLossParams {
   DType dtype = DType::f32;
 
   // Paired: one slice holds real and fake of the same index. Otherwise the real half's slices come first.
-  bool paired() const { return loss != nullptr || objective == Objective::relativistic; }
-  int64_t slice_count() const { return paired() ? slices(n_fake) : slices(n_real) + slices(n_fake); }
+  SDGAN_HD bool paired() const { return loss != nullptr || objective == Objective::relativistic; }
+  SDGAN_HD int64_t slice_count() const { return paired() ? slices(n_fake) : slices(n_real) + slices(n_fake); }
 };
 
 // Chain rule: out = grad_loss * grad, where grad is what the forward pass wrote.
@@ -52,5 +54,7 @@ struct AdversarialLossBackwardParams {
 SDGAN_CPU_KERNEL(adversarial_loss, const AdversarialLossParams& p, int64_t slice_begin, int64_t slice_end)
 SDGAN_CPU_KERNEL(adversarial_loss_backward, const AdversarialLossBackwardParams& p, int64_t slice_begin,
                  int64_t slice_end)
+SDGAN_CUDA_KERNEL(adversarial_loss, AdversarialLossParams)
+SDGAN_CUDA_KERNEL(adversarial_loss_backward, AdversarialLossBackwardParams)
 
 }  // namespace sdgan

@@ -6,8 +6,8 @@ namespace sdgan {
 namespace {
 
 // real, fake: logits of any shape, contiguous. grad_real is empty where there is no real.
-std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Tensor fake, int64_t objective,
-                                                        int64_t role, double real_target, int64_t reduction) {
+std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tensor fake, int64_t objective,
+                                                       int64_t role, double real_target, int64_t reduction) {
   const bool none = static_cast<Reduction>(reduction) == Reduction::none;
   const bool mean = static_cast<Reduction>(reduction) == Reduction::mean;
   fake = to_contiguous(fake);
@@ -36,10 +36,9 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_cpu(OptionalTensor real, Ten
   p.grad_fake = grad_fake.mutable_data_ptr();
   SDGAN_CHECK(!p.paired() || !real || p.n_real == p.n_fake, "real and fake must pair one to one");
 
-  std::vector<double> partial(p.slice_count());
-  p.partial = none ? nullptr : partial.data();
-  parallel_slices(p.slice_count(), kSlice, [&](int64_t begin, int64_t end) { adversarial_loss(p, begin, end); });
-  if (!none) finish_sum(partial, loss, mean && p.n_fake == 0);
+  run_reduction(
+      p, p.slice_count(), none ? nullptr : &loss, mean && p.n_fake == 0, fake,
+      [](const auto& p, int64_t begin, int64_t end) { adversarial_loss(p, begin, end); }, launch_adversarial_loss);
   return {loss, grad_real, grad_fake};
 }
 
@@ -52,15 +51,15 @@ Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
   p.out = out.mutable_data_ptr();
   p.n = grad.numel();
   p.reduced = reduced;
-  parallel_slices(slices(p.n), kSlice,
-                  [&](int64_t begin, int64_t end) { adversarial_loss_backward(p, begin, end); });
+  run_elementwise(
+      p, slices(p.n), grad, [](const auto& p, int64_t begin, int64_t end) { adversarial_loss_backward(p, begin, end); },
+      launch_adversarial_loss_backward);
   return out;
 }
 
 // real, fake and what follows the gradients are not read here: the second derivative (Python) needs them.
-std::tuple<Tensor, Tensor> adversarial_loss_backward_cpu(Tensor grad_loss, OptionalTensor, Tensor, Tensor grad_real,
-                                                         Tensor grad_fake, int64_t, int64_t, double,
-                                                         int64_t reduction) {
+std::tuple<Tensor, Tensor> adversarial_loss_backward_op(Tensor grad_loss, OptionalTensor, Tensor, Tensor grad_real,
+                                                      Tensor grad_fake, int64_t, int64_t, double, int64_t reduction) {
   const bool reduced = static_cast<Reduction>(reduction) != Reduction::none;
   grad_loss = to_contiguous(grad_loss);
   check_same_dtype(grad_loss, grad_fake, "grad_loss and grad_fake");
@@ -70,7 +69,7 @@ std::tuple<Tensor, Tensor> adversarial_loss_backward_cpu(Tensor grad_loss, Optio
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("adversarial_loss", TORCH_BOX(&sdgan::adversarial_loss_cpu));
-  m.impl("adversarial_loss_backward", TORCH_BOX(&sdgan::adversarial_loss_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("adversarial_loss", TORCH_BOX(&sdgan::adversarial_loss_op));
+  m.impl("adversarial_loss_backward", TORCH_BOX(&sdgan::adversarial_loss_backward_op));
 }

@@ -1,4 +1,5 @@
-// What every file of the binding shares: short names for the stable ABI, checks, allocation, the thread pool.
+// What every file of the binding shares: short names for the stable ABI, checks, allocation, and the two ways to run a
+// kernel: slices for torch's thread pool, or a launch on the current CUDA stream.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -8,11 +9,13 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -24,6 +27,15 @@ using OptionalTensor = std::optional<Tensor>;
 // Python has checked the arguments with friendlier words; these hold for callers of torch.ops.sdgan_ext.
 #define SDGAN_CHECK(condition, ...) STD_TORCH_CHECK(condition, "sdgan_ext: ", __VA_ARGS__)
 
+// Whether the CUDA kernels do the work. In the tests' build that runs them on the host they do, on the CPU's tensors.
+inline bool on_cuda([[maybe_unused]] const Tensor& t) {
+#if SDGAN_CUDA_ON_HOST
+  return true;
+#else
+  return t.is_cuda();
+#endif
+}
+
 inline DType dtype_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
     case ScalarType::Float:
@@ -32,8 +44,11 @@ inline DType dtype_of(const Tensor& t, const char* name) {
       return DType::f64;
     case ScalarType::BFloat16:
       return DType::bf16;
+    case ScalarType::Half:
+      if (on_cuda(t)) return DType::f16;
+      [[fallthrough]];
     default:
-      SDGAN_CHECK(false, name, " must be float32, float64 or bfloat16 on the CPU");
+      SDGAN_CHECK(false, name, " must be float32, float64 or bfloat16, or float16 on CUDA");
   }
 }
 
@@ -51,19 +66,35 @@ inline void check_scalar(const Tensor& t, const Tensor& other, const char* name)
   SDGAN_CHECK(t.numel() == 1, name, " must have one element");
 }
 
+// Opens a file's list of operators, m.impl(name, function): one implementation for the CPU and for CUDA.
+#define SDGAN_IMPLEMENTATION(m)                                                              \
+  static void sdgan_implementation(torch::stable::detail::StableLibrary& m);                 \
+  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, library) { sdgan_implementation(library); }      \
+  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CUDA, library) { sdgan_implementation(library); }     \
+  static void sdgan_implementation(torch::stable::detail::StableLibrary& m)
+
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
 // Straight to the allocator: torch::stable::new_empty looks its operator up by name, which costs more than a small
 // kernel.
-inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides) {
-  int32_t dtype, device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype) {
+  int32_t device_type, device_index;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
+}
+inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides) {
+  int32_t dtype;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return empty(like, dim, sizes, strides, dtype);
+}
+// Scratch memory on the device of `like`.
+inline Tensor empty_doubles(const Tensor& like, int64_t count) {
+  const int64_t stride = 1;
+  return empty(like, 1, &count, &stride, aoti_torch_dtype_float64());
 }
 inline Tensor empty_scalar(const Tensor& like) { return empty(like, 0, nullptr, nullptr); }
 // The stand-in for an output that was not asked for.
@@ -123,6 +154,10 @@ void parallel_slices(int64_t count, int64_t cost, const F& f) {
   torch::stable::parallel_for(0, count, grain, f);
 }
 
+// Calls launcher(stream) with t's device as the current one and with its current stream; an error of CUDA becomes one of
+// torch, in words.
+void launch(const Tensor& t, const std::function<CudaError(CudaStream)>& launcher);
+
 // The partial results of a reduction, added in order, stored in the scalar `out`. The mean of nothing is NaN, as in torch.
 inline void finish_sum(const std::vector<double>& partial, Tensor& out, bool mean_of_nothing = false) {
   double total = mean_of_nothing ? std::nan("") : 0;
@@ -136,6 +171,35 @@ inline void finish_sum(const std::vector<double>& partial, Tensor& out, bool mea
       break;
     default:
       *static_cast<torch::headeronly::BFloat16*>(out.mutable_data_ptr()) = static_cast<float>(total);
+  }
+}
+
+// A pass over the n elements of `like`, in slices. kernel(p, begin, end) runs it on the CPU, launcher(p, stream) on CUDA.
+template <class Params, class Kernel, class Launcher>
+void run_elementwise(Params& p, int64_t count, const Tensor& like, Kernel kernel, Launcher launcher) {
+  if (on_cuda(like)) {
+    if (count > 0) launch(like, [&](CudaStream stream) { return launcher(p, stream); });
+  } else {
+    parallel_slices(count, kSlice, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+  }
+}
+
+// The same with a sum, which `total` receives where it is given.
+template <class Params, class Kernel, class Launcher>
+void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing, const Tensor& like, Kernel kernel,
+                   Launcher launcher) {
+  if (!on_cuda(like)) {
+    std::vector<double> partial(total ? count : 0);
+    p.partial = total ? partial.data() : nullptr;
+    run_elementwise(p, count, like, kernel, launcher);
+    if (total) finish_sum(partial, *total, mean_of_nothing);
+  } else if (count == 0) {
+    if (total) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
+  } else {
+    const Tensor partial = empty_doubles(like, total ? count : 0);
+    p.partial = total ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
+    p.total = total ? total->mutable_data_ptr() : nullptr;
+    run_elementwise(p, count, like, kernel, launcher);
   }
 }
 

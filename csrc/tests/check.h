@@ -21,9 +21,11 @@ void expect_close(double input, double got, double want, double tolerance, const
 // Memory that ends where an unmapped page begins: touching one byte more is a segmentation fault. Never freed.
 void* guarded(size_t bytes);
 
-// Scalar bfloat16, written differently from the vector code under test.
+// Scalar bfloat16 and half, written differently from the code under test.
 double from_bf16(bf16 x);
 bf16 to_bf16(double x);
+double from_f16(f16 x);
+f16 to_f16(double x);
 
 }  // namespace sdgan::testing
 

@@ -1,4 +1,5 @@
-// Runs the test SDGAN_TEST on the instruction set that SDGAN_CPU_ISA names; exit code 77 where this CPU lacks it.
+// Runs the test SDGAN_TEST on the instruction set that SDGAN_CPU_ISA names; exit code 77 where this CPU lacks it. With
+// SDGAN_CUDA_ON_HOST the test is of CUDA kernels that g++ compiled.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,7 +13,14 @@
 
 namespace sdgan {
 
+#if SDGAN_CUDA_ON_HOST
+namespace generic {
+void SDGAN_TEST();
+}
+using generic::SDGAN_TEST;
+#else
 SDGAN_CPU_KERNEL(SDGAN_TEST)
+#endif
 
 namespace testing {
 namespace {
@@ -86,6 +94,25 @@ bf16 to_bf16(double x) {  // the neighbour that is nearer; the even one of two e
   if (std::isnan(value)) return {static_cast<uint16_t>(low.bits | 0x40)};
   const bool up = rest > 0x8000 || (rest == 0x8000 && low.bits % 2 == 1);
   return {static_cast<uint16_t>(low.bits + up)};
+}
+
+double from_f16(f16 x) {
+  const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+  const double sign = x.bits >> 15 ? -1 : 1;
+  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
+}
+
+f16 to_f16(double x) {  // the nearest; of two equally near the even one
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  if (std::isnan(x)) return {0x7e00};
+  int exponent;
+  std::frexp(x, &exponent);
+  const int step = exponent - 11 < -24 ? -24 : exponent - 11;  // of the last place
+  const double rounded = std::nearbyint(std::ldexp(std::fabs(x), -step));
+  if (std::isinf(x) || std::ldexp(rounded, step) > 65504) return {static_cast<uint16_t>(sign | 0x7c00)};
+  // The exponent field counts from step -24; a fraction that rounded up to 2048 carries into it.
+  return {static_cast<uint16_t>(sign + static_cast<uint16_t>(rounded) + (step == -24 ? 0 : (step + 24) << 10))};
 }
 
 }  // namespace testing

@@ -1,11 +1,14 @@
-// The adversarial_loss kernel against the formulas of its header in double: every objective, role and dtype, slices and
-// tails, on memory that ends exactly where the data does.
+// The adversarial_loss kernels against the formulas of their header in double: every objective, role and dtype, slices
+// and tails, on memory that ends exactly where the data does.
 #include "kernels/adversarial_loss.h"
 
 #include <cmath>
 
-#include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#include "tests/values.h"
+#if SDGAN_CUDA_ON_HOST
+#include "tests/cuda_on_host/cuda_host.h"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -56,21 +59,52 @@ Want want(const AdversarialLossParams& p, double r, double f) {
   return {real.value + fake.value, real.slope_real, fake.slope_fake};
 }
 
-double logit(int64_t i, int salt) { return 6 * std::sin(0.7 * static_cast<double>(i) + salt); }
-
 template <class S>
 S* logits(int64_t n, int salt) {
-  S* data = static_cast<S*>(guarded(n * sizeof(S)));
-  for (int64_t i = 0; i < n; ++i) write<S>(data, i, 1, splat(static_cast<compute_t<S>>(logit(i, salt))));
-  return data;
+  return waves<S>(n, salt, 6);
 }
 
+#if SDGAN_CUDA_ON_HOST
 template <class S>
-double at(const void* data, int64_t i) {
-  return load_one(static_cast<const S*>(data) + i);
+constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : 3e-6;  // the sum is stored as S
+
+// The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
+template <class S>
+double run(AdversarialLossParams& p) {
+  S total[2];
+  for (int i : {0, 1}) {
+    cuhost::S.shuffle = i;
+    p.total = p.partial ? total + i : nullptr;
+    EXPECT(launch_adversarial_loss(p, nullptr) == 0);
+  }
+  if (p.partial) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
+  return p.partial ? at<S>(total, 0) : 0;
 }
 
-// `reduced`: a mean. Runs all slices in one call, or one by one from the last: the result must not depend on it.
+void run(const AdversarialLossBackwardParams& p) { EXPECT(launch_adversarial_loss_backward(p, nullptr) == 0); }
+#else
+template <class S>
+constexpr double kSumTolerance = 3e-6;
+
+// The loss, where it is reduced. All slices in one call, then one by one from the last: the result must not depend on it.
+template <class S>
+double run(AdversarialLossParams& p) {
+  const int64_t count = p.slice_count();
+  SDGAN_ISA::adversarial_loss(p, 0, count);
+  double sum = 0;
+  for (int64_t s = count; p.partial && s-- > 0;) {
+    const double before = p.partial[s];
+    SDGAN_ISA::adversarial_loss(p, s, s + 1);
+    EXPECT(p.partial[s] == before);
+    sum += before;
+  }
+  return sum;
+}
+
+void run(const AdversarialLossBackwardParams& p) { SDGAN_ISA::adversarial_loss_backward(p, 0, slices(p.n)); }
+#endif
+
+// `reduced`: a mean.
 template <class S>
 void check(Objective objective, Role role, bool reduced, int64_t n_real, int64_t n_fake, double target, DType dtype) {
   const double tolerance = dtype == DType::f32 ? 3e-6 : dtype == DType::f64 ? 1e-13 : 1e-2;
@@ -90,17 +124,10 @@ void check(Objective objective, Role role, bool reduced, int64_t n_real, int64_t
   p.grad_real = has_real ? guarded(n_real * sizeof(S)) : nullptr;
   p.grad_fake = guarded(n_fake * sizeof(S));
   p.loss = reduced ? nullptr : guarded(n_fake * sizeof(S));
-  const int64_t count = p.slice_count();
-  double* partial = static_cast<double*>(guarded(count * sizeof(double)));
-  double* again = static_cast<double*>(guarded(count * sizeof(double)));
-  p.partial = reduced ? partial : nullptr;
-  SDGAN_ISA::adversarial_loss(p, 0, count);
-  if (reduced) {
-    p.partial = again;
-    for (int64_t s = count; s-- > 0;) SDGAN_ISA::adversarial_loss(p, s, s + 1);
-  }
+  p.partial = reduced ? static_cast<double*>(guarded(p.slice_count() * sizeof(double))) : nullptr;
+  const double got = run<S>(p);
 
-  double total = 0, got = 0, magnitude = 0;
+  double total = 0, magnitude = 0;
   const int64_t most = n_real > n_fake ? n_real : n_fake;
   for (int64_t i = 0; i < most; ++i) {
     const double r = has_real && i < n_real ? at<S>(p.real, i) : 0;
@@ -114,11 +141,7 @@ void check(Objective objective, Role role, bool reduced, int64_t n_real, int64_t
     if (n_real == n_fake) total += w.value * p.scale_fake;
     magnitude += std::fabs(w.value) * p.scale_fake;
   }
-  for (int64_t s = 0; reduced && s < count; ++s) {
-    EXPECT(partial[s] == again[s]);
-    got += partial[s];
-  }
-  if (reduced && n_real == n_fake) EXPECT_CLOSE(0, got, total, 3e-6 * std::fmax(1, magnitude));
+  if (reduced && n_real == n_fake) EXPECT_CLOSE(0, got, total, kSumTolerance<S> * std::fmax(1, magnitude));
 }
 
 template <class S>
@@ -132,10 +155,10 @@ void check_backward(DType dtype) {
       p.grad = logits<S>(n, 2);
       p.grad_loss = logits<S>(reduced ? 1 : n, 3);
       p.out = guarded(n * sizeof(S));
-      SDGAN_ISA::adversarial_loss_backward(p, 0, slices(n));
+      run(p);
       for (int64_t i = 0; i < n; ++i) {
         const double product = at<S>(p.grad, i) * at<S>(p.grad_loss, reduced ? 0 : i);
-        EXPECT_CLOSE(product, at<S>(p.out, i), product, dtype == DType::bf16 ? 1e-2 : 1e-6);
+        EXPECT_CLOSE(product, at<S>(p.out, i), product, sizeof(S) == 2 ? 1e-2 : 1e-6);
       }
     }
   }
@@ -164,6 +187,9 @@ void test_adversarial_loss() {
   check_all<float>(DType::f32);
   check_all<double>(DType::f64);
   check_all<bf16>(DType::bf16);
+#if SDGAN_CUDA_ON_HOST
+  check_all<f16>(DType::f16);
+#endif
 }
 
 }  // namespace sdgan::SDGAN_ISA

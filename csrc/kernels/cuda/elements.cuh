@@ -1,0 +1,199 @@
+// Elements of a storage type S as the kernels see them: packs of 16 bytes, computed on in compute_t<S>, and the math
+// that activation.h and philox.h are written on. The twin of cpu/simd.h.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cuda/portable.cuh"
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
+namespace sdgan::cuda {
+
+constexpr int kThreads = 256;  // of a block, unless a kernel says otherwise
+
+// A block for each piece of work, as far as a grid reaches; kernels stride over what is left.
+inline unsigned grid_of(int64_t pieces) {
+  constexpr int64_t kMost = 0x7fffffff;
+  return static_cast<unsigned>(pieces < 1 ? 1 : pieces < kMost ? pieces : kMost);
+}
+
+// ---------------------------------------------------------------------------------------------- one element
+SDGAN_DEVICE float bits_to_float(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+SDGAN_DEVICE uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+SDGAN_DEVICE float to_compute(float x) { return x; }
+SDGAN_DEVICE double to_compute(double x) { return x; }
+SDGAN_DEVICE float to_compute(bf16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
+SDGAN_DEVICE float to_compute(f16 x) {
+#ifdef __CUDACC__
+  return __half2float(__ushort_as_half(x.bits));
+#else
+  _Float16 half;
+  memcpy(&half, &x.bits, sizeof half);
+  return static_cast<float>(half);
+#endif
+}
+
+// To nearest even; a NaN stays a (quiet) NaN.
+template <class S>
+SDGAN_DEVICE S from_compute(compute_t<S> x) {
+  return static_cast<S>(x);
+}
+template <>
+SDGAN_DEVICE bf16 from_compute<bf16>(float x) {
+  const uint32_t bits = float_to_bits(x);
+  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+template <>
+SDGAN_DEVICE f16 from_compute<f16>(float x) {
+#ifdef __CUDACC__
+  return {__half_as_ushort(__float2half_rn(x))};
+#else
+  const _Float16 half = static_cast<_Float16>(x);
+  f16 stored;
+  memcpy(&stored.bits, &half, sizeof half);
+  return stored;
+#endif
+}
+
+template <class S>
+SDGAN_DEVICE compute_t<S> load_one(const void* p, int64_t i) {
+  return to_compute(static_cast<const S*>(p)[i]);
+}
+template <class S>
+SDGAN_DEVICE void store_one(void* p, int64_t i, compute_t<S> x) {
+  static_cast<S*>(p)[i] = from_compute<S>(x);
+}
+
+// ---------------------------------------------------------------------------------------------------- packs
+template <class S>
+constexpr int kPack = 16 / static_cast<int>(sizeof(S));
+
+// 16 bytes of S, in the type that is computed in.
+template <class S>
+struct Pack {
+  compute_t<S> lane[kPack<S>];
+  SDGAN_DEVICE compute_t<S>& operator[](int i) { return lane[i]; }
+  SDGAN_DEVICE const compute_t<S>& operator[](int i) const { return lane[i]; }
+};
+
+template <class S>
+struct alignas(16) Raw {
+  S lane[kPack<S>];
+};
+
+SDGAN_DEVICE bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Elements i .. i + count, 0 < count <= kPack<S>, i a multiple of kPack<S>; lanes past count read as zero and are not
+// written. One access of 16 bytes where the buffer is aligned and the pack is full. A null destination is skipped.
+template <class S>
+SDGAN_DEVICE Pack<S> read(const void* p, int64_t i, int count) {
+  const S* at = static_cast<const S*>(p) + i;
+  Pack<S> pack;
+  if (count == kPack<S> && aligned16(p)) {
+    const Raw<S> raw = *reinterpret_cast<const Raw<S>*>(at);
+    PRAGMA_UNROLL
+    for (int j = 0; j < kPack<S>; ++j) pack[j] = to_compute(raw.lane[j]);
+  } else {
+    PRAGMA_UNROLL
+    for (int j = 0; j < kPack<S>; ++j) pack[j] = j < count ? to_compute(at[j]) : compute_t<S>(0);
+  }
+  return pack;
+}
+
+template <class S>
+SDGAN_DEVICE void write(void* p, int64_t i, int count, const Pack<S>& pack) {
+  if (p == nullptr) return;
+  S* at = static_cast<S*>(p) + i;
+  if (count == kPack<S> && aligned16(p)) {
+    Raw<S> raw;
+    PRAGMA_UNROLL
+    for (int j = 0; j < kPack<S>; ++j) raw.lane[j] = from_compute<S>(pack[j]);
+    *reinterpret_cast<Raw<S>*>(at) = raw;
+  } else {
+    PRAGMA_UNROLL
+    for (int j = 0; j < kPack<S>; ++j) {
+      if (j < count) at[j] = from_compute<S>(pack[j]);
+    }
+  }
+}
+
+// Calls body(first, count) for the packs of slice s of n elements that are this thread's.
+template <class S, class Body>
+SDGAN_DEVICE void for_packs(int64_t s, int64_t n, Body body) {
+  const int64_t end = n - s * kSlice < kSlice ? n : (s + 1) * kSlice;
+  for (int64_t i = s * kSlice + static_cast<int64_t>(threadIdx.x) * kPack<S>; i < end;
+       i += static_cast<int64_t>(blockDim.x) * kPack<S>) {
+    body(i, end - i < kPack<S> ? static_cast<int>(end - i) : kPack<S>);
+  }
+}
+
+// Calls body(S{}) with the storage type that dtype stands for, and returns what it returns.
+template <class Body>
+CudaError dispatch(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::f64:
+      return body(double{});
+    case DType::bf16:
+      return body(bf16{});
+    case DType::f16:
+      return body(f16{});
+    default:
+      return body(float{});
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------- math
+// The policy through which csrc/kernels/activation.h and philox.h compute on scalars. The accurate functions of the
+// CUDA math library, not the fast ones: the results agree with the CPU's to a few ulp.
+struct Math {
+  static SDGAN_HD float exp(float x) { return expf(x); }
+  static SDGAN_HD double exp(double x) { return ::exp(x); }
+  static SDGAN_HD float expm1(float x) { return expm1f(x); }
+  static SDGAN_HD double expm1(double x) { return ::expm1(x); }
+  static SDGAN_HD float log(float x) { return logf(x); }
+  static SDGAN_HD double log(double x) { return ::log(x); }
+  static SDGAN_HD float log1p(float x) { return log1pf(x); }
+  static SDGAN_HD double log1p(double x) { return ::log1p(x); }
+  static SDGAN_HD float sqrt(float x) { return sqrtf(x); }
+  static SDGAN_HD double sqrt(double x) { return ::sqrt(x); }
+  static SDGAN_HD float to_float(uint32_t x) { return static_cast<float>(static_cast<int32_t>(x)); }
+  static SDGAN_HD uint64_t multiply_low(uint64_t x, uint32_t constant) { return (x & 0xffffffffu) * constant; }
+  template <class V>
+  static SDGAN_HD V select(bool which, V a, V b) {
+    return which ? a : b;
+  }
+  template <class V>
+  static SDGAN_HD V one(V) {
+    return V(1);
+  }
+};
+
+// A term of a loss beside its derivative.
+template <class T>
+struct Term {
+  T value;
+  T slope;
+};
+
+// sp(x) = log(1 + e^x) and its derivative, the sigmoid, share one exponential; see cpu/term.h.
+template <class T>
+SDGAN_DEVICE Term<T> softplus(T x) {
+  const T e = Math::exp(x < 0 ? x : -x);
+  return {(x > 0 ? x : x != x ? x : T(0)) + Math::log1p(e), (x < 0 ? e : T(1)) / (T(1) + e)};
+}
+
+}  // namespace sdgan::cuda
