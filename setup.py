@@ -52,7 +52,7 @@ def cmake_program(floor="3.28"):
 
 def configure(version):
     """Checks all that the build needs and runs CMake's first half; returns CMake."""
-    module("torch", "2.11")
+    torch = module("torch", "2.11")
     cpp_extension = import_module("torch.utils.cpp_extension")
     pybind11, cmake = module("pybind11", "2.12"), cmake_program()
     ninja = shutil.which("ninja", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -62,6 +62,7 @@ def configure(version):
         "pybind11_DIR": pybind11.get_cmake_dir(),
         "SDGAN_TORCH_INCLUDE": ";".join(cpp_extension.include_paths()),
         "SDGAN_TORCH_LIB": ";".join(cpp_extension.library_paths()),
+        "SDGAN_TORCH_CUDA": torch.version.cuda or "",
         "SDGAN_VERSION": version,
         "SDGAN_CUDA": os.environ.get("SDGAN_CUDA", "AUTO"),
         "SDGAN_WERROR": os.environ.get("SDGAN_WERROR", "OFF"),

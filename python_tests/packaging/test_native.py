@@ -28,14 +28,8 @@ def configure(sources: Path, build: Path, *options, **environment):
     return run(*command, cwd=build.parent, **environment), cmake
 
 
-@pytest.fixture
-def kernel(tmp_path) -> str:
-    (tmp_path / "twice.cu").write_text("__global__ void twice_kernel(float* x) { x[threadIdx.x] *= 2; }\n")
-    return f"-DSDGAN_CUDA_KERNELS={tmp_path / 'twice.cu'}"
-
-
-def test_cuda_auto_without_nvcc_says_why(kernel, tmp_path):
-    configured, _ = configure(ROOT, tmp_path / "build", kernel)
+def test_cuda_auto_without_nvcc_says_why(tmp_path):
+    configured, _ = configure(ROOT, tmp_path / "build")
     assert "CUDA kernels: no (no nvcc on PATH" in configured.stdout
 
 
@@ -43,23 +37,34 @@ def test_cuda_auto_without_nvcc_says_why(kernel, tmp_path):
 class TestWithNvcc:
     nvcc = shutil.which("nvcc")
 
-    def test_default_architectures(self, kernel, tmp_path):
-        configured, _ = configure(ROOT, tmp_path / "build", kernel, CUDACXX=self.nvcc)
+    def test_default_architectures(self, tmp_path):
+        configured, _ = configure(ROOT, tmp_path / "build", CUDACXX=self.nvcc)
         assert configured.returncode == 0, configured.stdout
         chosen = re.search(r"CUDA kernels: yes \(nvcc .*\), for (.*)", configured.stdout)[1].split(";")
         assert "75-real" in chosen and "90-real" in chosen and "90a-real" in chosen
         assert [arch for arch in chosen if arch.endswith("virtual")] == [chosen[-1]]
         assert chosen[-1].replace("virtual", "real") == chosen[-2]
 
-    def test_asked_architectures_compile(self, kernel, tmp_path):
+    def test_asked_architectures_compile(self, tmp_path):
         asked = {"CUDACXX": self.nvcc, "TORCH_CUDA_ARCH_LIST": "8.0 9.0a+PTX"}
-        configured, cmake = configure(ROOT, tmp_path / "build", kernel, **asked)
+        configured, cmake = configure(ROOT, tmp_path / "build", **asked)
         assert "for 80-real;90a-real;90a-virtual" in configured.stdout, configured.stdout
-        built = run(cmake, "--build", tmp_path / "build", "--target", "sdgan_kernels", cwd=tmp_path)
+        one = "CMakeFiles/sdgan_kernels.dir/csrc/kernels/cuda/adversarial_loss.cu.o"
+        built = run(cmake, "--build", tmp_path / "build", "--target", one, cwd=tmp_path)
         assert built.returncode == 0, built.stdout
+        report = run(sys.executable, ROOT / "csrc/cuda_resources.py", tmp_path / "build", cwd=tmp_path)
+        assert report.returncode == 0 and "each for sm_80, sm_90a" in report.stdout, report.stdout
 
-    def test_wrong_architectures(self, kernel, tmp_path):
+    def test_torch_of_another_cuda(self, tmp_path):
+        other = "-DSDGAN_TORCH_CUDA=9.2"
+        configured, _ = configure(ROOT, tmp_path / "auto", other, CUDACXX=self.nvcc)
+        assert re.search(r"CUDA kernels: no \(nvcc is [\d.]+, torch was built for CUDA 9.2\)", configured.stdout)
+        configured, _ = configure(ROOT, tmp_path / "on", other, "-DSDGAN_CUDA=ON", CUDACXX=self.nvcc)
+        assert configured.returncode != 0
+        assert "torch was built for CUDA 9.2, and the first numbers must be the same; run `" in configured.stdout
+
+    def test_wrong_architectures(self, tmp_path):
         asked = {"CUDACXX": self.nvcc, "TORCH_CUDA_ARCH_LIST": "Hopper"}
-        configured, _ = configure(ROOT, tmp_path / "build", kernel, **asked)
+        configured, _ = configure(ROOT, tmp_path / "build", **asked)
         assert configured.returncode != 0
         assert "sdgan_ext: TORCH_CUDA_ARCH_LIST has 'Hopper'; write it like `TORCH_CUDA_ARCH_LIST=" in configured.stdout
