@@ -35,7 +35,7 @@ def test_a_wrong_gradient_fails():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "gaussian_kl", lambda mean, logvar: function(mean, logvar.detach()) + 0 * logvar.sum())
         with pytest.raises(AssertionError):
-            doctor._compare(case, inputs)
+            doctor._compare(case, inputs, "cpu")
 
 
 def test_a_compiled_part_that_does_not_load_is_a_line_with_its_mending(monkeypatch, capsys):
