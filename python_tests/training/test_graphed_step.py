@@ -1,6 +1,8 @@
 """The step as a CUDA graph, on the stand-in for one: the same numbers as eager, and what must not be in a capture."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +156,22 @@ def test_noise_is_drawn_in_the_order_of_the_forward_passes():
         again = steps.forward(training.model, training.batch(0), training.config, noise=drawn)
         assert torch.equal(images.z, again.z) and torch.equal(images.generated, again.generated)
     assert torch.equal(a.get_state(), b.get_state())
+
+
+def test_own_loop_as_printed():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "GraphedStep" in block]
+    namespace, training = {}, Training()
+    exec(block, namespace)
+    namespace["CudaGraphs"] = lambda device: training.graphs
+    batches = [(training.batch(step), None) for step in range(6)]
+    torch.manual_seed(2)
+    terms = namespace["train_replayed"](training.model, training.optimizers, training.ema, training.config, batches)
+    assert training.graphs.replays == 6 - WARM_UP
+    eager = Training()
+    eager.generator = None
+    torch.manual_seed(2)
+    assert_same(terms, eager.eager((BATCH,) * 6).losses[-1])
 
 
 # ---------------------------------------------------------------------------------------------- mistakes are caught

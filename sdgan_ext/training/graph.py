@@ -57,8 +57,8 @@ class CudaGraphs:
     replayed in any order, as long as it is one after the other.
     """
 
-    def __init__(self, device: torch.device):
-        self._device = device
+    def __init__(self, device: torch.device | str):
+        self._device = torch.device(device)
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
