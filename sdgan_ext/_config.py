@@ -98,7 +98,10 @@ def _checked(name: str, value, hint, limits: Mapping):
             allowed = ", ".join(repr(choice) for choice in limits["choices"])
             raise ConfigError(f"{name} is {value!r}; allowed are {allowed}{_nearest_word(value, limits['choices'])}")
     elif type(value) is not hint or not _within(value, limits):
-        what = _numbers(hint, limits, article=True) if hint in (int, float) else f"a {hint.__name__}"
+        if hint in (int, float):
+            what = _numbers(hint, limits, article=True)
+        else:
+            what = "true or false" if hint is bool else f"a {hint.__name__}"
         raise ConfigError(f"{name} is {value!r}; it must be {what}")
     return value
 

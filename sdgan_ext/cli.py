@@ -165,6 +165,8 @@ def _train_arguments(parser: _Parser) -> None:
 def _metavar(field: dataclasses.Field, hint) -> str:
     if field.metadata["choices"]:
         return "|".join(map(str, field.metadata["choices"]))
+    if hint is bool:
+        return "true|false"
     kinds = typing.get_args(hint) or (hint,)
     if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
         return "HxW" if int in kinds else "N,N,..."
@@ -173,6 +175,8 @@ def _metavar(field: dataclasses.Field, hint) -> str:
 
 def _reader(hint):
     """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
+    if hint is bool:
+        return lambda text: {"true": True, "false": False}.get(text.lower(), text)
     options = typing.get_args(hint) or (hint,)
     alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
 
@@ -254,7 +258,8 @@ def _resume(arguments: argparse.Namespace) -> int:
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    trainer = Trainer.resume(arguments.resume, steps=given.pop("steps", None))
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph")}
+    trainer = Trainer.resume(arguments.resume, **free)
     for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
         for name, value in changes.items():
             was = getattr(saved, name)

@@ -23,7 +23,7 @@ class Posterior:
     mean: Tensor
     logvar: Tensor
 
-    def sample(self, *, seed: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, *, seed: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """``mean + exp(logvar / 2) * eps``, differentiable in both (Kingma & Welling 2014). [N, latent_dim]"""
         return self.sample_with_kl(seed=seed, generator=generator)[0]
 
@@ -40,7 +40,11 @@ class Posterior:
         return ops.gaussian_kl(self.mean, self.logvar, reduction)
 
     def sample_with_kl(
-        self, *, seed: int | None = None, generator: torch.Generator | None = None, reduction: str = "batchmean"
+        self,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        reduction: str = "batchmean",
     ) -> tuple[Tensor, Tensor]:
         """``(sample(), kl(reduction))`` in one pass over mean and logvar."""
         return ops.sample_gaussian(self.mean, self.logvar, seed=seed, generator=generator, reduction=reduction)

@@ -87,6 +87,11 @@ def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: str = "batchmean") -> T
     return _gaussian(mean, logvar, None, None, REDUCTIONS[reduction])[1]
 
 
+def draw_seed(generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """A seed for :func:`sample_gaussian`, as it draws its own: a scalar of int64, of all 64 bits."""
+    return torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device)
+
+
 def _check(mean, logvar, reduction):
     check_choice("reduction", reduction, REDUCTIONS)
     check_tensor("mean", mean)
@@ -98,8 +103,7 @@ def _check(mean, logvar, reduction):
 
 def _seed_tensor(seed, generator, device) -> Tensor:
     if seed is None:
-        source = device if generator is None else generator.device
-        return torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=source).to(device)
+        return draw_seed(generator, device if generator is None else generator.device).to(device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
             raise ValueError(f"seed must be one int64 element, got shape {tuple(seed.shape)} of {seed.dtype}")

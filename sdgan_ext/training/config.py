@@ -62,6 +62,7 @@ class TrainConfig(Config):
     ema_images: int = option(
         10_000, "images until a weight's share in the average has halved; 0: no average", minimum=0
     )
+    cuda_graph: bool = option(True, "on CUDA: replay the whole step as one CUDA graph; the same step, sooner done")
     log_every: int = option(50, "steps between log lines", minimum=1)
     sample_every: int = option(500, "steps between pictures", minimum=1)
     checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)

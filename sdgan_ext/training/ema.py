@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
 
-__all__ = ["ema_beta", "make_ema"]
+__all__ = ["average_in", "ema_beta", "make_ema", "next_share"]
 
 
 def ema_beta(images_seen: int, batch_size: int, ema_images: int) -> float:
@@ -30,7 +31,35 @@ def make_ema(model: VAEGAN, config: TrainConfig) -> AveragedModel:
 
     @torch.no_grad()
     def average(averaged, current, updates):
-        beta = ema_beta((int(updates) + 1) * config.batch_size, config.batch_size, config.ema_images)
-        torch._foreach_lerp_(averaged, current, 1 - beta)
+        torch._foreach_lerp_(averaged, current, _share(int(updates), config))
 
     return AveragedModel(model, multi_avg_fn=average).requires_grad_(False)
+
+
+def next_share(ema: AveragedModel, config: TrainConfig) -> float:
+    """The share of the current weights in the average after the next update; 1 in the first one, which copies them.
+
+    Waits for no GPU: AveragedModel counts its updates on the CPU.
+    """
+    return _share(int(ema.n_averaged), config)
+
+
+@torch.no_grad()
+def average_in(ema: AveragedModel, model: VAEGAN, share: Tensor) -> None:
+    """``ema.update_parameters(model)`` without the count, which the caller moves on: ``ema.n_averaged += 1``.
+
+    AveragedModel decides by the count, in Python, what is to be computed; this is always the same computation, so it
+    can be in a CUDA graph.
+
+    Args:
+        share: of :func:`next_share`, a scalar where the weights are.
+    """
+    averaged = list(ema.module.parameters())
+    # One scalar tensor for all weights is none of the overloads; a list of it is, and equals the float bit by bit.
+    torch._foreach_lerp_(averaged, list(model.parameters()), [share.to(weight.dtype) for weight in averaged])
+    for copied, buffer in zip(ema.module.buffers(), model.buffers(), strict=True):
+        copied.copy_(buffer)
+
+
+def _share(updates: int, config: TrainConfig) -> float:
+    return 1 - ema_beta((updates + 1) * config.batch_size, config.batch_size, config.ema_images) if updates else 1.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
 from torch.optim import Adam
 
 from .._errors import ConfigError
 from ..models.vae_gan import VAEGAN
 from .config import MODES, TrainConfig
 
-__all__ = ["learning_rate_scale", "make_optimizers", "set_learning_rates"]
+__all__ = ["learning_rate_scale", "make_optimizers", "set_learning_rates", "tensor_learning_rates"]
 
 
 def make_optimizers(model: VAEGAN, config: TrainConfig) -> dict[str, Adam]:
@@ -74,3 +78,22 @@ def set_learning_rates(optimizers: dict[str, Adam], config: TrainConfig, step: i
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * learning_rate_scale(config, step)
+
+
+@contextlib.contextmanager
+def tensor_learning_rates(
+    optimizers: Mapping[str, Adam], rates: Mapping[str, Tensor], *, capturable: bool = False
+) -> Iterator[None]:
+    """Meanwhile the optimizers read their learning rates from tensors, as the steps in a CUDA graph must.
+
+    Nothing of it stays: a checkpoint has a number for a learning rate, wherever and however its run was trained. Nor is
+    ``capturable`` more than leave to be captured: the state of a fused Adam is on the device all the same.
+    """
+    numbers = {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
+    try:
+        for name, optimizer in optimizers.items():
+            optimizer.param_groups[0].update(lr=rates[name], capturable=capturable)
+        yield
+    finally:
+        for name, optimizer in optimizers.items():
+            optimizer.param_groups[0].update(lr=numbers[name], capturable=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,19 +20,50 @@ from torch.optim import Optimizer
 from .. import losses, ops
 from .._errors import ConfigError, DivergedError
 from ..models.vae_gan import VAEGAN
+from ..ops.gaussian import draw_seed
 from .config import TrainConfig
 from .optimizers import set_learning_rates
 
 __all__ = [
     "Images",
+    "Noise",
     "check_finite",
     "discriminator_phase",
+    "draw_noise",
     "encoder_generator_phase",
     "forward",
+    "forwards_of",
     "frozen",
     "kl_weight_at",
+    "r1_phases",
+    "take_step",
     "train_step",
 ]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one :func:`forward` has of chance, on the CPU or where the model is.
+
+    Attributes:
+        seed: of z ~ q(z|x), a scalar of int64; None in mode "gan".
+        latents: z_p ~ N(0, I), [N, Z]; None in mode "vae".
+    """
+
+    seed: Tensor | None = None
+    latents: Tensor | None = None
+
+
+def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.Generator | None = None) -> Noise:
+    """The noise of one :func:`forward` of ``n`` images.
+
+    Args:
+        generator: its source, on the CPU: the same numbers on every device. torch's own state by default.
+    """
+    return Noise(
+        None if config.mode == "gan" else draw_seed(generator),
+        None if config.mode == "vae" else torch.randn(n, model.config.latent_dim, generator=generator),
+    )
 
 
 @dataclass
@@ -54,7 +85,14 @@ class Images:
     kl: Tensor | None = None
 
 
-def forward(model: VAEGAN, x: Tensor, config: TrainConfig, *, generator: torch.Generator | None = None) -> Images:
+def forward(
+    model: VAEGAN,
+    x: Tensor,
+    config: TrainConfig,
+    *,
+    generator: torch.Generator | None = None,
+    noise: Noise | None = None,
+) -> Images:
     """Encodes, samples and generates, once, with the graph.
 
     With batch norm in the generator both kinds of latent vectors go through it as one batch: they are normalised alike,
@@ -63,15 +101,17 @@ def forward(model: VAEGAN, x: Tensor, config: TrainConfig, *, generator: torch.G
     Args:
         model: in training mode.
         x: real images [N, C, H, W] in [-1, 1].
-        generator: source of all noise, on the CPU: the same numbers on every device. torch's own state by default.
+        generator: where :func:`draw_noise` draws from.
+        noise: drawn already.
     """
+    noise = noise or draw_noise(model, len(x), config, generator=generator)
     images = Images(x)
     latents = []
     if config.mode != "gan":
-        images.z, images.kl = model.encode(x).sample_with_kl(generator=generator)
+        images.z, images.kl = model.encode(x).sample_with_kl(seed=noise.seed.to(x.device))
         latents.append(images.z)
     if config.mode != "vae":
-        latents.append(torch.randn(len(x), model.config.latent_dim, generator=generator).to(x))
+        latents.append(noise.latents.to(x))
     if model.config.generator_norm == "batch":
         made = model.decode(torch.cat(latents)).chunk(len(latents))
     else:
@@ -100,7 +140,7 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     if config.mode == "vae":
         raise ConfigError("mode is 'vae'; a discriminator is trained in modes 'gan' and 'vae-gan' only")
     fakes = [fake.detach() for fake in (images.reconstructed, images.generated) if fake is not None]
-    penalised = config.r1_gamma > 0 and step % config.r1_every == 0
+    penalised = _takes_r1(config, step)
     real = images.real.detach().requires_grad_(penalised)
     if penalised or model.config.discriminator_norm == "batch":  # R1 needs the real half alone; batch norm mixes images
         real_logits, *fake_logits = [model.discriminator(batch) for batch in (real, *fakes)]
@@ -121,7 +161,9 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     return _named("discriminator", terms)
 
 
-def encoder_generator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0) -> dict[str, Tensor]:
+def encoder_generator_phase(
+    model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0, kl_weight: Tensor | None = None
+) -> dict[str, Tensor]:
     """Sets the gradients of E and G, each its own; D is looked through, not changed.
 
     ::
@@ -135,6 +177,7 @@ def encoder_generator_phase(model: VAEGAN, images: Images, config: TrainConfig, 
 
     Args:
         step: steps taken so far; decides the weight of the KL divergence while it warms up.
+        kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
 
     Returns:
         "encoder_generator/..." and, of ``kl``, ``pixel``, ``feature``, ``reconstruction`` (the weighted sum of both),
@@ -145,7 +188,10 @@ def encoder_generator_phase(model: VAEGAN, images: Images, config: TrainConfig, 
     if config.mode == "gan":
         _set_gradients([model.generator], [images.generated], [prior_adv_slope])
         return _named("encoder_generator", terms)
-    kl_slope = torch.full_like(images.kl, kl_weight_at(config, step))
+    if kl_weight is None:
+        kl_slope = torch.full_like(images.kl, kl_weight_at(config, step))
+    else:
+        kl_slope = kl_weight.to(images.kl)
     if config.mode == "vae":
         _set_gradients([model.encoder, model.generator], [images.reconstructed, images.kl], [rec_slope, kl_slope])
     else:
@@ -214,24 +260,66 @@ def train_step(
     Returns:
         The losses of both phases, scalars without a graph; give them to :func:`check_finite` now and then.
     """
-    model.train()
     set_learning_rates(optimizers, config, step)
+    noise = [draw_noise(model, len(x), config, generator=generator) for _ in range(forwards_of(config))]
+    return take_step(model, optimizers, x, noise, config, step=step)
+
+
+def take_step(
+    model: VAEGAN,
+    optimizers: dict[str, Optimizer],
+    x: Tensor,
+    noise: Sequence[Noise],
+    config: TrainConfig,
+    *,
+    step: int,
+    kl_weight: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """:func:`train_step` with all that changes from step to step given; the learning rates are those of the optimizers.
+
+    Given ``kl_weight``, ``step`` decides :func:`r1_phases` and nothing else: with tensors for learning rates, a CUDA
+    graph of it is a step like any other of the same phases.
+
+    Args:
+        noise: of every forward pass, :func:`forwards_of` in all.
+        kl_weight: as in :func:`encoder_generator_phase`.
+    """
+    model.train()
     terms = {}
-    phases = 0 if config.mode == "vae" else config.n_critic
+    phases = _discriminator_phases(config)
     for phase in range(phases - 1):  # images for D alone: no graph, and E and G stay as they are
         with torch.no_grad(), frozen(model):
-            images = forward(model, x, config, generator=generator)
+            images = forward(model, x, config, noise=noise[phase])
         discriminator_phase(model, images, config, step=step * phases + phase)
         optimizers["discriminator"].step()
-    images = forward(model, x, config, generator=generator)
+    images = forward(model, x, config, noise=noise[-1])
     if phases:
         terms |= discriminator_phase(model, images, config, step=step * phases + phases - 1)
         optimizers["discriminator"].step()
-    terms |= encoder_generator_phase(model, images, config, step=step)
+    terms |= encoder_generator_phase(model, images, config, step=step, kl_weight=kl_weight)
     for name in ("encoder", "generator"):
         if name in optimizers:
             optimizers[name].step()
     return terms
+
+
+def forwards_of(config: TrainConfig) -> int:
+    """Forward passes of E and G in a step."""
+    return max(1, _discriminator_phases(config))
+
+
+def r1_phases(config: TrainConfig, step: int) -> tuple[bool, ...]:
+    """For every phase D of ``step``, whether R1 is taken in it: all that the operations of a step depend on."""
+    phases = _discriminator_phases(config)
+    return tuple(_takes_r1(config, step * phases + phase) for phase in range(phases))
+
+
+def _discriminator_phases(config: TrainConfig) -> int:
+    return 0 if config.mode == "vae" else config.n_critic
+
+
+def _takes_r1(config: TrainConfig, discriminator_step: int) -> bool:
+    return config.r1_gamma > 0 and discriminator_step % config.r1_every == 0
 
 
 def kl_weight_at(config: TrainConfig, step: int) -> float:

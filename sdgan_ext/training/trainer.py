@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sdgan_ext.models.weights import load_into
 from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import make_ema
+from sdgan_ext.training.graph import GraphedStep, graphs_of
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
@@ -41,7 +42,8 @@ class Trainer:
 
     The order of the data follows from (seed, step); all other randomness comes from a generator seeded by
     ``config.seed``. Its state, and that of torch's own, are in every checkpoint: on the CPU a run that was interrupted
-    and resumed ends with the same bits as one that was not.
+    and resumed ends with the same bits as one that was not. On CUDA the step is replayed as a CUDA graph
+    (:mod:`sdgan_ext.training.graph`) unless ``config.cuda_graph`` is False.
 
     Args:
         model: on the device to train on; changed in place.
@@ -74,7 +76,13 @@ class Trainer:
 
     @classmethod
     def resume(
-        cls, folder: str | Path, *, steps: int | None = None, device: torch.device | str = "cpu", progress: bool = True
+        cls,
+        folder: str | Path,
+        *,
+        steps: int | None = None,
+        device: torch.device | str = "cpu",
+        cuda_graph: bool | None = None,
+        progress: bool = True,
     ) -> Trainer:
         """A trainer that goes on from the newest complete checkpoint of a run; damaged ones are warned about.
 
@@ -82,6 +90,7 @@ class Trainer:
             folder: the run folder.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train.
+            cuda_graph: as in the configuration; None leaves what the run was started with.
             progress: as for a new trainer.
 
         Raises:
@@ -100,6 +109,8 @@ class Trainer:
                 )
         if steps is not None:
             config = config.replace(steps=steps)
+        if cuda_graph is not None:
+            config = config.replace(cuda_graph=cuda_graph)
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
         trainer = cls(VAEGAN(model_config).to(device), config, out=run.folder.parent, progress=progress)
@@ -158,8 +169,11 @@ class Trainer:
         self.model.train()
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
         with _StopSignals(self.progress) as signals, monitor:
+            take = self._stepper(monitor)
             while run.step < config.steps:
-                self._step(next(stream)[0], monitor)
+                losses = take(next(stream)[0], step=run.step, generator=self.generator)
+                run.step += 1
+                monitor.step(losses)
                 last = run.step == config.steps or signals.caught is not None
                 draw = last or run.step % config.sample_every == 0
                 save = last or run.step % config.checkpoint_every == 0
@@ -181,14 +195,18 @@ class Trainer:
                 save_gif(run.samples / "interpolation.gif", pictures.walks())
         return run
 
-    def _step(self, images: Tensor, monitor: Monitor) -> None:
+    def _stepper(self, monitor: Monitor) -> Callable[..., Mapping[str, Tensor]]:
+        """What takes a step with a batch and returns its losses."""
+        graphs = graphs_of(self.device) if self.config.cuda_graph else None
+        if graphs is not None:
+            return GraphedStep(self.model, self.optimizers, self.ema, self.config, graphs, monitor.say)
+        return self._step
+
+    def _step(self, images: Tensor, *, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        losses = train_step(
-            self.model, self.optimizers, images, self.config, step=self.run.step, generator=self.generator
-        )
+        losses = train_step(self.model, self.optimizers, images, self.config, step=step, generator=generator)
         self.ema.update_parameters(self.model)
-        self.run.step += 1
-        monitor.step(losses)
+        return losses
 
     def _check_weights(self) -> None:
         """Nothing that is not finite is drawn or saved: a loss can be finite while its gradient is not."""
