@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <string>
 #include <unordered_map>
 #include <vector>
 #if defined(CUHOST_UCONTEXT) || !defined(__x86_64__)
@@ -57,7 +58,7 @@ asm(".pushsection .text\n.weak cuhost_switch\n.type cuhost_switch,@function\ncuh
     "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
     ".size cuhost_switch,.-cuhost_switch\n.popsection\n");
 #endif
-struct Copy { void* dst; const void* src; unsigned bytes; };
+struct Copy { void* dst; const void* src; unsigned bytes, size; };  // the rest of size becomes 0
 struct Warp;
 struct Fiber {
 #ifdef CUHOST_USE_UCONTEXT
