@@ -7,6 +7,13 @@
 #include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
+// The architecture compiled for; where there is none, as in g++, every wrapper of ptx.cuh and sm90.cuh is there.
+#ifdef __CUDA_ARCH__
+#define SDGAN_CUDA_ARCH __CUDA_ARCH__
+#else
+#define SDGAN_CUDA_ARCH 900
+#endif
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
@@ -33,7 +40,7 @@ SDGAN_DEVICE T* dynamic_smem() {
   return reinterpret_cast<T*>(smem_bytes);
 }
 
-// An array in shared memory; on the host its accesses are checked for races.
+// An array in shared memory; on the host its accesses are checked: for races, for the array's end.
 template <class T>
 struct Smem {
   T* p;

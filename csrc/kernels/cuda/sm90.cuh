@@ -5,15 +5,15 @@
 // An mbarrier is 8 bytes of shared memory. Its phase, 0 at first, completes when `count` arrivals have come and as many
 // bytes have landed as were announced; then the next begins, with the same count.
 //
-//   mbarrier_init(b, count)              By one thread; then, by the same thread, mbarrier_init_fence(), then a barrier.
+//   mbarrier_init(b, count)              By one thread, which then calls mbarrier_init_fence(); then __syncthreads().
 //   mbarrier_arrive(b)
 //   mbarrier_arrive_expect_tx(b, bytes)  Arrives and announces bytes, less than 2^20 in a phase.
 //   mbarrier_wait(b, parity)             Until the phase of that parity has completed. Parity 1 of a new barrier has.
-//   tma_load_2d(smem, &map, x, y, b)     By one thread: starts to copy the box whose first element is column x of row y,
-//                                        and counts its bytes, always those of a whole box, as landed on b. What lies
-//                                        outside of the tensor becomes 0. smem: a multiple of 1024. The kernel must not
-//                                        end before it has landed.
-//   make_tensor_map_2d(...)              On the host; the kernel takes it as `const __grid_constant__ TensorMap`.
+//   tma_load_2d(smem, &map, x, y, b)     By one thread: starts to copy the box that begins at column x of row y, and
+//                                        counts its bytes, always those of a whole box, as landed on b. What lies
+//                                        outside of the tensor becomes 0. smem: a multiple of 1024. The kernel must
+//                                        not end before it has landed.
+//   make_tensor_map_2d(...)              On the host. The kernel takes it as `const __grid_constant__ TensorMap`.
 //
 // A box has rows of 128 bytes; byte i of row r lies at swizzle_128(r, i), so that a column is free of bank conflicts.
 #pragma once
@@ -61,17 +61,17 @@ SDGAN_DEVICE void mbarrier_arrive(uint64_t* b) {
 }
 
 SDGAN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* b, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
 }
 
 SDGAN_DEVICE void mbarrier_wait(uint64_t* b, int parity) {
   uint32_t completed = 0;
   while (completed == 0) {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-        : "=r"(completed)
-        : "r"(shared_address(b)), "r"(parity)
-        : "memory");
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(completed)
+                 : "r"(shared_address(b)), "r"(parity)
+                 : "memory");
   }
 }
 

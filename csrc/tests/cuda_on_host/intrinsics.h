@@ -67,15 +67,15 @@ inline int atomicAdd(int* p, int value) {
 inline unsigned atomicAdd(unsigned* p, unsigned value) { return (*p += value) - value; }
 inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long value) { return (*p += value) - value; }
 
-#define CUHOST_LOAD(name)    \
-  template <class T>         \
-  T name(const T* p) {       \
-    return *p;               \
+#define CUHOST_LOAD(name) \
+  template <class T>      \
+  T name(const T* p) {    \
+    return *p;            \
   }
-#define CUHOST_STORE(name)        \
-  template <class T>              \
-  void name(T* p, T value) {      \
-    *p = value;                   \
+#define CUHOST_STORE(name)   \
+  template <class T>         \
+  void name(T* p, T value) { \
+    *p = value;              \
   }
 CUHOST_LOAD(__ldg)
 CUHOST_LOAD(__ldca)
@@ -129,8 +129,8 @@ inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 
-#define CUHOST_MIN_MAX(T)                                \
-  inline T min(T a, T b) { return b < a ? b : a; }       \
+#define CUHOST_MIN_MAX(T)                          \
+  inline T min(T a, T b) { return b < a ? b : a; } \
   inline T max(T a, T b) { return a < b ? b : a; }
 CUHOST_MIN_MAX(int)
 CUHOST_MIN_MAX(unsigned)

@@ -1,5 +1,5 @@
 // test_ptx_gpu: every wrapper of ptx.cuh and sm90.cuh on the first GPU, against ptx_probe.cuh. Exit code 77 where there
-// is no GPU, 1 where the hardware and the documented layout, so the host twin, differ. Run it on every new architecture.
+// is no GPU, 1 where the hardware and the documented layout, so the host twin, differ. To run on every architecture.
 #include "tests/cuda_on_host/ptx_probe.cuh"
 
 int main() {
@@ -13,6 +13,7 @@ int main() {
   const sdgan::cuda::probe::Report report = sdgan::cuda::probe::check_all(10 * major + minor);
   const cudaError_t error = cudaDeviceSynchronize();
   if (error != cudaSuccess) std::printf("%s\n", cudaGetErrorString(error));
-  std::printf("ptx: %ld checks, %ld failures, compute capability %d.%d\n", report.checks, report.failures, major, minor);
+  std::printf("ptx: %ld checks, %ld failures, compute capability %d.%d\n", report.checks, report.failures, major,
+              minor);
   return error != cudaSuccess || report.failures != 0 || report.checks == 0;
 }

@@ -108,9 +108,9 @@ inline double element(uint32_t bits, int i, f16) {
 // K columns of A, of which a register holds E neighbours: K = 8 E.
 template <class S, int E>
 void mma(const char* what, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, cuhost::Place at) {
-  constexpr int K = 8 * E;
   MmaLane mine{c, a, {b0, b1}};
   const auto multiply = [](unsigned, void** lanes) {
+    constexpr int K = 8 * E;
     double A[16][K], B[K][8], C[16][8] = {};
     for (int lane = 0; lane < 32; ++lane) {
       const MmaLane& in = *static_cast<const MmaLane*>(lanes[lane]);

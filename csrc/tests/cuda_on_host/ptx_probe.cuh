@@ -175,7 +175,8 @@ inline void check_cp_async(Report& report) {
   for (int i = 0; i < 640; ++i) {
     const int size = i < 512 ? 16 : 4, lane = i % 512 / size, copied = lane % (size + 1);
     const int want = i % size < copied ? from[i] : 0;
-    report.expect(out[i] == want, "cp_async_%d of %d bytes, byte %d: %d, want %d", size, copied, i % size, out[i], want);
+    report.expect(out[i] == want, "cp_async_%d of %d bytes, byte %d: %d, want %d", size, copied, i % size, out[i],
+                  want);
   }
 }
 
@@ -294,7 +295,9 @@ void check_mma(Report& report, const char* what) {
   check_mma<S>(report, what, small_a, small_b, small_c, 0);
   // All sizes of a term: a GPU cuts what is far below the largest.
   const auto wide_a = [](int i, int k) { return std::ldexp(128 + (29 * i + 31 * k) % 128, (i + k) % 5 - 9); };
-  const auto wide_b = [](int k, int j) { return std::ldexp(128 + (37 * k + 41 * j) % 128, (k + j) % 4 - 9) * (k % 3 - 1); };
+  const auto wide_b = [](int k, int j) {
+    return std::ldexp(128 + (37 * k + 41 * j) % 128, (k + j) % 4 - 9) * (k % 3 - 1);
+  };
   const auto zero = [](int, int) { return 0.0; };
   check_mma<S>(report, what, wide_a, wide_b, zero, std::ldexp(1, -20));
   if constexpr (sizeof(S) != 2) check_mma<S>(report, "tf32, lower bits set", small_a, small_b, small_c, 0, 0x1fff);

@@ -1,6 +1,6 @@
-// Part of cuda_host.h: two accesses to one byte of shared memory, one of them a write, must have a barrier between them,
-// or a __syncwarp where both are of one warp. Checked with options.race_check for the accesses that are reported here:
-// through Smem<T>, cp.async, ldmatrix; not for raw pointers. Barriers are all it knows: an mbarrier orders nothing here.
+// Part of cuda_host.h: two accesses to one byte of shared memory by two threads, one of them a write, must have a barrier
+// between them, or a __syncwarp where the threads are of one warp. Checked with options.race_check for the accesses that
+// are reported here: through Smem<T>, cp.async, ldmatrix; not for raw pointers. An mbarrier orders nothing here.
 #pragma once
 
 #include <memory>
@@ -81,7 +81,8 @@ inline void note_access(const void* address, size_t bytes, bool is_write, Place 
     Access::By by = Access::one_thread;
     if (same_interval && (h.read.by == Access::several_warps || !same_warp)) {
       by = Access::several_warps;
-    } else if (same_interval && h.read.syncs == now.syncs && (h.read.by == Access::one_warp || h.read.thread != now.thread)) {
+    } else if (same_interval && h.read.syncs == now.syncs &&
+               (h.read.by == Access::one_warp || h.read.thread != now.thread)) {
       by = Access::one_warp;
     }
     h.read = now;

@@ -12,8 +12,8 @@ constexpr int kTile = 64;  // rows and columns
 template <class S>
 struct Tile {
   static constexpr int kPack = 16 / sizeof(S);
-  static constexpr int kDepth = 4 * kPack;              // of k in a stage
-  static constexpr int kStrideA = kDepth + kPack;       // padded: no bank conflicts in ldmatrix
+  static constexpr int kDepth = 4 * kPack;         // of k in a stage
+  static constexpr int kStrideA = kDepth + kPack;  // padded: no bank conflicts in ldmatrix
   static constexpr int kStrideB = kTile + kPack;
   static constexpr int kStage = kTile * kStrideA + kDepth * kStrideB;
 };

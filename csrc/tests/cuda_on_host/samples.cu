@@ -1,7 +1,6 @@
 // The small kernels of samples.h.
-#include "tests/cuda_on_host/samples.h"
-
 #include "kernels/cuda/reduce.cuh"
+#include "tests/cuda_on_host/samples.h"
 
 namespace sdgan::cuda {
 namespace {

@@ -10,8 +10,8 @@ constexpr int kSampleBlocks = 16;
 // total [1] = the sum of x [n], by way of partial [kSampleBlocks].
 CudaError launch_sample_sum(const float* x, int64_t n, double* partial, double* total, CudaStream stream);
 
-// C [m, n] = A [m, k] B [k, n], rows ldc, lda, ldb apart; lda and ldb are such that rows start at multiples of 16 bytes.
-// float computes in tf32.
+// C [m, n] = A [m, k] B [k, n], rows ldc, lda, ldb apart; rows of A and B start at multiples of 16 bytes. float
+// computes in tf32.
 template <class S>
 CudaError launch_sample_gemm(int m, int n, int k, const S* a, int lda, const S* b, int ldb, float* c, int ldc,
                              CudaStream stream);
@@ -25,7 +25,7 @@ CudaError launch_sample_column_sums(const bf16* x, int64_t rows, int64_t columns
 // with __syncwarp alone. Free of races.
 CudaError launch_sample_staging(const uint16_t* in, uint16_t* out, CudaStream stream);
 
-// One warp and a bit: results of the built-in functions, by thread; see samples.cu. out [40 * kTourResults], counts [4].
+// What the built-in functions return, in one warp and a bit; see samples.cu. out [40, kTourResults], counts [4].
 constexpr int kTourResults = 16;
 CudaError launch_sample_tour(int* out, unsigned* counts, CudaStream stream);
 

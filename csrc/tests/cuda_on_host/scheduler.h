@@ -1,7 +1,7 @@
 // Part of cuda_host.h: the threads of a block, who of them runs next, barriers, and the end in a message.
 //
-// Threads run until they wait: at a barrier, for a warp, for an asynchronous copy. A misuse that a GPU would answer with
-// a hang, an error or chance ends the process with a message that names the place in the kernel.
+// Threads run until they wait: at a barrier, for a warp, for an mbarrier. A misuse that a GPU would answer with a hang,
+// an error or chance ends the process with a message that names the place in the kernel.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +51,8 @@ struct Thread : Fiber {
   const char* waits_for = "";
   unsigned waits_mask = 0;
   Place waits_at;
-  std::vector<Copy> open_copies;                 // cp.async, not committed
-  std::deque<std::vector<Copy>> copy_groups;     // committed; they land in the wait
+  std::vector<Copy> open_copies;              // cp.async, not committed
+  std::deque<std::vector<Copy>> copy_groups;  // committed; they land in the wait
 };
 
 using LaneFunction = void (*)(unsigned mask, void** lanes);
@@ -75,14 +75,14 @@ struct Warp {
 struct Device {
   std::deque<Thread> threads;  // lasts, and grows: their stacks are reused
   Fiber launcher;
-  Thread* current = nullptr;   // null while the launcher runs
+  Thread* current = nullptr;  // null while the launcher runs
   std::vector<Warp> warps;
   std::vector<Thread*> ready;  // a ring of `ready_count` from `ready_head` on
   size_t ready_head = 0, ready_count = 0;
   unsigned thread_count = 0, done_count = 0;
   unsigned at_barrier = 0, votes = 0, votes_of_last = 0;
-  Place barrier;                   // where the first waits, then the last one passed
-  uint64_t barrier_interval = 1;   // lasts: never the same for two blocks
+  Place barrier;                  // where the first waits, then the last one passed
+  uint64_t barrier_interval = 1;  // lasts: never the same for two blocks
   dim3 block_index, block_size, grid_size;
   void (*kernel)(void*) = nullptr;
   void* kernel_arguments = nullptr;
@@ -164,8 +164,8 @@ inline void thread_main() {
 }
 
 // --------------------------------------------------------------------------------------------------- barriers
-// All threads of the block, at the same place: stricter than a GPU, which forgives an exited thread. Returns at how many
-// of them `vote` was true.
+// For all threads of the block, at the same place: stricter than a GPU, which forgives a thread that ended. Returns for
+// how many of them `vote` was true.
 inline unsigned sync_block(bool vote, Place at) {
   device.votes += vote;
   if (device.at_barrier++ == 0) {
@@ -196,9 +196,9 @@ inline unsigned sync_block(bool vote, Place at) {
     const Thread& t = device.threads[i];
     if (t.done) continue;
     size_t g = 0;
-    while (g < groups.size() && (groups[g].first->waits_at.line != t.waits_at.line ||
-                                 groups[g].first->waits_mask != t.waits_mask ||
-                                 std::strcmp(groups[g].first->waits_for, t.waits_for) != 0)) {
+    while (g < groups.size() &&
+           (groups[g].first->waits_at.line != t.waits_at.line || groups[g].first->waits_mask != t.waits_mask ||
+            std::strcmp(groups[g].first->waits_for, t.waits_for) != 0)) {
       ++g;
     }
     if (g == groups.size()) groups.push_back({&t, 0});

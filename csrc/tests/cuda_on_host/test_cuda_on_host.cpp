@@ -1,5 +1,5 @@
-// The stand-in for CUDA itself: sample kernels against double on odd sizes, in any order of threads, with the race check;
-// and planted bugs, each run in a child process, each caught with its message.
+// The stand-in for CUDA itself: sample kernels against double, on odd sizes, in several orders of threads, with the race
+// check; and planted bugs, each run in a child process, each caught with its message.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,7 +25,7 @@ template <class T>
 concept HasAtomicAdd = requires(T* p, T v) { atomicAdd(p, v); };
 static_assert(HasAtomicAdd<unsigned long long> && !HasAtomicAdd<float> && !HasAtomicAdd<double>);
 
-struct Checked {  // the race check, and an order of the threads; as it was at the end
+struct Checked {  // with the race check and in this order of threads, while it lives
   explicit Checked(uint32_t shuffle) { cuhost::options = {true, shuffle}; }
   ~Checked() { cuhost::options = {}; }
 };
@@ -265,7 +265,7 @@ void check_bugs() {
 
 template <class S>
 void check_gemms() {
-  constexpr int kSizes[][3] = {{1, 1, 1},    {64, 64, 32}, {1, 7, 3},    {65, 63, 31},
+  constexpr int kSizes[][3] = {{1, 1, 1},     {64, 64, 32}, {1, 7, 3}, {65, 63, 31},
                                {17, 129, 33}, {10, 50, 77}, {5, 3, 0}, {128, 70, 65}};
   for (const auto& [m, n, k] : kSizes) check_gemm<S>(m, n, k, static_cast<uint32_t>(m) / 2);
 }

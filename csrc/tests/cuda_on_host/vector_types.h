@@ -6,15 +6,15 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-#define CUHOST_VECTOR2(T, Name, bytes)    \
-  struct alignas(bytes) Name {            \
-    T x, y;                               \
-  };                                      \
+#define CUHOST_VECTOR2(T, Name, bytes) \
+  struct alignas(bytes) Name {         \
+    T x, y;                            \
+  };                                   \
   inline Name make_##Name(T x, T y) { return {x, y}; }
-#define CUHOST_VECTOR4(T, Name, bytes)    \
-  struct alignas(bytes) Name {            \
-    T x, y, z, w;                         \
-  };                                      \
+#define CUHOST_VECTOR4(T, Name, bytes) \
+  struct alignas(bytes) Name {         \
+    T x, y, z, w;                      \
+  };                                   \
   inline Name make_##Name(T x, T y, T z, T w) { return {x, y, z, w}; }
 
 CUHOST_VECTOR2(int, int2, 8)
