@@ -26,8 +26,9 @@ namespace sdgan::cuda {
 template <class... P, class... A>
 CudaError launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, CudaStream stream, A... args) {
   if (smem > (48u << 10)) {
-    const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+    const cudaError_t raised =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(smem));
     if (raised != cudaSuccess) return raised;
   }
   kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(args...);

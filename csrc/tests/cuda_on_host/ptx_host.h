@@ -150,8 +150,7 @@ inline uint32_t to_tf32(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if (x != x) return 0x7fffffffu;
-  if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0x1000u;  // a carry into the exponent is right, up to infinity
-  return bits & ~0x1fffu;
+  return (bits + 0x1000u) & ~0x1fffu;  // a carry into the exponent is right, up to infinity
 }
 
 }  // namespace sdgan::cuda

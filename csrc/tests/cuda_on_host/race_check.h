@@ -1,6 +1,7 @@
-// Part of cuda_host.h: two accesses to one byte of shared memory by two threads, one of them a write, must have a barrier
-// between them, or a __syncwarp where the threads are of one warp. Checked with options.race_check for the accesses that
-// are reported here: through Smem<T>, cp.async, ldmatrix; not for raw pointers. An mbarrier orders nothing here.
+// Part of cuda_host.h: two accesses to one byte of shared memory by two threads, one of them a write, must have a
+// barrier between them, or a __syncwarp where the threads are of one warp. Checked with options.race_check for the
+// accesses that are reported here: through Smem<T>, cp.async, ldmatrix; not for raw pointers. An mbarrier orders
+// nothing here.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// The stand-in for CUDA itself: sample kernels against double, on odd sizes, in several orders of threads, with the race
-// check; and planted bugs, each run in a child process, each caught with its message.
+// The stand-in for CUDA itself: sample kernels against double, on odd sizes, in several orders of threads, with the
+// race check; and planted bugs, each run in a child process, each caught with its message.
 #include <sys/wait.h>
 #include <unistd.h>
 
