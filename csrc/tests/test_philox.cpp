@@ -1,9 +1,12 @@
 // philox.h: the known answers of Random123 (kat_vectors, philox 4x32 10) on scalars and in every lane, Box-Muller in
-// float against double.
+// float against double; on CUDA's math as well.
 #include "kernels/philox.h"
 
 #include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#if SDGAN_CUDA_ON_HOST
+#include "kernels/cuda/elements.cuh"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -11,9 +14,13 @@ void test_philox();
 
 namespace {
 
+#if SDGAN_CUDA_ON_HOST
+using ScalarMath = cuda::Math;
+#else
 struct ScalarMath {
   static uint64_t multiply_low(uint64_t x, uint32_t constant) { return (x & 0xffffffffu) * constant; }
 };
+#endif
 
 struct KnownAnswer {
   uint32_t counter[4];
@@ -62,6 +69,12 @@ void normals() {
     EXPECT_CLOSE(angle, first[0], want_first, 1e-6);
     EXPECT_CLOSE(angle, second[0], want_second, 1e-6);
     EXPECT(std::hypot(first[0], second[0]) < 5.78);
+#if SDGAN_CUDA_ON_HOST
+    float cuda_first, cuda_second;
+    box_muller<cuda::Math>(radius, angle, cuda_first, cuda_second);
+    EXPECT_CLOSE(angle, cuda_first, want_first, 1e-6);
+    EXPECT_CLOSE(angle, cuda_second, want_second, 1e-6);
+#endif
   }
 }
 
