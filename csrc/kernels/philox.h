@@ -11,8 +11,8 @@
 
 namespace sdgan {
 
-// The four words of blocks, in place: counter in, random words out. W is uint64_t or a vector of it; each lane is a
-// block and holds its word in the lower half. The upper half is ignored on entry and undefined on return.
+// The four words of blocks, in place: counter in, random words out. W is uint64_t, something like it or a vector of it;
+// each lane is a block and holds its word in the lower half. The upper half is ignored on entry and undefined on return.
 template <class M, class W>
 SDGAN_HD void philox(W (&word)[4], uint64_t key) {
   uint32_t key0 = static_cast<uint32_t>(key);

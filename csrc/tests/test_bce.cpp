@@ -8,6 +8,7 @@
 #include "tests/check.h"
 #include "tests/values.h"
 #if SDGAN_CUDA_ON_HOST
+#include "kernels/cuda/reduce.cuh"
 #include "tests/cuda_on_host/cuda_host.h"
 #endif
 
@@ -158,6 +159,26 @@ void probabilities_outside_the_unit_interval() {
   }
 }
 
+#if SDGAN_CUDA_ON_HOST
+void softplus_keeps_its_relative_accuracy() {
+  for (double x = -80; x < 20; x += 1.0 / 64) {
+    const cuda::Term<float> got = cuda::softplus(static_cast<float>(x));
+    EXPECT_ULPS(x, got.value, std::log1p(std::exp(x)), 8);
+    EXPECT_ULPS(x, got.slope, 1 / (1 + std::exp(-x)), 8);
+  }
+  EXPECT(cuda::softplus(INFINITY).value == INFINITY && cuda::softplus(INFINITY).slope == 1);
+  EXPECT(cuda::softplus(-INFINITY).value == 0 && cuda::softplus(-INFINITY).slope == 0);
+  EXPECT(std::isnan(cuda::softplus(NAN).value) && std::isnan(cuda::softplus(NAN).slope));
+}
+
+void launches() {
+  EXPECT(cuda::reduction_blocks(cuda::chunks(4096)) == 1);  // one launch
+  EXPECT(cuda::reduction_blocks(2 * cuda::chunks(4096)) == 1);
+  EXPECT(cuda::reduction_blocks(cuda::chunks(100'000)) == 49);
+  EXPECT(cuda::reduction_blocks(cuda::chunks(int64_t{1} << 40)) == kCudaPartials);
+}
+#endif
+
 }  // namespace
 
 void test_bce() {
@@ -166,6 +187,8 @@ void test_bce() {
   check_all<bf16>(DType::bf16);
 #if SDGAN_CUDA_ON_HOST
   check_all<f16>(DType::f16);
+  softplus_keeps_its_relative_accuracy();
+  launches();
 #endif
   probabilities_outside_the_unit_interval();
 }

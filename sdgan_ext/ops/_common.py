@@ -46,9 +46,7 @@ def check_tensor(name: str, value, *, dim: int | None = None) -> None:
     if not value.is_cpu:
         _check_device(name, value)
     if value.dtype not in FLOATS and (value.is_cpu or value.dtype not in HALVES):
-        raise TypeError(
-            f"{name} has dtype {value.dtype}; allowed are float32, bfloat16, float64, and float16 on CUDA"
-        )
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16, float64, and float16 on CUDA")
     if dim is not None and value.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
 

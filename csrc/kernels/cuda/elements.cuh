@@ -216,6 +216,15 @@ CudaError dispatch(DType dtype, Body body) {
 }
 
 // ----------------------------------------------------------------------------------------------------- math
+// What philox.h computes on instead of uint64_t, of which nvcc would multiply all 64 bits: ">> 32" is the upper half,
+// and "^" works on the lower one alone, the only one that counts there.
+struct PhiloxWord {
+  uint32_t low, high;
+  friend SDGAN_HD PhiloxWord operator>>(PhiloxWord a, int) { return {a.high, 0}; }
+  friend SDGAN_HD PhiloxWord operator^(PhiloxWord a, PhiloxWord b) { return {a.low ^ b.low, 0}; }
+  friend SDGAN_HD PhiloxWord operator^(PhiloxWord a, uint64_t b) { return {a.low ^ static_cast<uint32_t>(b), 0}; }
+};
+
 // The policy through which csrc/kernels/activation.h and philox.h compute on scalars. The accurate functions of the
 // CUDA math library, not the fast ones: the results agree with the CPU's to a few ulp.
 struct Math {
@@ -230,8 +239,12 @@ struct Math {
   static SDGAN_HD float sqrt(float x) { return sqrtf(x); }
   static SDGAN_HD double sqrt(double x) { return ::sqrt(x); }
   static SDGAN_HD float to_float(uint32_t x) { return static_cast<float>(static_cast<int32_t>(x)); }
-  static SDGAN_HD uint64_t multiply_low(uint64_t x, uint32_t constant) {
-    return static_cast<uint64_t>(static_cast<uint32_t>(x)) * constant;  // one wide multiplication
+  static SDGAN_HD PhiloxWord multiply_low(PhiloxWord x, uint32_t constant) {
+#ifdef __CUDA_ARCH__
+    return {x.low * constant, __umulhi(x.low, constant)};
+#else
+    return {x.low * constant, static_cast<uint32_t>((uint64_t{x.low} * constant) >> 32)};
+#endif
   }
   template <class V>
   static SDGAN_HD V select(bool which, V a, V b) {

@@ -1,11 +1,11 @@
 // One pass each way. Bytes per element and element size: forward 3 (mean, logvar, z), with given eps 4, for the KL
-// alone 2; backward 6 (grad_z, mean, logvar, z, grad_mean, grad_logvar). Up to 4 chunks of 2048 elements are one launch,
-// more are two (reduce.cuh); backward is one.
+// alone 2; backward 6 (grad_z, mean, logvar, z, grad_mean, grad_logvar). Up to 4 chunks of 2048 elements are one
+// launch, more are two (reduce.cuh); backward is one.
 //
-// A thread owns whole blocks of Philox, 4 normals each: a pack of float is one, a pack of two-byte elements two, and
-// double works on two packs at a time. So each block is computed once. With 65 instructions an element (25 Philox, 25
-// Box-Muller, 15 the rest) against 12 bytes of traffic, float32 needs 18 of the 24 us that an H200 takes to move 8
-// million elements at 4.3 TB/s; bfloat16 is bound by them.
+// Noise: Philox4x32-10 and Box-Muller, philox.h. A thread owns whole blocks of 4 normals: a pack of float is one, a pack
+// of two-byte elements two, and double works on two packs at a time. So each block is computed once. An element takes
+// about 75 instructions (20 Philox, 35 Box-Muller, 20 the rest): 8 million need 21 us of an H200's 132 multiprocessors,
+// where moving them takes 24 us in float32, 12 us in bfloat16 (at 4.3 TB/s). So bfloat16 is bound by instructions.
 #include "kernels/gaussian.h"
 
 #include "kernels/cuda/reduce.cuh"
@@ -20,11 +20,11 @@ constexpr int kGroup = kPack<S> < 4 ? 4 : kPack<S>;  // the elements that a thre
 template <class S>
 constexpr int kPacks = kGroup<S> / kPack<S>;
 
-SDGAN_DEVICE void normal_pair(uint64_t radius, uint64_t angle, float& first, float& second) {
-  box_muller<Math>(static_cast<uint32_t>(radius), static_cast<uint32_t>(angle), first, second);
+SDGAN_DEVICE void normal_pair(PhiloxWord radius, PhiloxWord angle, float& first, float& second) {
+  box_muller<Math>(radius.low, angle.low, first, second);
 }
-SDGAN_DEVICE void normal_pair(uint64_t radius, uint64_t angle, double& first, double& second) {
-  box_muller(static_cast<uint32_t>(radius), static_cast<uint32_t>(angle), first, second);
+SDGAN_DEVICE void normal_pair(PhiloxWord radius, PhiloxWord angle, double& first, double& second) {
+  box_muller(radius.low, angle.low, first, second);
 }
 
 // Normals i .. i + kGroup<S>, i a multiple of kGroup<S>.
@@ -33,7 +33,7 @@ SDGAN_DEVICE void draw(Pack<S> (&eps)[kPacks<S>], int64_t i, int64_t key) {
   PRAGMA_UNROLL
   for (int first = 0; first < kGroup<S>; first += 4) {
     const uint64_t block = static_cast<uint64_t>(i + first) / 4;
-    uint64_t word[4] = {block, block >> 32, 0, 0};
+    PhiloxWord word[4] = {{static_cast<uint32_t>(block), 0}, {static_cast<uint32_t>(block >> 32), 0}, {0, 0}, {0, 0}};
     philox<Math>(word, static_cast<uint64_t>(key));
     PRAGMA_UNROLL
     for (int j = 0; j < 4; j += 2) {
