@@ -26,8 +26,15 @@ PYBIND11_MODULE(_C, m) {
     info["cpu_isa_compiled"] = compiled;
     info["cpu_isa_usable"] = usable;
     info["cuda"] = static_cast<bool>(SDGAN_CUDA);
+#if SDGAN_CUDA_ON_HOST
+    info["cuda_reason"] = "the tests' build, which runs the kernels on the CPU";
+    info["cuda_version"] = "";
+    info["cuda_architectures"] = words("host");
+#else
     info["cuda_reason"] = SDGAN_CUDA_REASON;
+    info["cuda_version"] = SDGAN_CUDA_VERSION;
     info["cuda_architectures"] = words(SDGAN_CUDA_ARCHITECTURES);
+#endif
     return info;
   });
   m.def("convolution_path", [](bool transposed, std::vector<int64_t> input, std::vector<int64_t> weight, int64_t groups,

@@ -4,9 +4,9 @@ import torch
 
 from . import _env
 
-__all__ = ["build_info"]
+__all__ = ["REBUILD", "build_info"]
 
-_REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 try:
     from . import _C
@@ -17,7 +17,7 @@ except ImportError as error:
         what = f"its compiled part does not load ({error})"
     raise ImportError(
         f"sdgan_ext cannot run: {what}; it needs torch >= 2.11 (here {torch.__version__}); rebuild it in the "
-        f"repository with `{_REBUILD}`"
+        f"repository with `{REBUILD}`"
     ) from error
 
 
@@ -25,7 +25,8 @@ def build_info() -> dict:
     """What was compiled in and what this machine can run.
 
     Keys: ``version``, ``torch`` (running), ``compiler``, ``cpu_isa`` (in use; force it with SDGAN_CPU_ISA),
-    ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA kernels compiled in), ``cuda_reason``.
+    ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA kernels compiled in), ``cuda_reason``,
+    ``cuda_version`` (nvcc's, as torch.version.cuda), ``cuda_architectures`` (as CMake writes them).
     """
     return {**_C.build_info(), "torch": torch.__version__}
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -31,7 +32,10 @@ struct BceInputs {
 struct BceParams : BceInputs {
   void* loss = nullptr;       // [n] when not reduced, else null
   double* partial = nullptr;  // [slices] sum of a slice's terms, times scale; null when not reduced
-  // [slices] what is outside [0, 1] in a slice: bit 0 an input, bit 1 a target. Null for logits, which are not checked.
+  void* total = nullptr;      // CUDA: the sum of all, one element; null when not reduced
+  // [slices] what is outside [0, 1] in a slice: bit 0 an input, bit 1 a target. Null for logits, which are not checked,
+  // and on CUDA: to tell the caller would be to wait for the GPU, so the loss of such a probability is NaN there, and so
+  // are its gradients.
   int* outside = nullptr;
 };
 
@@ -43,5 +47,7 @@ struct BceBackwardParams : BceInputs {
 
 SDGAN_CPU_KERNEL(bce, const BceParams& p, int64_t slice_begin, int64_t slice_end)
 SDGAN_CPU_KERNEL(bce_backward, const BceBackwardParams& p, int64_t slice_begin, int64_t slice_end)
+SDGAN_CUDA_KERNEL(bce, BceParams)
+SDGAN_CUDA_KERNEL(bce_backward, BceBackwardParams)
 
 }  // namespace sdgan

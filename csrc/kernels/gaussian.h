@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -20,10 +21,11 @@ struct GaussianParams {
   const void* mean = nullptr;      // [n]
   const void* logvar = nullptr;    // [n]
   const void* eps = nullptr;       // [n], or null: drawn from seed
-  const int64_t* seed = nullptr;   // one element; null where eps is given or z is not wanted
+  const int64_t* seed = nullptr;   // one element, on the device; null where eps is given or z is not wanted
   void* z = nullptr;               // [n], or null: KL only
   void* kl = nullptr;              // [n] when not reduced, else null
   double* partial = nullptr;       // [slices] sum of a slice's KL, times scale; null when not reduced
+  void* total = nullptr;           // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;
   DType dtype = DType::f32;
@@ -46,5 +48,7 @@ struct GaussianBackwardParams {
 
 SDGAN_CPU_KERNEL(gaussian, const GaussianParams& p, int64_t slice_begin, int64_t slice_end)
 SDGAN_CPU_KERNEL(gaussian_backward, const GaussianBackwardParams& p, int64_t slice_begin, int64_t slice_end)
+SDGAN_CUDA_KERNEL(gaussian, GaussianParams)
+SDGAN_CUDA_KERNEL(gaussian_backward, GaussianBackwardParams)
 
 }  // namespace sdgan

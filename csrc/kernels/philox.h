@@ -11,8 +11,8 @@
 
 namespace sdgan {
 
-// The four words of blocks, in place: counter in, random words out. W is uint64_t or a vector of it; each lane is a
-// block and holds its word in the lower half. The upper half is ignored on entry and undefined on return.
+// The four words of blocks, in place: counter in, random words out. W is uint64_t, something like it or a vector of it;
+// each lane is a block and holds its word in the lower half. The upper half is ignored on entry and undefined on return.
 template <class M, class W>
 SDGAN_HD void philox(W (&word)[4], uint64_t key) {
   uint32_t key0 = static_cast<uint32_t>(key);
@@ -54,9 +54,15 @@ SDGAN_HD void box_muller(U radius, U angle, F& first, F& second) {
 // The same words in double: the numbers agree with those above to 1e-6.
 SDGAN_HD void box_muller(uint32_t radius, uint32_t angle, double& first, double& second) {
   const double length = sqrt(-2 * log(((radius >> 8) + 1) * 0x1p-24));
+#ifdef __CUDA_ARCH__
+  double sine, cosine;
+  sincospi(angle * 0x1p-31, &sine, &cosine);  // no slow path for large arguments, which would need local memory
+#else
   const double turn = angle * (6.283185307179586 * 0x1p-32);
-  first = length * cos(turn);
-  second = length * sin(turn);
+  const double sine = sin(turn), cosine = cos(turn);
+#endif
+  first = length * cosine;
+  second = length * sine;
 }
 
 }  // namespace sdgan

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -22,6 +23,7 @@ struct ReconstructionLossParams {
   const void* x = nullptr;      // [n]
   void* loss = nullptr;         // [n] when not reduced, else null
   double* partial = nullptr;    // [slices] sum of a slice's terms, times scale; null when not reduced
+  void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;
   Reconstruction kind = Reconstruction::mse;
@@ -44,5 +46,7 @@ struct ReconstructionLossBackwardParams {
 SDGAN_CPU_KERNEL(reconstruction_loss, const ReconstructionLossParams& p, int64_t slice_begin, int64_t slice_end)
 SDGAN_CPU_KERNEL(reconstruction_loss_backward, const ReconstructionLossBackwardParams& p, int64_t slice_begin,
                  int64_t slice_end)
+SDGAN_CUDA_KERNEL(reconstruction_loss, ReconstructionLossParams)
+SDGAN_CUDA_KERNEL(reconstruction_loss_backward, ReconstructionLossBackwardParams)
 
 }  // namespace sdgan

@@ -36,32 +36,30 @@ struct Inputs {
 };
 
 // weight and pos_weight have the shape of input.
-Tensor bce_cpu(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight, bool logits,
-               int64_t reduction_code) {
+Tensor bce_op(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight, bool logits,
+              int64_t reduction_code) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const Inputs inputs(input, target, weight, pos_weight);
   BceParams p;
   inputs.fill(p, logits, reduction);
   Tensor loss = p.reduced ? empty_scalar(inputs.input) : empty_as(inputs.input);
   p.loss = p.reduced ? nullptr : loss.mutable_data_ptr();
-
-  std::vector<double> partial(p.reduced ? slices(p.n) : 0);
-  std::vector<int> outside(logits ? 0 : slices(p.n));
-  p.partial = p.reduced ? partial.data() : nullptr;
-  p.outside = logits ? nullptr : outside.data();
-  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { bce(p, begin, end); });
+  std::vector<int> outside(logits || on_cuda(inputs.input) ? 0 : slices(p.n));
+  p.outside = outside.empty() ? nullptr : outside.data();
+  run_reduction(
+      p, slices(p.n), p.reduced ? &loss : nullptr, divisor(reduction, inputs.input) == 0, inputs.input,
+      [](const auto& p, int64_t begin, int64_t end) { bce(p, begin, end); }, launch_bce);
   for (int found : outside) {
     SDGAN_CHECK((found & 1) == 0, "input must hold probabilities, all between 0 and 1; for logits there is ",
                 "binary_cross_entropy_with_logits");
     SDGAN_CHECK((found & 2) == 0, "target must hold probabilities, all between 0 and 1");
   }
-  if (p.reduced) finish_sum(partial, loss, divisor(reduction, inputs.input) == 0);
   return loss;
 }
 
-std::tuple<Tensor, Tensor> bce_backward_cpu(Tensor grad_loss, Tensor input, Tensor target, OptionalTensor weight,
-                                            OptionalTensor pos_weight, bool logits, int64_t reduction, bool need_input,
-                                            bool need_target) {
+std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tensor target, OptionalTensor weight,
+                                           OptionalTensor pos_weight, bool logits, int64_t reduction, bool need_input,
+                                           bool need_target) {
   const Inputs inputs(input, target, weight, pos_weight);
   BceBackwardParams p;
   inputs.fill(p, logits, static_cast<Reduction>(reduction));
@@ -71,14 +69,16 @@ std::tuple<Tensor, Tensor> bce_backward_cpu(Tensor grad_loss, Tensor input, Tens
   p.grad_loss = grad_loss.const_data_ptr();
   p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
   p.grad_target = need_target ? grad_target.mutable_data_ptr() : nullptr;
-  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { bce_backward(p, begin, end); });
+  run_elementwise(
+      p, slices(p.n), inputs.input, [](const auto& p, int64_t begin, int64_t end) { bce_backward(p, begin, end); },
+      launch_bce_backward);
   return {grad_input, grad_target};
 }
 
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("bce", TORCH_BOX(&sdgan::bce_cpu));
-  m.impl("bce_backward", TORCH_BOX(&sdgan::bce_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("bce", TORCH_BOX(&sdgan::bce_op));
+  m.impl("bce_backward", TORCH_BOX(&sdgan::bce_backward_op));
 }

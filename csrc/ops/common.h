@@ -52,8 +52,15 @@ inline DType dtype_of(const Tensor& t, const char* name) {
   }
 }
 
+// A kernel would read the CPU's memory as the GPU's.
+inline void check_same_device(const Tensor& a, const Tensor& b, const char* names) {
+  const bool same = a.is_cuda() == b.is_cuda() && (!a.is_cuda() || a.get_device_index() == b.get_device_index());
+  SDGAN_CHECK(same, names, " must be on the same device");
+}
+
 inline void check_same_dtype(const Tensor& a, const Tensor& b, const char* names) {
   SDGAN_CHECK(a.scalar_type() == b.scalar_type(), names, " must have the same dtype");
+  check_same_device(a, b, names);
 }
 
 // Elementwise kernels trust that their tensors match.
@@ -196,7 +203,7 @@ void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing
   } else if (count == 0) {
     if (total) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
   } else {
-    const Tensor partial = empty_doubles(like, total ? count : 0);
+    const Tensor partial = empty_doubles(like, total ? kCudaPartials : 0);
     p.partial = total ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
     p.total = total ? total->mutable_data_ptr() : nullptr;
     run_elementwise(p, count, like, kernel, launcher);

@@ -7,13 +7,14 @@ namespace {
 
 // eps: [*] or none. seed: int64, one element, or none. With neither, z is empty: KL only.
 // The stream of eps runs over the logical order, so with a seed the work is done in contiguous memory.
-std::tuple<Tensor, Tensor> gaussian_cpu(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
-                                        int64_t reduction_code) {
+std::tuple<Tensor, Tensor> gaussian_op(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
+                                       int64_t reduction_code) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool none = reduction == Reduction::none;
   check_like(logvar, mean, "mean and logvar");
   SDGAN_CHECK(!eps || !seed, "eps and seed exclude each other");
   SDGAN_CHECK(!seed || (seed->scalar_type() == ScalarType::Long && seed->numel() == 1), "seed must be one int64");
+  if (seed) check_same_device(*seed, mean, "mean and seed");
   if (eps) check_like(*eps, mean, "mean and eps");
 
   const Tensor given = mean;
@@ -33,11 +34,9 @@ std::tuple<Tensor, Tensor> gaussian_cpu(Tensor mean, Tensor logvar, OptionalTens
   p.z = eps || seed ? z.mutable_data_ptr() : nullptr;
   p.kl = none ? kl.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, mean);
-
-  std::vector<double> partial(none ? 0 : slices(p.n));
-  p.partial = none ? nullptr : partial.data();
-  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { gaussian(p, begin, end); });
-  if (!none) finish_sum(partial, kl, divisor(reduction, mean) == 0);
+  run_reduction(
+      p, slices(p.n), none ? nullptr : &kl, divisor(reduction, mean) == 0, mean,
+      [](const auto& p, int64_t begin, int64_t end) { gaussian(p, begin, end); }, launch_gaussian);
   if (seed && !given.is_contiguous()) {
     const Tensor layout = empty_as(given);
     z = in_layout_of(layout, z);
@@ -46,9 +45,9 @@ std::tuple<Tensor, Tensor> gaussian_cpu(Tensor mean, Tensor logvar, OptionalTens
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
-                                                         Tensor logvar, OptionalTensor z, int64_t reduction_code,
-                                                         bool need_eps) {
+std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
+                                                        Tensor logvar, OptionalTensor z, int64_t reduction_code,
+                                                        bool need_eps) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool reduced = reduction != Reduction::none;
   SDGAN_CHECK(!grad_z || z, "z must be given with grad_z");
@@ -80,14 +79,16 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_cpu(OptionalTensor grad_z, 
   p.grad_eps = need_eps ? grad_eps.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, mean);
   p.reduced = reduced;
-  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { gaussian_backward(p, begin, end); });
+  run_elementwise(
+      p, slices(p.n), mean, [](const auto& p, int64_t begin, int64_t end) { gaussian_backward(p, begin, end); },
+      launch_gaussian_backward);
   return {grad_mean, grad_logvar, grad_eps};
 }
 
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("gaussian", TORCH_BOX(&sdgan::gaussian_cpu));
-  m.impl("gaussian_backward", TORCH_BOX(&sdgan::gaussian_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("gaussian", TORCH_BOX(&sdgan::gaussian_op));
+  m.impl("gaussian_backward", TORCH_BOX(&sdgan::gaussian_backward_op));
 }

@@ -5,7 +5,7 @@
 namespace sdgan {
 namespace {
 
-Tensor reconstruction_loss_cpu(Tensor x_hat, Tensor x, int64_t kind, int64_t reduction_code) {
+Tensor reconstruction_loss_op(Tensor x_hat, Tensor x, int64_t kind, int64_t reduction_code) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool none = reduction == Reduction::none;
   check_like(x, x_hat, "x_hat and x");
@@ -21,16 +21,15 @@ Tensor reconstruction_loss_cpu(Tensor x_hat, Tensor x, int64_t kind, int64_t red
   p.x = x.const_data_ptr();
   p.loss = none ? loss.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, x_hat);
-
-  std::vector<double> partial(none ? 0 : slices(p.n));
-  p.partial = none ? nullptr : partial.data();
-  parallel_slices(slices(p.n), kSlice, [&](int64_t begin, int64_t end) { reconstruction_loss(p, begin, end); });
-  if (!none) finish_sum(partial, loss, divisor(reduction, x_hat) == 0);
+  run_reduction(
+      p, slices(p.n), none ? nullptr : &loss, divisor(reduction, x_hat) == 0, x_hat,
+      [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss(p, begin, end); },
+      launch_reconstruction_loss);
   return loss;
 }
 
-std::tuple<Tensor, Tensor> reconstruction_loss_backward_cpu(Tensor grad_loss, Tensor x_hat, Tensor x, int64_t kind,
-                                                            int64_t reduction_code, bool need_x_hat, bool need_x) {
+std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Tensor x_hat, Tensor x, int64_t kind,
+                                                           int64_t reduction_code, bool need_x_hat, bool need_x) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool reduced = reduction != Reduction::none;
   check_like(x, x_hat, "x_hat and x");
@@ -51,15 +50,17 @@ std::tuple<Tensor, Tensor> reconstruction_loss_backward_cpu(Tensor grad_loss, Te
   p.grad_x = need_x ? grad_x.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, x_hat);
   p.reduced = reduced;
-  parallel_slices(slices(p.n), kSlice,
-                  [&](int64_t begin, int64_t end) { reconstruction_loss_backward(p, begin, end); });
+  run_elementwise(
+      p, slices(p.n), x_hat,
+      [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss_backward(p, begin, end); },
+      launch_reconstruction_loss_backward);
   return {grad_x_hat, grad_x};
 }
 
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("reconstruction_loss", TORCH_BOX(&sdgan::reconstruction_loss_cpu));
-  m.impl("reconstruction_loss_backward", TORCH_BOX(&sdgan::reconstruction_loss_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("reconstruction_loss", TORCH_BOX(&sdgan::reconstruction_loss_op));
+  m.impl("reconstruction_loss_backward", TORCH_BOX(&sdgan::reconstruction_loss_backward_op));
 }

@@ -68,12 +68,16 @@ S* logits(int64_t n, int salt) {
 template <class S>
 constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : 3e-6;  // the sum is stored as S
 
+int64_t partials(int64_t) { return kCudaPartials; }
+constexpr int64_t kSizes[] = {1, 7, 33, 2047, 2048, 8201};
+
 // The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
 template <class S>
 double run(AdversarialLossParams& p) {
   S total[2];
   for (int i : {0, 1}) {
     cuhost::S.shuffle = i;
+    cuhost::S.race_check = true;
     p.total = p.partial ? total + i : nullptr;
     EXPECT(launch_adversarial_loss(p, nullptr) == 0);
   }
@@ -85,6 +89,9 @@ void run(const AdversarialLossBackwardParams& p) { EXPECT(launch_adversarial_los
 #else
 template <class S>
 constexpr double kSumTolerance = 3e-6;
+
+int64_t partials(int64_t slices) { return slices; }
+constexpr int64_t kSizes[] = {1, 7, 16, 33, kSlice - 1, kSlice, 2 * kSlice + 9};
 
 // The loss, where it is reduced. All slices in one call, then one by one from the last: the result must not depend on it.
 template <class S>
@@ -124,7 +131,7 @@ void check(Objective objective, Role role, bool reduced, int64_t n_real, int64_t
   p.grad_real = has_real ? guarded(n_real * sizeof(S)) : nullptr;
   p.grad_fake = guarded(n_fake * sizeof(S));
   p.loss = reduced ? nullptr : guarded(n_fake * sizeof(S));
-  p.partial = reduced ? static_cast<double*>(guarded(p.slice_count() * sizeof(double))) : nullptr;
+  p.partial = reduced ? static_cast<double*>(guarded(partials(p.slice_count()) * sizeof(double))) : nullptr;
   const double got = run<S>(p);
 
   double total = 0, magnitude = 0;
@@ -169,7 +176,7 @@ void check_all(DType dtype) {
   for (Objective objective : {Objective::non_saturating, Objective::minimax, Objective::hinge, Objective::least_squares,
                               Objective::wasserstein, Objective::relativistic}) {
     for (Role role : {Role::discriminator, Role::generator}) {
-      for (int64_t n : {int64_t{1}, int64_t{7}, int64_t{16}, int64_t{33}, kSlice - 1, kSlice, 2 * kSlice + 9}) {
+      for (int64_t n : kSizes) {
         check<S>(objective, role, true, n, n, 1, dtype);
         check<S>(objective, role, false, n, n, 1, dtype);
       }

@@ -1,9 +1,12 @@
 // philox.h: the known answers of Random123 (kat_vectors, philox 4x32 10) on scalars and in every lane, Box-Muller in
-// float against double.
+// float against double; on CUDA's math as well.
 #include "kernels/philox.h"
 
 #include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#if SDGAN_CUDA_ON_HOST
+#include "kernels/cuda/elements.cuh"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -11,9 +14,21 @@ void test_philox();
 
 namespace {
 
+#if SDGAN_CUDA_ON_HOST
+using ScalarMath = cuda::Math;
+using Word = cuda::PhiloxWord;
+
+Word word_of(uint32_t low, uint32_t high) { return {low, high}; }
+uint32_t low_half(Word word) { return word.low; }
+#else
 struct ScalarMath {
   static uint64_t multiply_low(uint64_t x, uint32_t constant) { return (x & 0xffffffffu) * constant; }
 };
+using Word = uint64_t;
+
+Word word_of(uint32_t low, uint32_t high) { return uint64_t{high} << 32 | low; }
+uint32_t low_half(Word word) { return static_cast<uint32_t>(word); }
+#endif
 
 struct KnownAnswer {
   uint32_t counter[4];
@@ -33,16 +48,16 @@ constexpr KnownAnswer kKnown[] = {
 
 void known_answers() {
   for (const KnownAnswer& known : kKnown) {
-    uint64_t scalar[4];
+    Word scalar[4];
     Vec<uint64_t> lanes[4];
     for (int j = 0; j < 4; ++j) {
-      scalar[j] = uint64_t{0xdeadbeef} << 32 | known.counter[j];  // upper halves are ignored
-      lanes[j] = splat(scalar[j]);
+      scalar[j] = word_of(known.counter[j], 0xdeadbeef);  // upper halves are ignored
+      lanes[j] = splat(uint64_t{0xdeadbeef} << 32 | known.counter[j]);
     }
     philox<ScalarMath>(scalar, known.key);
     philox<Math>(lanes, known.key);
     for (int j = 0; j < 4; ++j) {
-      EXPECT(static_cast<uint32_t>(scalar[j]) == known.words[j]);
+      EXPECT(low_half(scalar[j]) == known.words[j]);
       for (int i = 0; i < kLanes<uint64_t>; ++i) EXPECT(static_cast<uint32_t>(lanes[j][i]) == known.words[j]);
     }
   }
@@ -62,6 +77,12 @@ void normals() {
     EXPECT_CLOSE(angle, first[0], want_first, 1e-6);
     EXPECT_CLOSE(angle, second[0], want_second, 1e-6);
     EXPECT(std::hypot(first[0], second[0]) < 5.78);
+#if SDGAN_CUDA_ON_HOST
+    float cuda_first, cuda_second;
+    box_muller<cuda::Math>(radius, angle, cuda_first, cuda_second);
+    EXPECT_CLOSE(angle, cuda_first, want_first, 1e-6);
+    EXPECT_CLOSE(angle, cuda_second, want_second, 1e-6);
+#endif
   }
 }
 

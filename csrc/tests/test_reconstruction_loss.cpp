@@ -5,8 +5,11 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#include "tests/values.h"
+#if SDGAN_CUDA_ON_HOST
+#include "tests/cuda_on_host/cuda_host.h"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -15,21 +18,6 @@ void test_reconstruction_loss();
 namespace {
 
 using testing::guarded;
-
-template <class S>
-S* values(int64_t n, int salt, double scale, double offset) {
-  S* data = static_cast<S*>(guarded(n * sizeof(S)));
-  for (int64_t i = 0; i < n; ++i) {
-    const double x = offset + scale * std::sin(0.7 * static_cast<double>(i) + salt);
-    write<S>(data, i, 1, splat(static_cast<compute_t<S>>(x)));
-  }
-  return data;
-}
-
-template <class S>
-double at(const void* data, int64_t i) {
-  return load_one(static_cast<const S*>(data) + i);
-}
 
 struct Want {
   double value, by_y, by_x;
@@ -49,33 +37,73 @@ Want want(Reconstruction kind, double y, double x) {
   }
 }
 
+#if SDGAN_CUDA_ON_HOST
 template <class S>
-void check(Reconstruction kind, int64_t n, bool reduced, DType dtype) {
+constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 3e-6;  // the sum is stored as S
+
+// The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
+template <class S>
+double run(ReconstructionLossParams& p) {
+  std::vector<double> partial(kCudaPartials);
+  const bool reduced = p.loss == nullptr;
+  S total[2];
+  for (int i : {0, 1}) {
+    cuhost::S.shuffle = i;
+    cuhost::S.race_check = true;
+    p.partial = reduced ? partial.data() : nullptr;
+    p.total = reduced ? total + i : nullptr;
+    EXPECT(launch_reconstruction_loss(p, nullptr) == 0);
+  }
+  if (reduced) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
+  return reduced ? at<S>(total, 0) : 0;
+}
+
+void run(const ReconstructionLossBackwardParams& p) { EXPECT(launch_reconstruction_loss_backward(p, nullptr) == 0); }
+#else
+template <class S>
+constexpr double kSumTolerance = sizeof(S) == 8 ? 1e-13 : 3e-6;
+
+template <class S>
+double run(ReconstructionLossParams& p) {
+  std::vector<double> partial(slices(p.n));
+  p.partial = p.loss ? nullptr : partial.data();
+  for (int64_t s = slices(p.n); s-- > 0;) SDGAN_ISA::reconstruction_loss(p, s, s + 1);
+  double sum = 0;
+  for (double part : partial) sum += part;
+  return sum;
+}
+
+void run(const ReconstructionLossBackwardParams& p) {
+  SDGAN_ISA::reconstruction_loss_backward(p, 0, slices(p.n));
+}
+#endif
+
+// `shift`: tensors that start at that element of an aligned buffer.
+template <class S>
+void check(Reconstruction kind, int64_t n, bool reduced, DType dtype, int shift = 0) {
   const double tolerance = dtype == DType::f32 ? 2e-6 : dtype == DType::f64 ? 1e-13 : 1e-2;
-  std::vector<double> partial(slices(n));
   ReconstructionLossParams p;
   p.dtype = dtype;
   p.kind = kind;
   p.n = n;
-  p.x_hat = values<S>(n, 0, 4, 0);
-  p.x = values<S>(n, 1, 0.5, 0.5);
+  p.x_hat = waves<S>(n + shift, 0, 4) + shift;
+  p.x = waves<S>(n, 1, 0.5, 0.5);
   p.loss = reduced ? nullptr : guarded(n * sizeof(S));
-  p.partial = reduced ? partial.data() : nullptr;
   p.scale = 1.0 / static_cast<double>(n);
-  for (int64_t s = slices(n); s-- > 0;) SDGAN_ISA::reconstruction_loss(p, s, s + 1);
+  const double total = run<S>(p);
 
   ReconstructionLossBackwardParams b;
   b.dtype = dtype;
   b.kind = kind;
   b.n = n;
-  b.grad_loss = values<S>(reduced ? 1 : n, 2, 1, 0);
+  b.grad_loss = waves<S>(reduced ? 1 : n, 2, 1);
   b.x_hat = p.x_hat;
   b.x = p.x;
   b.grad_x_hat = guarded(n * sizeof(S));
   b.grad_x = guarded(n * sizeof(S));
   b.scale = reduced ? p.scale : 1;
   b.reduced = reduced;
-  SDGAN_ISA::reconstruction_loss_backward(b, 0, slices(n));
+  run(b);
 
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -86,9 +114,7 @@ void check(Reconstruction kind, int64_t n, bool reduced, DType dtype) {
     EXPECT_CLOSE(i, at<S>(b.grad_x_hat, i), upstream * w.by_y, tolerance);
     EXPECT_CLOSE(i, at<S>(b.grad_x, i), upstream * w.by_x, tolerance);
   }
-  double total = 0;
-  for (double part : partial) total += part;
-  if (reduced) EXPECT_CLOSE(n, total, sum, dtype == DType::f64 ? 1e-13 : 3e-6);
+  if (reduced) EXPECT_CLOSE(n, total, sum, kSumTolerance<S>);
 }
 
 template <class S>
@@ -98,6 +124,7 @@ void check_all(DType dtype) {
     for (int64_t n : {int64_t{1}, int64_t{7}, int64_t{33}, kSlice, 2 * kSlice + 9}) {
       for (bool reduced : {false, true}) check<S>(kind, n, reduced, dtype);
     }
+    check<S>(kind, 2100, false, dtype, 1);
   }
 }
 
@@ -107,6 +134,12 @@ void test_reconstruction_loss() {
   check_all<float>(DType::f32);
   check_all<double>(DType::f64);
   check_all<bf16>(DType::bf16);
+#if SDGAN_CUDA_ON_HOST
+  check_all<f16>(DType::f16);
+#endif
+#if SDGAN_CUDA_ON_HOST && !defined(__SANITIZE_ADDRESS__)
+  check<float>(Reconstruction::mse, kCudaPartials * 2048 + 5, true, DType::f32);  // blocks that do more than one chunk
+#endif
 }
 
 }  // namespace sdgan::SDGAN_ISA

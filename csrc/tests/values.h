@@ -26,11 +26,11 @@ inline void put<f16>(void* data, int64_t i, double x) {
   static_cast<f16*>(data)[i] = testing::to_f16(x);
 }
 
-// n numbers in [-size, size] that end where an unmapped page begins.
+// n numbers in offset + [-size, size] that end where an unmapped page begins.
 template <class S>
-S* waves(int64_t n, int salt, double size) {
+S* waves(int64_t n, int salt, double size, double offset = 0) {
   S* data = static_cast<S*>(testing::guarded(n * sizeof(S)));
-  for (int64_t i = 0; i < n; ++i) put<S>(data, i, size * std::sin(0.7 * static_cast<double>(i) + salt));
+  for (int64_t i = 0; i < n; ++i) put<S>(data, i, offset + size * std::sin(0.7 * static_cast<double>(i) + salt));
   return data;
 }
 

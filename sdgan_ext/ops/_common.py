@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import _native  # noqa: F401  (registers torch.ops.sdgan_ext)
+from .. import _native  # it registers torch.ops.sdgan_ext
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float64)
 HALVES = (torch.float16,)
@@ -21,14 +21,42 @@ def check_choice(name: str, value, choices) -> None:
         raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
 
 
+def cuda_obstacle(build: dict, running: str | None = torch.version.cuda) -> str | None:
+    """Why a build of :func:`sdgan_ext.build_info` cannot work on CUDA tensors of this torch, and the fix; or None."""
+    rebuild = f"SDGAN_CUDA=ON {_native.REBUILD}"
+    if not build["cuda"] or build["cuda_architectures"] == ["host"]:
+        return f"this build of sdgan_ext has no CUDA kernels ({build['cuda_reason']}); rebuild it with `{rebuild}`"
+    compiled = build["cuda_version"].split(".")[0]
+    wanted = (running or compiled).split(".")[0]
+    if compiled == wanted:
+        return None
+    return (
+        f"this build of sdgan_ext was compiled with CUDA {compiled}, torch {torch.__version__} runs CUDA {running}; "
+        f"rebuild it with the nvcc of CUDA {wanted} (`CUDACXX=/usr/local/cuda-{wanted}/bin/nvcc {rebuild}`)"
+    )
+
+
+_CUDA_OBSTACLE = cuda_obstacle(_native.build_info())  # once a process: a check must cost less than a small loss
+
+
 def check_tensor(name: str, value, *, dim: int | None = None) -> None:
     """A floating-point tensor of a dtype and on a device that the kernels take."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.dtype not in FLOATS and not (value.is_cuda and value.dtype in HALVES):
-        raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16 and float64")
+    if not value.is_cpu:
+        _check_device(name, value)
+    if value.dtype not in FLOATS and (value.is_cpu or value.dtype not in HALVES):
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16, float64, and float16 on CUDA")
     if dim is not None and value.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimensions, got shape {tuple(value.shape)}")
+
+
+def _check_device(name, value):
+    if value.is_cuda:
+        if _CUDA_OBSTACLE is not None:
+            raise ValueError(f"{name} is on {value.device}, but {_CUDA_OBSTACLE}")
+    elif not value.is_meta:
+        raise ValueError(f"{name} is on {value.device}; allowed are cpu and cuda")
 
 
 def check_like(name: str, value, other_name: str, other: Tensor) -> None:

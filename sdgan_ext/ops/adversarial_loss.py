@@ -47,7 +47,7 @@ def discriminator_loss(
         + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
 
     Args:
-        real_logits: ``D(x)``, any shape. float32, bfloat16 or float64.
+        real_logits: ``D(x)``, any shape. float32, bfloat16, float64, or float16 on CUDA.
         fake_logits: ``D(G(z))``, any shape; each half has its own mean, so the two numbers of logits may differ.
             With ``objective="relativistic"`` or ``reduction="none"`` they pair one to one and must have one shape.
         objective: ``non_saturating`` and ``minimax`` (Goodfellow et al. 2014; the same loss for the discriminator),
@@ -91,7 +91,7 @@ def generator_loss(
     Equivalent to, for the default objective, ``F.softplus(-fake_logits).mean()``.
 
     Args:
-        fake_logits: ``D(G(z))``, any shape. float32, bfloat16 or float64.
+        fake_logits: ``D(G(z))``, any shape. float32, bfloat16, float64, or float16 on CUDA.
         real_logits: ``D(x)`` of the same shape; needed by, and only read by, ``objective="relativistic"``.
         objective: as in :func:`discriminator_loss`. ``minimax`` is the saturating ``-softplus(C)``.
         reduction: ``mean``, ``sum`` or ``none``.
@@ -143,9 +143,9 @@ def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
             grad_loss, real, fake, grad_real.detach(), grad_fake.detach(), *ctx.settings
         )
     if grad_of_grad_real is not None or grad_of_grad_fake is not None:  # somebody used the gradients beside the loss
-        ones = torch.ones(fake.shape if ctx.settings[-1] == REDUCTIONS["none"] else (), dtype=fake.dtype)
+        ones = fake.new_ones(fake.shape if ctx.settings[-1] == REDUCTIONS["none"] else ())
         _, more_real, more_fake = _second_derivative(
-            ctx.settings, ones.to(fake.device), real, fake, grad_of_grad_real, grad_of_grad_fake
+            ctx.settings, ones, real, fake, grad_of_grad_real, grad_of_grad_fake
         )
         total_real = add_grads(total_real, more_real)
         total_fake = add_grads(total_fake, more_fake)

@@ -34,7 +34,7 @@ def binary_cross_entropy_with_logits(
     Equivalent to :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
 
     Args:
-        input: logits, any shape. float32, bfloat16 or float64.
+        input: logits, any shape. float32, bfloat16, float64, or float16 on CUDA.
         target: same shape, usually in [0, 1].
         weight: factor of each element's loss, broadcast to the shape of ``input``; has no gradient.
         size_average, reduce: torch's deprecated spelling of ``reduction``.
@@ -64,7 +64,7 @@ def binary_cross_entropy(
     :func:`binary_cross_entropy_with_logits`: a saturated probability has lost its gradient.
 
     Args:
-        input: probabilities, any shape. float32, bfloat16 or float64.
+        input: probabilities, any shape. float32, bfloat16, float64, or float16 on CUDA.
         target: same shape, in [0, 1].
         weight, size_average, reduce, reduction: as in :func:`binary_cross_entropy_with_logits`.
 
@@ -73,7 +73,8 @@ def binary_cross_entropy(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
-        RuntimeError: ``input`` or ``target`` has an element outside [0, 1].
+        RuntimeError: ``input`` or ``target`` has an element outside [0, 1]. On CUDA, where to tell would be to wait for
+            the GPU, the loss of such an element and its gradients are NaN instead.
     """
     return _loss(input, target, weight, None, False, size_average, reduce, reduction)
 

@@ -36,7 +36,7 @@ def sample_gaussian(
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(mean)
 
     Args:
-        mean: shape ``(batch, *)``. float32, bfloat16 or float64.
+        mean: shape ``(batch, *)``. float32, bfloat16, float64, or float16 on CUDA.
         logvar: logarithm of the variance, same shape.
         seed: of the noise, an int or an int64 tensor of one element (which a CUDA graph can change between replays).
             The noise of an element depends on the seed and on the element's index only: it is the same on every

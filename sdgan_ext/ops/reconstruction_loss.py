@@ -28,7 +28,7 @@ def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: 
     Equivalent to, for the default kind and reduction, ``((x_hat - x) ** 2).sum() / len(x)``.
 
     Args:
-        x_hat: shape ``(batch, *)``. float32, bfloat16 or float64, in any memory layout.
+        x_hat: shape ``(batch, *)``. float32, bfloat16, float64, or float16 on CUDA, in any memory layout.
         x: same shape. Its gradient is computed only if it is asked for.
         kind: ``mse`` the squared error; ``l1`` the absolute error; ``bce`` the binary cross-entropy in nats, where
             ``x_hat`` are logits and ``x`` is in [0, 1]; ``gaussian`` the negative log-likelihood

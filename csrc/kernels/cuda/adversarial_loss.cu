@@ -1,6 +1,6 @@
-// One pass, as cpu/adversarial_loss.cpp: each logit is read once, its term added, its gradient written. A block works
-// on a slice; up to two slices are one launch of one block, since a launch costs as much as 10,000 logits.
-// Bytes: 2 per logit and element size (one read, one write).
+// One pass, as cpu/adversarial_loss.cpp: each logit is read once, its term added, its gradient written. Up to 4 chunks
+// of 2048 elements are one launch, more are two (reduce.cuh); the backward pass is one for each half.
+// Bytes: 2 per logit and element size (one read, one write), backward too.
 #include "kernels/adversarial_loss.h"
 
 #include "kernels/cuda/reduce.cuh"
@@ -20,129 +20,182 @@ SDGAN_DEVICE Term<T> hinge(T x) {  // max(0, x)
   return {x > 0 || x != x ? x : T(0), x > 0 ? T(1) : T(0)};
 }
 
-template <class T>
-SDGAN_DEVICE Term<T> real_term(const AdversarialLossParams& p, T r) {
+// Calls body(term) with the function of one logit that the objective stands for: chosen once for a pack, so that the
+// terms of its lanes overlap.
+template <class T, class Body>
+SDGAN_DEVICE void with_real_term(const AdversarialLossParams& p, Body body) {
   const T t = static_cast<T>(p.real_target);
   switch (p.objective) {
-    case Objective::hinge: {
-      const Term<T> h = hinge(T(1) - r);
-      return {h.value, -h.slope};
-    }
+    case Objective::hinge:
+      return body([](T r) {
+        const Term<T> h = hinge(T(1) - r);
+        return Term<T>{h.value, -h.slope};
+      });
     case Objective::least_squares:
-      return {T(0.5) * (r - t) * (r - t), r - t};
+      return body([t](T r) { return Term<T>{T(0.5) * (r - t) * (r - t), r - t}; });
     case Objective::wasserstein:
-      return {-r, T(-1)};
-    default: {  // t sp(-r) + (1 - t) sp(r) = sp(r) - t r
-      if (t == T(1)) return softplus_of_minus(r);
-      const Term<T> s = softplus(r);
-      return {s.value - t * r, s.slope - t};
-    }
+      return body([](T r) { return Term<T>{-r, T(-1)}; });
+    default:  // t sp(-r) + (1 - t) sp(r) = sp(-r) + (1 - t) r
+      return body([t](T r) {
+        const Term<T> s = softplus_of_minus(r);
+        return t == T(1) ? s : Term<T>{s.value + (T(1) - t) * r, s.slope + (T(1) - t)};
+      });
   }
 }
 
-template <class T>
-SDGAN_DEVICE Term<T> fake_term(const AdversarialLossParams& p, T f) {
+template <class T, class Body>
+SDGAN_DEVICE void with_fake_term(const AdversarialLossParams& p, Body body) {
   const bool discriminator = p.role == Role::discriminator;
   switch (p.objective) {
     case Objective::hinge:
-      return discriminator ? hinge(T(1) + f) : Term<T>{-f, T(-1)};
-    case Objective::least_squares: {
-      const T d = discriminator ? f : f - T(1);
-      return {T(0.5) * d * d, d};
-    }
+      return body([=](T f) { return discriminator ? hinge(T(1) + f) : Term<T>{-f, T(-1)}; });
+    case Objective::least_squares:
+      return body([=](T f) {
+        const T d = discriminator ? f : f - T(1);
+        return Term<T>{T(0.5) * d * d, d};
+      });
     case Objective::wasserstein:
-      return discriminator ? Term<T>{f, T(1)} : Term<T>{-f, T(-1)};
-    case Objective::minimax: {
-      const Term<T> s = softplus(f);
-      return discriminator ? s : Term<T>{-s.value, -s.slope};
+      return body([=](T f) { return discriminator ? Term<T>{f, T(1)} : Term<T>{-f, T(-1)}; });
+    default: {  // sp(f), -sp(f) or sp(-f)
+      const bool minus_f = !discriminator && p.objective != Objective::minimax;
+      const bool minus_loss = !discriminator && p.objective == Objective::minimax;
+      return body([=](T f) {
+        const Term<T> s = softplus(minus_f ? -f : f);
+        return Term<T>{minus_loss ? -s.value : s.value, minus_f || minus_loss ? -s.slope : s.slope};
+      });
     }
-    default:
-      return discriminator ? softplus(f) : softplus_of_minus(f);
   }
 }
 
-// This thread's share of a slice of one half.
+// This thread's share of a chunk of one half.
 template <class S>
-SDGAN_DEVICE double half_slice(const AdversarialLossParams& p, bool real, int64_t s) {
+SDGAN_DEVICE double half_chunk(const AdversarialLossParams& p, bool real, int64_t c) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(real ? p.scale_real : p.scale_fake);
+  const void* logits = real ? p.real : p.fake;
+  void* grad = real ? p.grad_real : p.grad_fake;
   T sum = 0;
-  for_packs<S>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) {
-    const Pack<S> x = read<S>(real ? p.real : p.fake, i, count);
-    Pack<S> slope;
-    PRAGMA_UNROLL
-    for (int j = 0; j < kPack<S>; ++j) {
-      const Term<T> term = real ? real_term(p, x[j]) : fake_term(p, x[j]);
-      slope[j] = term.slope * scale;
-      if (j < count) sum += term.value;
-    }
-    write<S>(real ? p.grad_real : p.grad_fake, i, count, slope);
-  });
+  for_chunk<S>(
+      c, real ? p.n_real : p.n_fake, [&](int64_t i, int count) { return read_raw<S>(logits, i, count); },
+      [&](int64_t i, int count, const Raw<S>& raw) {
+        const Pack<S> x = widen<S>(raw);
+        Pack<S> slope;
+        const auto body = [&](auto term_of) {
+          PRAGMA_UNROLL
+          for (int j = 0; j < kPack<S>; ++j) {
+            const Term<T> term = term_of(x[j]);
+            slope[j] = term.slope * scale;
+            if (j < count) sum += term.value;
+          }
+        };
+        if (real) {
+          with_real_term<T>(p, body);
+        } else {
+          with_fake_term<T>(p, body);
+        }
+        write<S>(grad, i, count, slope);
+      });
   return sum * (real ? p.scale_real : p.scale_fake);
 }
 
 template <class S>
-SDGAN_DEVICE double paired_slice(const AdversarialLossParams& p, int64_t s) {
+struct Pair {
+  Raw<S> real, fake;
+};
+
+template <class S>
+SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(p.scale_fake);
-  const bool discriminator = p.role == Role::discriminator;
+  const T sign = p.role == Role::discriminator ? T(1) : T(-1);
   T sum = 0;
-  for_packs<S>(s, p.n_fake, [&](int64_t i, int count) {
-    const Pack<S> f = read<S>(p.fake, i, count);
-    const Pack<S> r = p.real ? read<S>(p.real, i, count) : Pack<S>{};
-    Pack<S> value, slope_real, slope_fake;
-    PRAGMA_UNROLL
-    for (int j = 0; j < kPack<S>; ++j) {
-      Term<T> on_real{}, on_fake{};
-      if (p.objective == Objective::relativistic) {
-        on_fake = softplus(discriminator ? f[j] - r[j] : r[j] - f[j]);
-        on_real.slope = discriminator ? -on_fake.slope : on_fake.slope;
-        on_fake.slope = -on_real.slope;
-      } else {
-        on_fake = fake_term(p, f[j]);
-        if (p.real) on_real = real_term(p, r[j]);
-      }
-      value[j] = on_real.value + on_fake.value;
-      slope_real[j] = on_real.slope * scale;
-      slope_fake[j] = on_fake.slope * scale;
-      if (j < count) sum += value[j];
-    }
-    write<S>(p.loss, i, count, value);
-    write<S>(p.grad_real, i, count, slope_real);
-    write<S>(p.grad_fake, i, count, slope_fake);
-  });
+  for_chunk<S>(
+      c, p.n_fake,
+      [&](int64_t i, int count) {
+        return Pair<S>{read_raw<S>(p.real, i, count), read_raw<S>(p.fake, i, count)};
+      },
+      [&](int64_t i, int count, const Pair<S>& pair) {
+        const Pack<S> r = widen<S>(pair.real), f = widen<S>(pair.fake);
+        Pack<S> value, slope_fake, slope_real = splat<S>(T(0));
+        if (p.objective == Objective::relativistic) {
+          PRAGMA_UNROLL
+          for (int j = 0; j < kPack<S>; ++j) {
+            const Term<T> term = softplus(sign * (f[j] - r[j]));
+            value[j] = term.value;
+            slope_fake[j] = sign * term.slope;
+            slope_real[j] = -slope_fake[j];
+          }
+        } else {
+          with_fake_term<T>(p, [&](auto term_of) {
+            PRAGMA_UNROLL
+            for (int j = 0; j < kPack<S>; ++j) {
+              const Term<T> term = term_of(f[j]);
+              value[j] = term.value;
+              slope_fake[j] = term.slope;
+            }
+          });
+          if (p.real) {
+            with_real_term<T>(p, [&](auto term_of) {
+              PRAGMA_UNROLL
+              for (int j = 0; j < kPack<S>; ++j) {
+                const Term<T> term = term_of(r[j]);
+                value[j] += term.value;
+                slope_real[j] = term.slope;
+              }
+            });
+          }
+        }
+        PRAGMA_UNROLL
+        for (int j = 0; j < kPack<S>; ++j) {
+          if (j < count) sum += value[j];
+          slope_fake[j] *= scale;
+        }
+        write<S>(p.loss, i, count, value);
+        write<S>(p.grad_fake, i, count, slope_fake);
+        if (p.real) {
+          PRAGMA_UNROLL
+          for (int j = 0; j < kPack<S>; ++j) slope_real[j] *= scale;
+          write<S>(p.grad_real, i, count, slope_real);
+        }
+      });
   return sum * p.scale_fake;
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) adversarial_loss_kernel(AdversarialLossParams p) {
-  const int64_t count = p.slice_count();
+__global__ void __launch_bounds__(kThreads, kResident<S>) adversarial_loss_kernel(AdversarialLossParams p) {
+  const bool paired = p.paired();
+  const int64_t real_chunks = paired ? 0 : chunks(p.n_real), count = real_chunks + chunks(p.n_fake);
   double sum = 0;
-  for (int64_t s = blockIdx.x; s < count; s += gridDim.x) {
-    if (p.paired()) {
-      sum += paired_slice<S>(p, s);
+  for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
+    if (paired) {
+      sum += paired_chunk<S>(p, c);
     } else {
-      const bool real = s < slices(p.n_real);
-      sum += half_slice<S>(p, real, real ? s : s - slices(p.n_real));
+      const bool real = c < real_chunks;
+      sum += half_chunk<S>(p, real, real ? c : c - real_chunks);
     }
   }
   finish_block<S>(sum, p.partial, p.total);
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) adversarial_loss_backward_kernel(AdversarialLossBackwardParams p) {
+__global__ void __launch_bounds__(kThreads, kResident<S>)
+    adversarial_loss_backward_kernel(AdversarialLossBackwardParams p) {
   using T = compute_t<S>;
   const T one = p.reduced ? load_one<S>(p.grad_loss, 0) : T(0);
-  for (int64_t s = blockIdx.x; s < slices(p.n); s += gridDim.x) {
-    for_packs<S>(s, p.n, [&](int64_t i, int count) {
-      const Pack<S> grad = read<S>(p.grad, i, count);
-      Pack<S> upstream{};
-      if (!p.reduced) upstream = read<S>(p.grad_loss, i, count);
-      Pack<S> out;
-      PRAGMA_UNROLL
-      for (int j = 0; j < kPack<S>; ++j) out[j] = (p.reduced ? one : upstream[j]) * grad[j];
-      write<S>(p.out, i, count, out);
-    });
+  const void* grad_loss = p.reduced ? nullptr : p.grad_loss;
+  for (int64_t c = blockIdx.x; c < chunks(p.n); c += gridDim.x) {
+    for_chunk<S>(
+        c, p.n,
+        [&](int64_t i, int count) {
+          return Pair<S>{read_raw<S>(p.grad, i, count), read_raw<S>(grad_loss, i, count)};
+        },
+        [&](int64_t i, int count, const Pair<S>& pair) {
+          const Pack<S> grad = widen<S>(pair.real), upstream = p.reduced ? splat<S>(one) : widen<S>(pair.fake);
+          Pack<S> out;
+          PRAGMA_UNROLL
+          for (int j = 0; j < kPack<S>; ++j) out[j] = upstream[j] * grad[j];
+          write<S>(p.out, i, count, out);
+        });
   }
 }
 
@@ -150,16 +203,17 @@ __global__ void __launch_bounds__(kThreads) adversarial_loss_backward_kernel(Adv
 }  // namespace cuda
 
 CudaError launch_adversarial_loss(const AdversarialLossParams& p, CudaStream stream) {
+  const int64_t count = (p.paired() ? 0 : cuda::chunks(p.n_real)) + cuda::chunks(p.n_fake);
   return cuda::dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return cuda::launch_reduction<S>(cuda::adversarial_loss_kernel<S>, p, p.slice_count(), stream);
+    return cuda::launch_reduction<S>(cuda::adversarial_loss_kernel<S>, p, count, stream);
   });
 }
 
 CudaError launch_adversarial_loss_backward(const AdversarialLossBackwardParams& p, CudaStream stream) {
   return cuda::dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return cuda::launch(cuda::adversarial_loss_backward_kernel<S>, cuda::grid_of(slices(p.n)), cuda::kThreads, 0,
+    return cuda::launch(cuda::adversarial_loss_backward_kernel<S>, cuda::grid_of(cuda::chunks(p.n)), cuda::kThreads, 0,
                         stream, p);
   });
 }

@@ -1,6 +1,7 @@
 // How the header of an op declares its CUDA launcher, beside SDGAN_CPU_KERNEL; understood without the CUDA toolkit.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace sdgan {
@@ -8,6 +9,9 @@ namespace sdgan {
 using CudaStream = void*;  // a cudaStream_t
 using CudaError = int;     // a cudaError_t, 0 for success, or:
 constexpr CudaError kCudaNotBuilt = -1;
+
+// The doubles that a launcher needs where its parameters have `partial`.
+constexpr int64_t kCudaPartials = 4096;
 
 // The error in words, with the fix where there is one.
 std::string cuda_error_text(CudaError error);

@@ -21,10 +21,16 @@ SDGAN_DEVICE double block_sum(double v) {
   return v;
 }
 
-// Work up to this many slices is done by one block, which stores the sum itself: one launch.
-constexpr int64_t kOneBlockSlices = 2;
+// A reduction works on pieces (chunks, say); block b on pieces b, b + blocks, ... Up to kOneBlock pieces are done by
+// one block, which stores the sum itself: one launch, since a second costs about what these pieces cost one after
+// another. More than kMostBlocks blocks, which fill any GPU, would make the second launch long. Neither number depends on
+// the GPU, so the bits do not either.
+constexpr int64_t kOneBlock = 4;
+constexpr int64_t kMostBlocks = kCudaPartials;
 
-inline unsigned reduction_blocks(int64_t slices) { return slices <= kOneBlockSlices ? 1u : grid_of(slices); }
+inline unsigned reduction_blocks(int64_t pieces) {
+  return pieces <= kOneBlock ? 1u : grid_of(pieces < kMostBlocks ? pieces : kMostBlocks);
+}
 
 // At the end of such a kernel: the block's sum goes to `total`, of dtype S, where the block is the only one, else to
 // `partial`. Both are null where nothing is reduced.
@@ -41,22 +47,30 @@ SDGAN_DEVICE void finish_block(double sum, double* partial, void* total) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) sum_partial_kernel(const double* partial, int64_t count, void* total) {
+__global__ void __launch_bounds__(kThreads) sum_partial_kernel(const double* partial, int count, void* total) {
+  constexpr int kMost = kMostBlocks / kThreads;
+  double part[kMost];
+  PRAGMA_UNROLL
+  for (int k = 0; k < kMost; ++k) {
+    const int i = k * kThreads + threadIdx.x;
+    part[k] = i < count ? partial[i] : 0.0;
+  }
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
+  PRAGMA_UNROLL
+  for (int k = 0; k < kMost; ++k) sum += part[k];
   sum = block_sum(sum);
   if (threadIdx.x == 0) store_one<S>(total, 0, static_cast<compute_t<S>>(sum));
 }
 
-// Launches kernel(p) over the slices and, where there are partial results, the kernel that adds them. P has `partial`
-// [slices] and `total` [1], both null where nothing is reduced.
+// Launches kernel(p) over the pieces and, where there are partial results, the kernel that adds them. P has `partial`
+// [kCudaPartials] and `total` [1], both null where nothing is reduced.
 template <class S, class P>
-CudaError launch_reduction(void (*kernel)(P), const P& p, int64_t slices, CudaStream stream) {
-  const unsigned blocks = reduction_blocks(slices);
+CudaError launch_reduction(void (*kernel)(P), const P& p, int64_t pieces, CudaStream stream) {
+  const unsigned blocks = reduction_blocks(pieces);
   const CudaError error = launch(kernel, blocks, kThreads, 0, stream, p);
   if (error != 0 || p.total == nullptr || blocks == 1) return error;
   return launch(sum_partial_kernel<S>, 1, kThreads, 0, stream, static_cast<const double*>(p.partial),
-                static_cast<int64_t>(blocks), p.total);
+                static_cast<int>(blocks), p.total);
 }
 
 }  // namespace sdgan::cuda
