@@ -43,8 +43,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_reduce_kernel(BatchNormPa
         tail = piece[i].count;
       }
     }
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) x[i] = read<S>(p.input, piece[i]);
+    read<S>(piece, p.input, x);
     PRAGMA_UNROLL
     for (int j = 0; j < kPack<S>; ++j) {
       if (first) {
@@ -124,8 +123,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParam
     Pack<S> x[kBatch];
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) x[i] = read<S>(p.input, piece[i]);
+    read<S>(piece, p.input, x);
     with_activation(p.activation, [&](auto activation) {
       PRAGMA_UNROLL
       for (int i = 0; i < kBatch; ++i) {

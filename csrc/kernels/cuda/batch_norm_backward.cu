@@ -62,11 +62,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_reduce_kernel(Ba
     Pack<S> x[kBatch], g[kBatch];
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      x[i] = read<S>(p.input, piece[i]);
-      g[i] = read<S>(p.grad_output, piece[i]);
-    }
+    read<S>(piece, p.input, x, p.grad_output, g);
     through_activation<S, kBatch>(p, affine, x, g);
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) {
@@ -143,11 +139,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(Batch
     Pack<S> x[kBatch], g[kBatch];
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      x[i] = read<S>(p.input, piece[i]);
-      g[i] = read<S>(p.grad_output, piece[i]);
-    }
+    read<S>(piece, p.input, x, p.grad_output, g);
     through_activation<S, kBatch>(p, affine, x, g);
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) {

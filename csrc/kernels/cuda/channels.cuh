@@ -28,6 +28,64 @@ SDGAN_DEVICE void write(void* p, Piece at, const Pack<S>& pack) {
   if (p != nullptr) write<S>(static_cast<S*>(p) + at.i, 0, at.count, pack);
 }
 
+// Whether the pieces can be loaded 16 bytes at a time; those of no elements may.
+template <class S, int n>
+SDGAN_DEVICE bool whole(const void* p, const Piece (&piece)[n]) {
+  bool ok = aligned16(p);
+  PRAGMA_UNROLL
+  for (int i = 0; i < n; ++i) {
+    ok = ok && (piece[i].count == 0 || (piece[i].count == kPack<S> && piece[i].i % kPack<S> == 0));
+  }
+  return ok;
+}
+
+template <class S, int n>
+SDGAN_DEVICE void load_whole(const void* p, const Piece (&piece)[n], Raw<S> (&raw)[n]) {
+  PRAGMA_UNROLL
+  for (int i = 0; i < n; ++i) {
+    const int64_t at = piece[i].count == 0 ? piece[0].i : piece[i].i;
+    raw[i] = *reinterpret_cast<const Raw<S>*>(static_cast<const S*>(p) + at);
+  }
+}
+template <class S, int n>
+SDGAN_DEVICE void unpack(const Piece (&piece)[n], const Raw<S> (&raw)[n], Pack<S> (&x)[n]) {
+  PRAGMA_UNROLL
+  for (int i = 0; i < n; ++i) {
+    PRAGMA_UNROLL
+    for (int j = 0; j < kPack<S>; ++j) x[i][j] = piece[i].count == 0 ? compute_t<S>(0) : to_compute(raw[i].lane[j]);
+  }
+}
+
+// Reads pieces, of which the first has elements; lanes past a piece's count are 0. All loads are on their way before a
+// value is used, which a branch around each of them would prevent: they hide each other's latency.
+template <class S, int n>
+SDGAN_DEVICE void read(const Piece (&piece)[n], const void* p, Pack<S> (&x)[n]) {
+  if (whole<S>(p, piece)) {
+    Raw<S> raw[n];
+    load_whole<S>(p, piece, raw);
+    unpack<S>(piece, raw, x);
+  } else {
+    PRAGMA_UNROLL
+    for (int i = 0; i < n; ++i) x[i] = read<S>(p, piece[i]);
+  }
+}
+template <class S, int n>
+SDGAN_DEVICE void read(const Piece (&piece)[n], const void* p, Pack<S> (&x)[n], const void* q, Pack<S> (&y)[n]) {
+  if (whole<S>(p, piece) && aligned16(q)) {
+    Raw<S> of_p[n], of_q[n];
+    load_whole<S>(p, piece, of_p);
+    load_whole<S>(q, piece, of_q);
+    unpack<S>(piece, of_p, x);
+    unpack<S>(piece, of_q, y);
+  } else {
+    PRAGMA_UNROLL
+    for (int i = 0; i < n; ++i) {
+      x[i] = read<S>(p, piece[i]);
+      y[i] = read<S>(q, piece[i]);
+    }
+  }
+}
+
 // The tile of this block and the pieces of it that are this thread's, from the first to the last.
 template <class S>
 class Walk {

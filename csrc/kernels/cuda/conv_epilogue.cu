@@ -12,16 +12,24 @@ namespace {
 // Whether a piece is contiguous on the windowed side too, from s.windowed(piece.i) on: it lies in a line.
 SDGAN_DEVICE bool in_a_line(const ConvEpilogueShape& s) { return s.channels_last && s.channels > 1; }
 
-template <class S>
-SDGAN_DEVICE Pack<S> read_window(const ConvEpilogueShape& s, const void* p, Piece at) {
-  if (s.dense()) return read<S>(p, at);
-  if (in_a_line(s)) return read<S>(p, Piece{s.windowed(at.i), at.count});
-  Pack<S> pack;
-  PRAGMA_UNROLL
-  for (int j = 0; j < kPack<S>; ++j) {
-    pack[j] = j < at.count ? load_one<S>(p, s.windowed(at.i + j)) : compute_t<S>(0);
+template <class S, int n>
+SDGAN_DEVICE void read_window(const ConvEpilogueShape& s, const void* p, const Piece (&piece)[n], Pack<S> (&x)[n]) {
+  if (s.dense()) {
+    read<S>(piece, p, x);
+  } else if (in_a_line(s)) {
+    Piece windowed[n];
+    PRAGMA_UNROLL
+    for (int i = 0; i < n; ++i) windowed[i] = {s.windowed(piece[i].i), piece[i].count};
+    read<S>(windowed, p, x);
+  } else {
+    PRAGMA_UNROLL
+    for (int i = 0; i < n; ++i) {
+      PRAGMA_UNROLL
+      for (int j = 0; j < kPack<S>; ++j) {
+        x[i][j] = j < piece[i].count ? load_one<S>(p, s.windowed(piece[i].i + j)) : compute_t<S>(0);
+      }
+    }
   }
-  return pack;
 }
 
 template <class S>
@@ -52,8 +60,7 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
     Pack<S> a[kBatch];
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) a[i] = read_window<S>(p.shape, p.input, piece[i]);
+    read_window<S>(p.shape, p.input, piece, a);
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) {
       PRAGMA_UNROLL
@@ -85,10 +92,10 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEp
     Pack<S> g[kBatch], saved[kBatch] = {};
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      g[i] = read<S>(p.grad_output, piece[i]);
-      if (p.activation != Activation::none) saved[i] = read<S>(p.saved, piece[i]);
+    if (p.activation != Activation::none) {
+      read<S>(piece, p.grad_output, g, p.saved, saved);
+    } else {
+      read<S>(piece, p.grad_output, g);
     }
     with_activation(p.activation, [&](auto activation) {
       constexpr Activation act = decltype(activation)::value;
