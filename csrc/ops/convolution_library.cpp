@@ -1,7 +1,7 @@
 // oneDNN or cuDNN through aten::convolution, then one pass for the activation where there is one; on CUDA also for the
-// bias, which cuDNN would leave to a pass of its own. The library knows symmetric padding only; an asymmetric side costs
-// a copy of the image side (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in the pass
-// of the activation).
+// bias, which cuDNN would leave to a pass of its own. The library knows symmetric padding only; an asymmetric side
+// costs a copy of the image side (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in
+// the pass of the activation).
 #include "ops/convolution.h"
 
 #include <algorithm>

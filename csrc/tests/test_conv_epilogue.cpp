@@ -136,7 +136,7 @@ void check(const Case& k, Activation activation, DType dtype) {
   for (bool another : {false, true}) {
     S* input = waves<S>(extent, 1, 2);
     p.input = input;
-    output[another] = static_cast<S*>(dense && !keeps ? input : guarded(total * sizeof(S)));  // in place where it may be
+    output[another] = static_cast<S*>(dense && !keeps ? input : guarded(total * sizeof(S)));  // in place where it may
     preactivation = static_cast<S*>(!keeps ? nullptr : dense ? input : guarded(total * sizeof(S)));
     p.output = output[another];
     p.preactivation = preactivation;
@@ -177,7 +177,9 @@ void check(const Case& k, Activation activation, DType dtype) {
     }
     EXPECT_CLOSE(static_cast<double>(c), at<S>(grad_biases[0], c), sum, sizeof(S) == 2 ? 1e-2 : 2e-5);
   }
-  for (int64_t i = 0; i < extent; ++i) EXPECT_CLOSE(static_cast<double>(i), at<S>(grads[0], i), at<S>(want, i), tolerance);
+  for (int64_t i = 0; i < extent; ++i) {
+    EXPECT_CLOSE(static_cast<double>(i), at<S>(grads[0], i), at<S>(want, i), tolerance);
+  }
 
   b.grad_preactivation = grads[1] = waves<S>(extent, 5, 1);  // without the bias
   run<S>(b, nullptr, false, total);

@@ -1,13 +1,13 @@
-// How CUDA kernels cut a tensor of channels into tiles, one for a block of threads. Plain numbers: the binding asks them
-// how much scratch a reduction takes, the kernels walk along them (channels.cuh).
+// How CUDA kernels cut a tensor of channels into tiles, one for a block of threads. Plain numbers: the binding asks
+// them how much scratch a reduction takes, the kernels walk along them (channels.cuh).
 //
 //   rows    [rows, columns]  a tile is `across` packs of 16 bytes wide (64 bytes in all) and some rows deep; a thread
 //                            keeps its columns. `repeat` neighbouring columns make a channel.
 //   planes  [N, C, L]        a tile is some packs of one channel, in the order of memory.
 //
-// About kTiles tiles: four for each of an H200's 132 multiprocessors, but no fewer than 4 packs for a thread, and no more
-// than kMostPacks: what a thread sums in float is short. The cut depends on the shape alone, not on the GPU, and with it
-// the order of every sum.
+// About kTiles tiles: four for each of an H200's 132 multiprocessors, but no fewer than 4 packs for a thread, and no
+// more than kMostPacks: what a thread sums in float is short. The cut depends on the shape alone, not on the GPU, and
+// with it the order of every sum.
 #pragma once
 
 #include "kernels/scalar.h"

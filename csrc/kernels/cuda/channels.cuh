@@ -1,5 +1,5 @@
-// What kernels over tensors of channels share: the walk of a thread along its tile, sums over the columns of a block, and
-// the sums of the blocks in order. See channel_tiles.h.
+// What kernels over tensors of channels share: the walk of a thread along its tile, sums over the columns of a block,
+// and the sums of the blocks in order. See channel_tiles.h.
 #pragma once
 
 #include <type_traits>
@@ -150,8 +150,8 @@ SDGAN_DEVICE int tile_lane(const ChannelTiles& t, int lane) {
   return t.in_rows ? static_cast<int>(threadIdx.x) % t.across * t.pack + lane : 0;
 }
 
-// Adds the values of all threads and lanes that share a column and calls store(value, column of the tile, sum) for every
-// column of the tile. All threads call it.
+// Adds the values of all threads and lanes that share a column and calls store(value, column of the tile, sum) for
+// every column of the tile. All threads call it.
 template <class S, int values, class Store>
 SDGAN_DEVICE void sum_tile(const ChannelTiles& t, double (&v)[values][kPack<S>], Store store) {
   __shared__ double warp_sums[kThreads / 32 * values * kTileColumns];
@@ -203,7 +203,7 @@ SDGAN_DEVICE void add_blocks(const ChannelTiles& t, const ColumnSums& from, int6
   double sum = 0;
   if (column < t.tile_columns() && tile_column + column < t.columns()) {
     const int64_t stride = values * from.channels * from.repeat;
-    const double* first = from.partial + k * from.channels * from.repeat + t.channel_of(tile_column + column) * from.repeat;
+    const double* first = from.partial + (k * from.channels + t.channel_of(tile_column + column)) * from.repeat;
     for (int64_t block = part; block < from.blocks; block += kParts) {
       for (int64_t i = 0; i < from.repeat; ++i) sum += first[block * stride + i];
     }

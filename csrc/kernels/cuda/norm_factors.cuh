@@ -1,5 +1,5 @@
-// What the kernels of batch_norm.cu and batch_norm_backward.cu share: a column's affine map, and the launch between sums
-// and map.
+// What the kernels of batch_norm.cu and batch_norm_backward.cu share: a column's affine map, and the launch between
+// sums and map.
 #pragma once
 
 #include "kernels/batch_norm.h"
