@@ -12,6 +12,8 @@
 
 #include "kernels/activation.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cuda/channel_tiles.h"
+#include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
@@ -37,15 +39,16 @@ struct BatchNormShape {
   const void* bias = nullptr;    // [C], or null for 0
   const void* mean = nullptr;    // [C]
   const void* var = nullptr;     // [C]
-  double* partial = nullptr;     // [partial_count(), 2, columns()] scratch: two sums of a block
-  double* factors = nullptr;     // [5, columns() + kFactorPad] scratch, of the compute type
+  double* partial = nullptr;     // [partial_count(), 2, columns()] scratch: two sums of a block. CUDA:
+                                 // [cuda_partial_count()], null where nothing is summed
+  double* factors = nullptr;     // [5, columns() + kFactorPad] scratch, of the compute type; not on CUDA
 
   static constexpr int64_t kRows = 64;           // rows of a block
   static constexpr int64_t kBlockColumns = 128;  // columns of a block
   static constexpr int64_t kFactorPad = 16;      // factors repeat behind the columns: a vector begins at any of them
   static constexpr int64_t kSmallPlane = 16;     // planes of fewer values are read as rows
 
-  int64_t count() const { return batch * length; }  // n
+  SDGAN_HD int64_t count() const { return batch * length; }  // n
   int64_t columns() const { return channels * repeat; }
   int64_t rows() const { return count() / repeat; }
   int64_t row_blocks() const { return (rows() + kRows - 1) / kRows; }
@@ -56,6 +59,9 @@ struct BatchNormShape {
   int64_t reduce_slices() const { return in_rows ? row_blocks() * column_blocks() : channels; }
   // Slices of the elementwise pass: kSlice elements in memory order, or channels.
   int64_t map_slices() const { return in_rows ? slices(rows() * columns()) : channels; }
+
+  ChannelTiles cuda_tiles() const { return channel_tiles(dtype, batch, channels, length, repeat, in_rows); }
+  int64_t cuda_partial_count() const { return cuda_tiles().partial_count(2); }
 };
 
 struct BatchNormParams : BatchNormShape {
@@ -86,5 +92,9 @@ SDGAN_CPU_KERNEL(batch_norm_backward_reduce, const BatchNormBackwardParams& p, i
 SDGAN_CPU_KERNEL(batch_norm_backward_finish, const BatchNormBackwardParams& p, int64_t channel_begin,
                  int64_t channel_end)
 SDGAN_CPU_KERNEL(batch_norm_backward_map, const BatchNormBackwardParams& p, int64_t slice_begin, int64_t slice_end)
+
+// All passes.
+SDGAN_CUDA_KERNEL(batch_norm, BatchNormParams)
+SDGAN_CUDA_KERNEL(batch_norm_backward, BatchNormBackwardParams)
 
 }  // namespace sdgan

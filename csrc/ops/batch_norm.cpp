@@ -76,6 +76,14 @@ void set_shape(BatchNormShape& p, const Tensor& input, double eps, int64_t activ
   p.input = input.const_data_ptr();
 }
 
+// All passes in a few launches.
+template <class Params, class Launcher>
+void run_on_cuda(Params& p, bool reduces, const Tensor& input, Launcher launcher) {
+  const Tensor scratch = empty_doubles(input, reduces ? p.cuda_partial_count() : 0);
+  p.partial = reduces ? static_cast<double*>(scratch.mutable_data_ptr()) : nullptr;
+  launch(input, [&](CudaStream stream) { return launcher(p, stream); });
+}
+
 struct Scratch {
   std::unique_ptr<double[]> partial, factors;
   explicit Scratch(BatchNormShape& p)
@@ -105,9 +113,9 @@ void run(const BatchNormShape& p, bool reduces, Reduce reduce, Finish finish, Ma
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> batch_norm_cpu(Tensor input, OptionalTensor weight, OptionalTensor bias,
-                                                  OptionalTensor mean, OptionalTensor var, double eps,
-                                                  int64_t activation, double negative_slope) {
+std::tuple<Tensor, Tensor, Tensor> batch_norm_op(Tensor input, OptionalTensor weight, OptionalTensor bias,
+                                                 OptionalTensor mean, OptionalTensor var, double eps,
+                                                 int64_t activation, double negative_slope) {
   SDGAN_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, batch and channels");
   SDGAN_CHECK(mean.has_value() == var.has_value(), "mean and var must be given both or neither");
   Tensor output = empty_output(input);
@@ -133,6 +141,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_cpu(Tensor input, OptionalTensor w
   p.mean = p.mean_out = mean_out.mutable_data_ptr();
   p.var = p.var_out = var_out.mutable_data_ptr();
   p.output = output.mutable_data_ptr();
+  if (on_cuda(input)) {
+    run_on_cuda(p, !mean, input, launch_batch_norm);
+    return {output, mean_out, var_out};
+  }
   const Scratch scratch(p);
   run(
       p, !mean, [&](int64_t begin, int64_t end) { batch_norm_reduce(p, begin, end); },
@@ -141,10 +153,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_cpu(Tensor input, OptionalTensor w
   return {output, mean_out, var_out};
 }
 
-std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_cpu(Tensor grad_output, Tensor input, OptionalTensor weight,
-                                                           OptionalTensor bias, Tensor mean, Tensor var,
-                                                           bool training, double eps, int64_t activation,
-                                                           double negative_slope) {
+std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_op(Tensor grad_output, Tensor input, OptionalTensor weight,
+                                                          OptionalTensor bias, Tensor mean, Tensor var,
+                                                          bool training, double eps, int64_t activation,
+                                                          double negative_slope) {
   check_same_dtype(grad_output, input, "grad_output and input");
   Tensor grad_input = empty_output(input);
   Tensor grad_weight = weight ? empty_vector(input) : empty_none(input);
@@ -172,10 +184,15 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_cpu(Tensor grad_output, T
   p.grad_input = grad_input.mutable_data_ptr();
   p.grad_weight = weight ? grad_weight.mutable_data_ptr() : nullptr;
   p.grad_bias = bias ? grad_bias.mutable_data_ptr() : nullptr;
+  const bool reduces = training || weight || bias;
+  if (on_cuda(input)) {
+    run_on_cuda(p, reduces, input, launch_batch_norm_backward);
+    return {grad_input, as_given(grad_weight, weight), as_given(grad_bias, bias)};
+  }
   const Scratch scratch(p);
   batch_norm_backward_prepare(p);
   run(
-      p, training || weight || bias, [&](int64_t begin, int64_t end) { batch_norm_backward_reduce(p, begin, end); },
+      p, reduces, [&](int64_t begin, int64_t end) { batch_norm_backward_reduce(p, begin, end); },
       [&](int64_t begin, int64_t end) { batch_norm_backward_finish(p, begin, end); },
       [&](int64_t begin, int64_t end) { batch_norm_backward_map(p, begin, end); });
   return {grad_input, as_given(grad_weight, weight), as_given(grad_bias, bias)};
@@ -184,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_cpu(Tensor grad_output, T
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("batch_norm", TORCH_BOX(&sdgan::batch_norm_cpu));
-  m.impl("batch_norm_backward", TORCH_BOX(&sdgan::batch_norm_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("batch_norm", TORCH_BOX(&sdgan::batch_norm_op));
+  m.impl("batch_norm_backward", TORCH_BOX(&sdgan::batch_norm_backward_op));
 }

@@ -1,6 +1,7 @@
-// oneDNN through aten::convolution, then one pass for the activation where there is one. The library knows symmetric
-// padding only; an asymmetric side costs a copy of the image side (conv2d: the input is extended by zeros;
-// conv_transpose2d: the output is trimmed in the pass of the activation).
+// oneDNN or cuDNN through aten::convolution, then one pass for the activation where there is one; on CUDA also for the
+// bias, which cuDNN would leave to a pass of its own. The library knows symmetric padding only; an asymmetric side
+// costs a copy of the image side (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in
+// the pass of the activation).
 #include "ops/convolution.h"
 
 #include <algorithm>
@@ -128,17 +129,36 @@ ConvEpilogueShape epilogue_shape(const Tensor& image, bool channels_last) {
   return s;
 }
 
+// The bias gradient is summed where grad_bias is given.
+void run_backward(ConvEpilogueBackwardParams& p, const Tensor& grad_output, Tensor* grad_bias) {
+  if (!on_cuda(grad_output)) {
+    std::vector<double> partial(grad_bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
+    p.partial = grad_bias ? partial.data() : nullptr;
+    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
+                    [&](int64_t begin, int64_t end) { conv_epilogue_backward(p, begin, end); });
+    if (grad_bias) conv_bias_gradient(p.shape, partial.data(), grad_bias->mutable_data_ptr(), p.dtype);
+  } else if (grad_output.numel() > 0) {
+    const Tensor partial = empty_doubles(grad_output, grad_bias ? p.cuda_partial_count() : 0);
+    p.partial = grad_bias ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
+    p.grad_bias = grad_bias ? grad_bias->mutable_data_ptr() : nullptr;
+    launch(grad_output, [&](CudaStream stream) { return launch_conv_epilogue_backward(p, stream); });
+  } else if (grad_bias) {
+    torch::stable::zero_(*grad_bias);
+  }
+}
+
 }  // namespace
 
 Outputs library_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
                             const OptionalTensor& bias, bool channels_last) {
   const LibraryCall call = library_call(conv);
   const bool trims = conv.transposed && !call.exact();
-  const bool epilogue = trims || conv.activation != Activation::none;
+  const bool cuda = on_cuda(input);
+  const bool epilogue = trims || conv.activation != Activation::none || (cuda && bias);
 
   const Tensor image = conv.transposed || call.exact() ? input : extended(input, call.rest, channels_last);
   const Tensor raw = with_format(
-      aten_convolution(image, weight, bias, conv.stride, call.padding, conv.dilation,
+      aten_convolution(image, weight, cuda ? std::nullopt : bias, conv.stride, call.padding, conv.dilation,
                        conv.transposed, call.output_padding, conv.groups),
       channels_last);
   if (!epilogue) return {raw, empty_none(raw)};
@@ -157,8 +177,18 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
   p.input = source.const_data_ptr();
   p.output = output.mutable_data_ptr();
   p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
-  parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                  [&](int64_t begin, int64_t end) { conv_epilogue(p, begin, end); });
+  if (cuda) {
+    OptionalTensor vector;
+    if (bias) {
+      SDGAN_CHECK(bias->dim() == 1 && bias->size(0) == source.size(1), "bias must hold one value per output channel");
+      vector = to_contiguous(*bias);
+    }
+    p.bias = pointer(vector);
+    if (source.numel() > 0) launch(source, [&](CudaStream stream) { return launch_conv_epilogue(p, stream); });
+  } else {
+    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
+                    [&](int64_t begin, int64_t end) { conv_epilogue(p, begin, end); });
+  }
   return {output, preactivation};
 }
 
@@ -166,14 +196,17 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
                                        const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last) {
   const LibraryCall call = library_call(conv);
   const bool trims = conv.transposed && !call.exact();
+  const bool cuda = on_cuda(input);
+  const bool activated = conv.activation != Activation::none;
 
   Tensor grad = grad_output;
   Tensor grad_bias = empty_none(input);
-  if (conv.activation != Activation::none) {
+  if (activated || (cuda && (trims || wanted.bias))) {
     const Tensor dense_grad = dense(grad_output, channels_last);
-    const Tensor dense_saved = dense(saved, channels_last);
-    grad = trims ? empty_with_border(grad_output, call.rest, channels_last)
-                 : empty_image(sizes_of(grad_output), grad_output, channels_last);
+    const Tensor dense_saved = activated ? dense(saved, channels_last) : saved;
+    grad = trims       ? empty_with_border(grad_output, call.rest, channels_last)
+           : activated ? empty_image(sizes_of(grad_output), grad_output, channels_last)
+                       : dense_grad;
     const Tensor inside = trims ? window(grad, call.rest) : grad;
     ConvEpilogueBackwardParams p;
     p.shape = epilogue_shape(inside, channels_last);
@@ -181,17 +214,11 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
     p.activation = conv.activation;
     p.negative_slope = conv.negative_slope;
     p.grad_output = dense_grad.const_data_ptr();
-    p.saved = dense_saved.const_data_ptr();
-    p.grad_preactivation = inside.mutable_data_ptr();
-    std::vector<double> partial(wanted.bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
-    p.partial = wanted.bias ? partial.data() : nullptr;
-    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                    [&](int64_t begin, int64_t end) { conv_epilogue_backward(p, begin, end); });
-    if (wanted.bias) {
-      grad_bias = torch::stable::new_empty(grad_output, IntList{grad_output.size(1)});
-      conv_bias_gradient(p.shape, partial.data(), grad_bias.mutable_data_ptr(), p.dtype);
-      wanted.bias = false;
-    }
+    p.saved = activated ? dense_saved.const_data_ptr() : nullptr;
+    p.grad_preactivation = trims || activated ? inside.mutable_data_ptr() : nullptr;
+    if (wanted.bias) grad_bias = torch::stable::new_empty(grad_output, IntList{grad_output.size(1)});
+    run_backward(p, grad_output, wanted.bias ? &grad_bias : nullptr);
+    wanted.bias = false;
   } else if (trims) {
     grad = extended(grad_output, call.rest, channels_last);
   }

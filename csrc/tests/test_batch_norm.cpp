@@ -1,12 +1,15 @@
 // The batch_norm kernels against the formulas of their header in double: both ways through memory, tails, given and own
-// statistics, on memory that ends exactly where the data does; slices in any order give the same bits.
+// statistics, on memory that ends exactly where the data does; slices or threads in any order give the same bits.
 #include "kernels/batch_norm.h"
 
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#include "tests/values.h"
+#if SDGAN_CUDA_ON_HOST
+#include "tests/cuda_on_host/cuda_host.h"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -25,15 +28,9 @@ template <class S>
 S* numbers(int64_t n, double offset, double spread, int salt) {
   S* data = static_cast<S*>(guarded(n * sizeof(S)));
   for (int64_t i = 0; i < n; ++i) {
-    const double x = offset + spread * std::sin(1.7 * static_cast<double>(i % 1009) + salt);
-    write<S>(data, i, 1, splat(static_cast<compute_t<S>>(x)));
+    put<S>(data, i, offset + spread * std::sin(1.7 * static_cast<double>(i % 1009) + salt));
   }
   return data;
-}
-
-template <class S>
-double at(const void* data, int64_t i) {
-  return load_one(static_cast<const S*>(data) + i);
 }
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -56,16 +53,44 @@ void set_shape(P& p, const Case& c, DType dtype) {
   p.input = numbers<S>(c.batch * c.channels * c.length, 3, 1, 0);
   p.weight = numbers<T>(c.channels, 1, 0.5, 1);
   p.bias = numbers<T>(c.channels, 0, 0.5, 2);
+#if SDGAN_CUDA_ON_HOST
+  p.partial = static_cast<double*>(guarded(p.cuda_partial_count() * sizeof(double)));
+#else
   p.partial = static_cast<double*>(guarded(p.partial_count() * 2 * p.columns() * sizeof(double)));
   p.factors = static_cast<double*>(guarded(5 * (p.columns() + BatchNormShape::kFactorPad) * sizeof(double)));
+#endif
 }
 
+#if SDGAN_CUDA_ON_HOST
+// `another`: the threads in another order, and with the check for races, which takes its time.
+void run(const BatchNormParams& p, const BatchNormBackwardParams& b, bool another) {
+  cuhost::S.shuffle = another;
+  cuhost::S.race_check = another && p.count() * p.channels < 20000;
+  EXPECT(launch_batch_norm(p, nullptr) == 0);
+  EXPECT(launch_batch_norm_backward(b, nullptr) == 0);
+}
+#else
 // Calls run(begin, end) for all slices at once, or one by one from the last.
 template <class Run>
 void slices_of(int64_t count, bool at_once, Run run) {
   if (at_once) return run(0, count);
   for (int64_t s = count; s-- > 0;) run(s, s + 1);
 }
+
+// `another`: the slices one by one, from the last.
+void run(const BatchNormParams& p, const BatchNormBackwardParams& b, bool another) {
+  if (!p.given_mean) {
+    slices_of(p.reduce_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_reduce(p, s, e); });
+  }
+  SDGAN_ISA::batch_norm_finish(p, 0, p.channels);
+  slices_of(p.map_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_map(p, s, e); });
+  SDGAN_ISA::batch_norm_backward_prepare(b);
+  slices_of(b.reduce_slices(), !another,
+            [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_reduce(b, s, e); });
+  SDGAN_ISA::batch_norm_backward_finish(b, 0, b.channels);
+  slices_of(b.map_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_map(b, s, e); });
+}
+#endif
 
 template <class S>
 void check(const Case& c, bool given, DType dtype) {
@@ -93,19 +118,10 @@ void check(const Case& c, bool given, DType dtype) {
 
   void* outputs[2];
   void* grads[2];
-  for (bool at_once : {true, false}) {
-    p.output = outputs[at_once] = guarded(total * sizeof(S));
-    b.grad_input = grads[at_once] = guarded(total * sizeof(S));
-    if (!given) {
-      slices_of(p.reduce_slices(), at_once, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_reduce(p, s, e); });
-    }
-    SDGAN_ISA::batch_norm_finish(p, 0, c.channels);
-    slices_of(p.map_slices(), at_once, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_map(p, s, e); });
-    SDGAN_ISA::batch_norm_backward_prepare(b);
-    slices_of(b.reduce_slices(), at_once,
-              [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_reduce(b, s, e); });
-    SDGAN_ISA::batch_norm_backward_finish(b, 0, c.channels);
-    slices_of(b.map_slices(), at_once, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_map(b, s, e); });
+  for (bool another : {false, true}) {
+    p.output = outputs[another] = guarded(total * sizeof(S));
+    b.grad_input = grads[another] = guarded(total * sizeof(S));
+    run(p, b, another);
   }
   EXPECT(std::memcmp(outputs[0], outputs[1], total * sizeof(S)) == 0);
   EXPECT(std::memcmp(grads[0], grads[1], total * sizeof(S)) == 0);
@@ -155,12 +171,41 @@ void check_all(DType dtype) {
   }
 }
 
+#if SDGAN_CUDA_ON_HOST
+// Tiles cover the tensor, also one that no test can allocate.
+void check_tiles() {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    for (int64_t c : {1, 2, 3, 64, 529, 100000}) {
+      for (int64_t n : {int64_t{1}, int64_t{1000}, int64_t{300} << 20}) {
+        for (bool in_rows : {true, false}) {
+          const ChannelTiles t = channel_tiles(dtype, n, c, 13, in_rows ? 13 : 1, in_rows);
+          const int64_t at_once = ChannelTiles::kThreads / t.across;
+          EXPECT(t.tiles_across * t.tile_columns() >= t.columns());
+          EXPECT(t.tile_units * t.tiles_down >= t.units && t.tile_units * (t.tiles_down - 1) < t.units);
+          EXPECT(t.tile_units % at_once == 0 && t.tile_units <= ChannelTiles::kMostPacks * at_once);
+          EXPECT(t.tiles_down == 1 || t.tile_units >= 4 * at_once);
+        }
+      }
+    }
+  }
+}
+#endif
+
 }  // namespace
 
 void test_batch_norm() {
   check_all<float>(DType::f32);
   check_all<double>(DType::f64);
   check_all<bf16>(DType::bf16);
+#if SDGAN_CUDA_ON_HOST
+  check_all<f16>(DType::f16);
+  // Many tiles, whose sums a launch of its own adds up.
+  for (const Case& c : {Case{8500, 16, 1, true}, Case{8480, 3, 2, false}, Case{1, 1, 150001, false}}) {
+    check<float>(c, false, DType::f32);
+  }
+  check<bf16>({17000, 8, 1, true}, false, DType::bf16);
+  check_tiles();
+#endif
 }
 
 }  // namespace sdgan::SDGAN_ISA

@@ -30,13 +30,20 @@ def backend(name):
 
 
 def check_against_reference(op, reference, tensors, **options):
-    """Values, layout and first derivative of ``op(*tensors, **options)``, with a gradient that is not one."""
+    """Values, layout and first derivative of ``op(*tensors, **options)``, with a gradient that is not one.
+
+    Where a library rounds to half precision before the bias is added, the sum may end on the other side of a kink: no
+    gradient is asked for near one.
+    """
     dtype = tensors[0].dtype
     wide = [t.detach().double().requires_grad_() for t in tensors]
     output = op(*tensors, **options)
     expected = reference(*wide, **options)
     assert output.dtype == dtype and output.shape == expected.shape
     upstream = rand(*expected.shape, seed=9).detach()
+    if dtype.itemsize == 2:
+        argument = reference(*wide, **{**options, "activation": None})
+        upstream[argument.detach().abs() < TOLERANCE[dtype]] = 0
     grads = torch.autograd.grad(output, tensors, upstream.to(dtype))
     expected_grads = torch.autograd.grad(expected, wide, upstream.to(dtype).double())
     for got, want in zip((output, *grads), (expected, *expected_grads), strict=True):

@@ -72,8 +72,8 @@ def batch_norm(
     )
     if training and running_mean is not None and input.numel() > 0:
         with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((var * (values / (values - 1))).to(running_var.dtype), momentum)
+            batch = mean.to(running_mean.dtype), (var * (values / (values - 1))).to(running_var.dtype)
+            torch._foreach_lerp_((running_mean, running_var), batch, momentum)  # on CUDA one kernel
     return output
 
 
