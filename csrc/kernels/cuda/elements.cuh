@@ -264,19 +264,19 @@ struct Term {
 };
 
 // x / y for y in [1, 3], to 2 ulp: two instructions instead of eight and a branch.
-SDGAN_DEVICE float quotient(float x, float y) {
+SDGAN_DEVICE float fast_quotient(float x, float y) {
 #ifdef __CUDA_ARCH__
   return __fdividef(x, y);
 #else
   return x / y;
 #endif
 }
-SDGAN_DEVICE double quotient(double x, double y) { return x / y; }
+SDGAN_DEVICE double fast_quotient(double x, double y) { return x / y; }
 
 // log(1 + e) for e in [0, 1], to 4 ulp: 2 atanh(q), q = e / (2 + e), as a polynomial in q^2 <= 1/9 whose relative error
 // is 5e-9. A third of the instructions of log1pf, which losses in bfloat16 would otherwise wait for.
 SDGAN_DEVICE float log1p_unit(float e) {
-  const float q = quotient(e, 2.f + e), square = q * q, twice = q + q;
+  const float q = fast_quotient(e, 2.f + e), square = q * q, twice = q + q;
   const float tail = 0.33333206f + square * (0.2001085f + square * (0.13999571f + square * 0.1401223f));
   return twice + twice * (square * tail);
 }
@@ -286,7 +286,7 @@ SDGAN_DEVICE double log1p_unit(double e) { return ::log1p(e); }
 template <class T>
 SDGAN_DEVICE Term<T> softplus(T x) {
   const T e = Math::exp(x < 0 ? x : -x);
-  return {(x > 0 || x != x ? x : T(0)) + log1p_unit(e), quotient(x < 0 ? e : T(1), T(1) + e)};
+  return {(x > 0 || x != x ? x : T(0)) + log1p_unit(e), fast_quotient(x < 0 ? e : T(1), T(1) + e)};
 }
 
 }  // namespace sdgan::cuda
