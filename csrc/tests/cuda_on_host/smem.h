@@ -71,6 +71,14 @@ struct Element {
     return set(static_cast<T>(get() * value));
   }
   template <class U>
+  T operator/=(U value) const {
+    return set(static_cast<T>(get() / value));
+  }
+  template <class U>
+  T operator&=(U value) const {
+    return set(static_cast<T>(get() & value));
+  }
+  template <class U>
   T operator|=(U value) const {
     return set(static_cast<T>(get() | value));
   }
@@ -80,9 +88,10 @@ struct Element {
 
 template <class T>
 struct Smem {
-  T* p;
+  T* p = nullptr;
   const T* end = nullptr;  // null: unknown
 
+  Smem() = default;
   template <class Array, class = std::enable_if_t<std::is_convertible_v<Array, T*>>>
   Smem(Array&& array) : p(array) {
     if constexpr (std::is_array_v<std::remove_reference_t<Array>>) {
