@@ -71,6 +71,14 @@ struct Element {
     return set(static_cast<T>(get() * value));
   }
   template <class U>
+  T operator/=(U value) const {
+    return set(static_cast<T>(get() / value));
+  }
+  template <class U>
+  T operator&=(U value) const {
+    return set(static_cast<T>(get() & value));
+  }
+  template <class U>
   T operator|=(U value) const {
     return set(static_cast<T>(get() | value));
   }
@@ -80,17 +88,19 @@ struct Element {
 
 template <class T>
 struct Smem {
-  T* p;
+  T* p = nullptr;
   const T* end = nullptr;  // null: unknown
 
+  Smem() = default;
   template <class Array, class = std::enable_if_t<std::is_convertible_v<Array, T*>>>
   Smem(Array&& array) : p(array) {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(cuhost::device.smem);
+    const bool is_dynamic = offset < cuhost::device.smem_bytes;
     if constexpr (std::is_array_v<std::remove_reference_t<Array>>) {
       end = p + sizeof array / sizeof(T);
-      cuhost::remember_static_array(const_cast<std::remove_const_t<T>*>(p), sizeof array);
-    } else {
-      const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(cuhost::device.smem);
-      if (offset < cuhost::device.smem_bytes) end = p + (cuhost::device.smem_bytes - offset) / sizeof(T);
+      if (!is_dynamic) cuhost::remember_static_array(const_cast<std::remove_const_t<T>*>(p), sizeof array);
+    } else if (is_dynamic) {
+      end = p + (cuhost::device.smem_bytes - offset) / sizeof(T);
     }
   }
 
