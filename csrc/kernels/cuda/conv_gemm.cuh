@@ -25,6 +25,12 @@ struct WgradGemm {
   unsigned column_tiles = 0;
   unsigned splits = 1;
   void* parts = nullptr;      // [splits, coarse_channels, columns] of compute_t
+
+  // Tensor cores: what a step of K adds to a coarse pixel's row and column and to the offsets of both sides' pixels; the
+  // offsets also change when the column and when the row is carried over.
+  int step_y = 0, step_x = 0;
+  int64_t coarse_step[3] = {};  // plain, column carried, row carried
+  int64_t fine_step[3] = {};
 };
 
 CudaError launch_gather_simt(const GatherGemm& g, unsigned blocks, CudaStream stream);

@@ -34,34 +34,34 @@ SDGAN_DEVICE int swizzled(int r, int c) {
 template <int kTile>
 constexpr size_t kSharedBytes = size_t{kStages} * 2 * kTile * kStepBytes;
 
-// Where a thread is along K: channel c of tap (r, s) of the phase.
-struct Along {
-  int c, r, s;
-};
-
+// A thread's copies. Everything it needs to know about the next step follows from the last one by adding: within a tap
+// the channel moves on, and at the end of a tap all offsets jump by the same amounts.
 template <class S, int kTile>
 struct Loader {
   static constexpr int kBlock = 2 * kTile;
-  static constexpr int kRowsApart = kBlock / kChunks;  // kTile / 2: two rows of each operand a thread
+  static constexpr int kApart = kBlock / kChunks;  // kTile / 2: two rows of each operand a thread
+  static constexpr int kStep = kStepBytes / static_cast<int>(sizeof(S));
 
   const GatherGemm& g;
   const GatherTile& t;
-  S* stages;
-  Along k;
-  int v[2], h[2];
-  int64_t image[2];   // offset of the row's input pixel at tap (0, 0)
-  int64_t weight[2];  // of the column
+  S* to;              // of this thread in stage 0, row 0 of its two
+  int c, r, s;        // channel of tap (r, s) of the phase
+  int v[2], h[2];     // of the rows' input pixels
+  int64_t image[2];   // their offsets, with the channel
+  int64_t weight;     // of the first column, with the channel
   bool column[2];     // there is one
 
-  SDGAN_DEVICE Loader(const GatherGemm& g, const GatherTile& t, S* stages) : g(g), t(t), stages(stages) {
+  SDGAN_DEVICE Loader(const GatherGemm& g, const GatherTile& t, S* stages) : g(g), t(t) {
     const ConvGemmParams& p = g.p;
-    const int inputs = static_cast<int>(p.inputs);
-    const int first = t.first_step * (kStepBytes / static_cast<int>(sizeof(S))) + threadIdx.x % kChunks * kPack<S>;
-    const int tap = first / inputs, across = max(t.horizontal.taps, 1);
-    k = {first - tap * inputs, tap / across, tap % across};
+    const int inputs = static_cast<int>(p.inputs), across = max(t.horizontal.taps, 1);
+    const int first = t.first_step * kStep + threadIdx.x % kChunks * kPack<S>, tap = first / inputs;
+    c = first - tap * inputs;
+    r = tap / across;
+    s = tap - r * across;
+    to = stages + swizzled<S>(threadIdx.x / kChunks, threadIdx.x % kChunks);
     PRAGMA_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const int local = threadIdx.x / kChunks + i * kRowsApart;
+      const int local = threadIdx.x / kChunks + i * kApart;
       const int64_t row = t.first_row + local;
       v[i] = -(1 << 30);
       h[i] = 0;
@@ -70,42 +70,55 @@ struct Loader {
         int64_t n;
         int y, x;
         t.pixel(row, n, y, x);
-        v[i] = y * t.vertical.in_step + t.vertical.in_first;
-        h[i] = x * t.horizontal.in_step + t.horizontal.in_first;
-        image[i] = n * p.input_stride[0] + v[i] * p.input_stride[2] + h[i] * p.input_stride[3];
+        v[i] = y * t.vertical.in_step + t.vertical.in_first + r * t.vertical.in_tap;
+        h[i] = x * t.horizontal.in_step + t.horizontal.in_first + s * t.horizontal.in_tap;
+        image[i] = n * p.input_stride[0] + v[i] * p.input_stride[2] + h[i] * p.input_stride[3] + c;
       }
       column[i] = t.first_column + local < p.outputs;
-      weight[i] = (t.first_column + local) * p.weight_output_stride();
     }
+    weight = (t.first_column + static_cast<int>(threadIdx.x) / kChunks) * p.weight_output_stride() +
+             (t.vertical.tap_first + static_cast<int64_t>(r) * t.vertical.tap_step) * p.weight_stride[2] +
+             (t.horizontal.tap_first + static_cast<int64_t>(s) * t.horizontal.tap_step) * p.weight_stride[3] + c;
   }
 
   // Copies the next step into stage `stage`.
   SDGAN_DEVICE void load(int stage) {
     const ConvGemmParams& p = g.p;
-    S* a = stages + stage * 2 * kTile * (kStepBytes / sizeof(S));
-    S* b = a + kTile * (kStepBytes / sizeof(S));
-    const bool inside = k.r < t.vertical.taps;
-    const int dv = k.r * t.vertical.in_tap, dh = k.s * t.horizontal.in_tap;
-    const int64_t shift = dv * p.input_stride[2] + dh * p.input_stride[3] + k.c;
-    const int64_t tap = (t.vertical.tap_first + k.r * t.vertical.tap_step) * p.weight_stride[2] +
-                        (t.horizontal.tap_first + k.s * t.horizontal.tap_step) * p.weight_stride[3] + k.c;
+    S* a = to + stage * 2 * kTile * kStep;
+    const bool inside = r < t.vertical.taps;
     PRAGMA_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int to = swizzled<S>(threadIdx.x / kChunks + i * kRowsApart, threadIdx.x % kChunks);
-      const bool pixel = inside && static_cast<unsigned>(v[i] + dv) < static_cast<unsigned>(p.input_size(0)) &&
-                         static_cast<unsigned>(h[i] + dh) < static_cast<unsigned>(p.input_size(1));
-      cp_async_16(a + to, static_cast<const S*>(p.input) + (pixel ? image[i] + shift : 0), pixel ? 16 : 0);
-      const bool tapped = inside && column[i];
-      cp_async_16(b + to, static_cast<const S*>(p.weight) + (tapped ? weight[i] + tap : 0), tapped ? 16 : 0);
+    for (int i = 0; i < 2; ++i) {  // kApart is a multiple of 8: the swizzle of both rows is the same
+      const bool pixel = inside && static_cast<unsigned>(v[i]) < static_cast<unsigned>(p.input_size(0)) &&
+                         static_cast<unsigned>(h[i]) < static_cast<unsigned>(p.input_size(1));
+      cp_async_16(a + i * kApart * kStep, static_cast<const S*>(p.input) + (pixel ? image[i] : 0), pixel ? 16 : 0);
+      const bool tap = inside && column[i];
+      cp_async_16(a + (kTile + i * kApart) * kStep,
+                  static_cast<const S*>(p.weight) + (tap ? weight + i * kApart * p.weight_output_stride() : 0),
+                  tap ? 16 : 0);
     }
-    k.c += kStepBytes / static_cast<int>(sizeof(S));
-    while (k.c >= p.inputs) {
-      k.c -= static_cast<int>(p.inputs);
-      if (++k.s == t.horizontal.taps) {
-        k.s = 0;
-        ++k.r;
+    c += kStep;
+    int64_t image_jump = kStep;
+    weight += kStep;
+    while (c >= p.inputs) {
+      const int width = t.horizontal.taps;
+      const bool line = ++s == width;  // of taps has ended
+      const int dv = line ? t.vertical.in_tap : 0, dh = line ? (1 - width) * t.horizontal.in_tap : t.horizontal.in_tap;
+      s = line ? 0 : s;
+      r += line ? 1 : 0;
+      c -= static_cast<int>(p.inputs);
+      image_jump += dv * p.input_stride[2] + dh * p.input_stride[3] - p.inputs;
+      weight += (line ? t.vertical.tap_step * p.weight_stride[2] -
+                            (width - 1) * t.horizontal.tap_step * p.weight_stride[3]
+                      : t.horizontal.tap_step * p.weight_stride[3]) -
+                p.inputs;
+      PRAGMA_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        v[i] += dv;
+        h[i] += dh;
       }
     }
+    image[0] += image_jump;
+    image[1] += image_jump;
   }
 };
 

@@ -33,70 +33,73 @@ struct Loader {
   static constexpr int kBlock = 2 * kTile;
   static constexpr int kChunks = kTile / kPack<S>;    // of a pixel
   static constexpr int kApart = kBlock / kChunks;     // two pixels of each operand a thread
-  static_assert(2 * kApart == kPixels<S>);
+  static_assert(2 * kApart == kPixels<S> && kApart % 8 == 0);  // so that both have the same swizzle
 
-  const ConvGemmWgradParams& p;
-  S* stages;
-  int n[2], y[2], x[2];           // the coarse pixels
-  int step_n, step_y, step_x;     // a step of K in these coordinates
-  int64_t coarse;                 // offset of the thread's channels
-  int64_t fine;
+  const WgradGemm& g;
+  S* to;                          // of this thread in stage 0, its first pixel
+  int64_t left;                   // pixels from the first one to the end
+  int y[2], x[2];                 // the coarse pixels
+  int64_t coarse[2], fine[2];     // offsets of their channels; fine may be outside of the image
   int dv, dh;
   bool row, column;               // there are such channels
 
-  SDGAN_DEVICE Loader(const WgradGemm& g, int first_row, int first_column, int64_t first_pixel, S* stages)
-      : p(g.p), stages(stages) {
+  SDGAN_DEVICE Loader(const WgradGemm& g, int first_row, int first_column, int64_t first_pixel, S* stages) : g(g) {
+    const ConvGemmWgradParams& p = g.p;
     const int height = static_cast<int>(p.vertical.coarse), width = static_cast<int>(p.horizontal.coarse);
-    PRAGMA_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int64_t pixel = first_pixel + threadIdx.x / kChunks + i * kApart;
-      const int64_t line = pixel / width;
-      x[i] = static_cast<int>(pixel - line * width);
-      n[i] = static_cast<int>(line / height);
-      y[i] = static_cast<int>(line % height);
-    }
-    step_x = kPixels<S> % width;
-    step_y = kPixels<S> / width % height;
-    step_n = kPixels<S> / width / height;
-
     const int c = threadIdx.x % kChunks * kPack<S>;
+    to = stages + swizzled<S, kTile>(threadIdx.x / kChunks, threadIdx.x % kChunks);
     row = first_row + c < p.coarse_channels;
-    coarse = first_row + c;
     const int from = first_column + c, channels = static_cast<int>(p.fine_channels);
     const int across = static_cast<int>(p.horizontal.taps), tap = from / channels;
     column = from < p.columns();
     dv = tap / across * static_cast<int>(p.vertical.dilation) - static_cast<int>(p.vertical.pad);
     dh = tap % across * static_cast<int>(p.horizontal.dilation) - static_cast<int>(p.horizontal.pad);
-    fine = from - tap * channels + dv * p.fine_stride[2] + dh * p.fine_stride[3];
+    const int64_t pixel = first_pixel + threadIdx.x / kChunks;
+    left = p.pixels() - pixel;
+    PRAGMA_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int64_t line = (pixel + i * kApart) / width, n = line / height;
+      x[i] = static_cast<int>(pixel + i * kApart - line * width);
+      y[i] = static_cast<int>(line - n * height);
+      coarse[i] = n * p.coarse_stride[0] + y[i] * p.coarse_stride[2] + x[i] * p.coarse_stride[3] + first_row + c;
+      fine[i] = n * p.fine_stride[0] + (y[i] * p.vertical.stride + dv) * p.fine_stride[2] +
+                (x[i] * p.horizontal.stride + dh) * p.fine_stride[3] + from - tap * channels;
+    }
   }
 
   SDGAN_DEVICE void load(int stage) {
-    S* a = stages + stage * 2 * kTile * kPixels<S>;
+    const ConvGemmWgradParams& p = g.p;
+    S* a = to + stage * 2 * kTile * kPixels<S>;
     S* b = a + kTile * kPixels<S>;
+    const int height = static_cast<int>(p.vertical.coarse), width = static_cast<int>(p.horizontal.coarse);
     PRAGMA_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const int to = swizzled<S, kTile>(threadIdx.x / kChunks + i * kApart, threadIdx.x % kChunks);
-      const bool pixel = n[i] < p.batch;
+      const bool pixel = i * kApart < left;
       const bool out = pixel && row;
-      cp_async_16(a + to,
-                  static_cast<const S*>(p.coarse) +
-                      (out ? n[i] * p.coarse_stride[0] + y[i] * p.coarse_stride[2] + x[i] * p.coarse_stride[3] + coarse : 0),
-                  out ? 16 : 0);
-      const int v = y[i] * static_cast<int>(p.vertical.stride), h = x[i] * static_cast<int>(p.horizontal.stride);
-      const bool in = pixel && column && static_cast<unsigned>(v + dv) < static_cast<unsigned>(p.vertical.fine) &&
-                      static_cast<unsigned>(h + dh) < static_cast<unsigned>(p.horizontal.fine);
-      cp_async_16(b + to,
-                  static_cast<const S*>(p.fine) +
-                      (in ? n[i] * p.fine_stride[0] + v * p.fine_stride[2] + h * p.fine_stride[3] + fine : 0),
-                  in ? 16 : 0);
-      x[i] += step_x;
-      const int carry_x = x[i] >= p.horizontal.coarse;
-      x[i] -= carry_x ? static_cast<int>(p.horizontal.coarse) : 0;
-      y[i] += step_y + carry_x;
-      const int carry_y = y[i] >= p.vertical.coarse;
-      y[i] -= carry_y ? static_cast<int>(p.vertical.coarse) : 0;
-      n[i] += step_n + carry_y;
+      cp_async_16(a + i * kApart * kTile, static_cast<const S*>(p.coarse) + (out ? coarse[i] : 0), out ? 16 : 0);
+      const int v = y[i] * static_cast<int>(p.vertical.stride) + dv;
+      const int h = x[i] * static_cast<int>(p.horizontal.stride) + dh;
+      const bool in = pixel && column && static_cast<unsigned>(v) < static_cast<unsigned>(p.vertical.fine) &&
+                      static_cast<unsigned>(h) < static_cast<unsigned>(p.horizontal.fine);
+      cp_async_16(b + i * kApart * kTile, static_cast<const S*>(p.fine) + (in ? fine[i] : 0), in ? 16 : 0);
+
+      x[i] += g.step_x;
+      y[i] += g.step_y;
+      coarse[i] += g.coarse_step[0];
+      fine[i] += g.fine_step[0];
+      if (x[i] >= width) {
+        x[i] -= width;
+        ++y[i];
+        coarse[i] += g.coarse_step[1];
+        fine[i] += g.fine_step[1];
+      }
+      if (y[i] >= height) {
+        y[i] -= height;
+        coarse[i] += g.coarse_step[2];
+        fine[i] += g.fine_step[2];
+      }
     }
+    left -= kPixels<S>;
   }
 };
 
@@ -208,9 +211,21 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64 ? 3 : sizeof(S) == 4 ? 
 
 }  // namespace
 
-CudaError launch_wgrad_tensor(const WgradGemm& g, int tile, unsigned blocks, CudaStream stream) {
-  return dispatch_tensor(g.p.dtype, [&](auto storage) {
+CudaError launch_wgrad_tensor(const WgradGemm& given, int tile, unsigned blocks, CudaStream stream) {
+  return dispatch_tensor(given.p.dtype, [&](auto storage) {
     using S = decltype(storage);
+    WgradGemm g = given;
+    const ConvGemmAxis &v = g.p.vertical, &h = g.p.horizontal;
+    const int64_t n = kPixels<S> / h.coarse / v.coarse;
+    g.step_y = static_cast<int>(kPixels<S> / h.coarse % v.coarse);
+    g.step_x = static_cast<int>(kPixels<S> % h.coarse);
+    const auto steps = [&](int64_t (&step)[3], const int64_t (&stride)[4], int64_t down, int64_t right) {
+      step[0] = n * stride[0] + g.step_y * down * stride[2] + g.step_x * right * stride[3];
+      step[1] = down * stride[2] - h.coarse * right * stride[3];
+      step[2] = stride[0] - v.coarse * down * stride[2];
+    };
+    steps(g.coarse_step, g.p.coarse_stride, 1, 1);
+    steps(g.fine_step, g.p.fine_stride, v.stride, h.stride);
     return tile == 128 ? launch(conv_gemm_wgrad_tensor_kernel<S, 128>, blocks, 256, kSharedBytes<128>, stream, g)
                        : launch(conv_gemm_wgrad_tensor_kernel<S, 64>, blocks, 128, kSharedBytes<64>, stream, g);
   });
