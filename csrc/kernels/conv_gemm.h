@@ -100,6 +100,9 @@ struct ConvGemmParams {
   void* output = nullptr;              // [batch, outputs, H, W]: act(sum + bias)
   void* preactivation = nullptr;       // sum + bias, with the strides of output, or null
   int64_t output_stride[4] = {};
+  // [conv_gemm_plan(p).statistics, 2, outputs] in the compute type, or null: by channel the sums of output, as stored, and
+  // of its squares, one row for each tile of pixels, to be added in order. K is then not split. (No op asks for it yet.)
+  void* statistics = nullptr;
   void* workspace = nullptr;           // conv_gemm_plan(p).workspace bytes (conv_gemm_plan.h), 16-byte aligned; not initialised
   int64_t force_splits = 0;            // for the tests: the number of splits of K, and the tile; 0 leaves the choice
   int force_tile = 0;

@@ -16,6 +16,7 @@ struct ConvGemmPlan {
   int64_t row_tiles = 0;
   int64_t column_tiles = 0;
   int64_t splits = 1;
+  int64_t statistics = 0; // rows of them: tiles of pixels, of all phases
   bool packs = false;     // the weight is copied to [R, S, outputs, inputs] first
   int64_t packed = 0;     // bytes of the workspace: for that, then for the parts
   int64_t parts = 0;
@@ -78,7 +79,8 @@ inline ConvGemmPlan conv_gemm_plan(const ConvGemmParams& p) {
   plan.row_tiles = ceil_div(rows, plan.tile);
   plan.column_tiles = ceil_div(p.group_outputs(), plan.tile);
   const int64_t step = plan.tensor_cores ? kTensorStepBytes / bytes_of(p.dtype) : kSimtStep;
-  plan.splits = splits(tiles(plan.tile), ceil_div(taps * p.group_inputs(), step), p.force_splits);
+  plan.splits = splits(tiles(plan.tile), ceil_div(taps * p.group_inputs(), step), p.statistics ? 1 : p.force_splits);
+  plan.statistics = p.phases() * plan.row_tiles;
 
   const int64_t weight_sizes[4] = {p.to_fine ? p.inputs : p.outputs, p.to_fine ? p.outputs : p.inputs, p.vertical.taps,
                                    p.horizontal.taps};

@@ -49,6 +49,7 @@ struct GatherTile {
   int last_step;
   int depth;         // K
   unsigned split;
+  unsigned index;    // of the tile of pixels, in all phases
 
   // A row of the phase as an output pixel.
   SDGAN_DEVICE void pixel(int64_t row, int64_t& n, int& i, int& j) const {
@@ -79,6 +80,7 @@ SDGAN_DEVICE GatherTile gather_tile(const GatherGemm& g, int tile, int step) {
   t.first_column = static_cast<int>(column) * tile;
   t.group = static_cast<int>(group);
   t.split = split;
+  t.index = phase * g.row_tiles + row;
   t.depth = t.vertical.taps * t.horizontal.taps * static_cast<int>(g.p.group_inputs());
   const int64_t steps = (t.depth + step - 1) / step;
   t.first_step = static_cast<int>(steps * split / g.splits);
@@ -159,11 +161,26 @@ SDGAN_DEVICE void finish_run(const ConvGemmParams& p, int64_t at, int64_t channe
   store_run<S>(p.output, at, p.output_stride[1], count, wide, x);
 }
 
+// This thread's column of the tile in ConvGemmParams::statistics.
+template <class T>
+struct ColumnSums {
+  T sum = 0, squares = 0;
+
+  template <int kTile>
+  SDGAN_DEVICE void store(const GatherGemm& g, const GatherTile& t) const {
+    const int64_t column = t.first_column + static_cast<int64_t>(threadIdx.x);
+    if (g.p.statistics == nullptr || threadIdx.x >= kTile || column >= g.p.group_outputs()) return;
+    T* row = static_cast<T*>(g.p.statistics) + t.index * 2 * g.p.outputs + t.group * g.p.group_outputs() + column;
+    row[0] = sum;
+    row[g.p.outputs] = squares;
+  }
+};
+
 // Sums of kRows rows of the tile, [kRows, kTile + 4] in shared memory, to the output or to the parts. row_of(r) is the
 // tile's row that r stands for; place is from place_rows. Lanes run over what is contiguous in the output.
 template <class S, int kRows, int kTile, int kBlock, class RowOf>
 SDGAN_DEVICE void finish_rows(const GatherGemm& g, const GatherTile& t, compute_t<S>* sums, Smem<int64_t> place,
-                              RowOf row_of) {
+                              RowOf row_of, ColumnSums<compute_t<S>>& statistics) {
   using T = compute_t<S>;
   constexpr int kWidth = kRun<S>, kRuns = kTile / kWidth;
   const Smem<Four<T>> fours{reinterpret_cast<Four<T>*>(sums)};
@@ -197,7 +214,26 @@ SDGAN_DEVICE void finish_rows(const GatherGemm& g, const GatherTile& t, compute_
     } else {
       finish_run<S>(g.p, at + column * g.p.output_stride[1], t.group * g.p.group_outputs() + column, count,
                     g.wide_stores && count == kWidth, x);
+      if (g.p.statistics != nullptr) {
+        PRAGMA_UNROLL
+        for (int q = 0; q < kWidth / 4; ++q) {
+          Four<T> four;
+          PRAGMA_UNROLL
+          for (int j = 0; j < 4; ++j) four.lane[j] = to_compute(from_compute<S>(x[4 * q + j]));
+          fours[row * (kTile / 4 + 1) + run * (kWidth / 4) + q] = four;
+        }
+      }
     }
+  }
+  if (g.p.statistics == nullptr) return;
+  __syncthreads();
+  if (threadIdx.x >= kTile) return;
+  const Smem<T> stored{sums};
+  for (int row = 0; row < kRows; ++row) {
+    if (place[row_of(row)] < 0) continue;
+    const T x = stored[row * (kTile + 4) + threadIdx.x];
+    statistics.sum += x;
+    statistics.squares += x * x;
   }
 }
 

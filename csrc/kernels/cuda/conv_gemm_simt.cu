@@ -138,7 +138,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) conv_gemm_simt
   using T = compute_t<S>;
   const ConvGemmParams& p = g.p;
   const GatherTile t = gather_tile(g, kTile, kStep);
-  if (t.first_row >= t.rows) return;
+  ColumnSums<T> statistics;
+  if (t.first_row >= t.rows) return statistics.template store<kTile>(g, t);
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
   const Operand<S> a{static_cast<const S*>(p.input), static_cast<int>(p.input_size(0)),
@@ -199,7 +200,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) conv_gemm_simt
     fours[row_of(i) * (kRow / 4) + threadIdx.x % 16] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
   }
   __syncthreads();
-  finish_rows<S, kTile, kTile, kBlock>(g, t, buffers, place, [](int row) { return row; });
+  finish_rows<S, kTile, kTile, kBlock>(g, t, buffers, place, [](int row) { return row; }, statistics);
+  statistics.template store<kTile>(g, t);
 }
 
 template <class S>

@@ -23,7 +23,6 @@ namespace sdgan::cuda {
 namespace {
 
 constexpr int kChunks = kStepBytes / 16;
-constexpr int kSlab = 32;  // rows that are finished at a time
 
 // Element index in a stage of chunk c of row r.
 template <class S>
@@ -126,9 +125,11 @@ template <class S, int kTile>
 __global__ void __launch_bounds__(2 * kTile, 256 / kTile) conv_gemm_tensor_kernel(GatherGemm g) {
 #if SDGAN_CUDA_ARCH >= 800
   constexpr int kRows = kTile / 2, kM = kRows / 16, kN = 4, kAcross = kTile / 32;  // of a warp; warps side by side
+  constexpr int kSlab = 32;  // rows that are finished at a time
   constexpr int kStage = 2 * kTile * (kStepBytes / static_cast<int>(sizeof(S)));
   const GatherTile t = gather_tile(g, kTile, kStepBytes / static_cast<int>(sizeof(S)));
-  if (t.first_row >= t.rows) return;
+  ColumnSums<float> statistics;
+  if (t.first_row >= t.rows) return statistics.store<kTile>(g, t);
   S* stages = dynamic_smem<S>();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / kAcross * kRows, warp_column = warp % kAcross * 32;
@@ -205,9 +206,11 @@ __global__ void __launch_bounds__(2 * kTile, 256 / kTile) conv_gemm_tensor_kerne
     }
     __syncthreads();
     finish_rows<S, kSlab, kTile, 2 * kTile>(g, t, slab, place,
-                                            [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; });
+                                            [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; },
+                                            statistics);
     __syncthreads();
   }
+  statistics.store<kTile>(g, t);
 #endif
 }
 

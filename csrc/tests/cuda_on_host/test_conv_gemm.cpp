@@ -123,6 +123,7 @@ struct Case {
   Layout coarse_layout = Layout::nhwc, fine_layout = Layout::nhwc, weight_layout = Layout::nchw;
   Activation activation = Activation::none;
   bool bias = true;
+  bool statistics = false;
   int64_t splits = 0;
   int tile = 0;
   bool exact = true;
@@ -193,14 +194,16 @@ void run(std::initializer_list<const Image*> outputs, Launch launch) {
     cuhost::S.shuffle = turn * 12345;
     for (const Image* t : outputs) t->clear();
     EXPECT(launch() == 0);
+    size_t index = 0;
     for (const Image* t : outputs) {
       std::vector<char> bits(t->base, t->base + (t->offset + t->span) * t->bytes());
       if (turn == 0) {
         before.push_back(bits);
         t->expect_gaps();
       } else {
-        EXPECT(bits == before[t == *outputs.begin() ? 0 : 1]);
+        EXPECT(bits == before[index]);
       }
+      ++index;
     }
   }
   cuhost::S.race_check = false;
@@ -248,9 +251,13 @@ void check_gather(const Case& c, bool to_fine) {
   std::memcpy(p.output_stride, out.stride, sizeof out.stride);
   p.force_splits = c.splits;
   p.force_tile = c.tile;
+  const int64_t rows = conv_gemm_plan(p).statistics;
+  const Image statistics = image(1, c.statistics ? rows * 2 * p.outputs : 1, 1, 1, Layout::nchw,
+                                 c.dtype == DType::f64 ? DType::f64 : DType::f32);
+  if (c.statistics) p.statistics = statistics.data();
   p.workspace = workspace(p);
-  EXPECT(conv_gemm_plan(p).tensor_cores == (c.tensor && c.groups == 1 && (to_fine ? c.coarse_layout : c.fine_layout) != Layout::nhwc_unaligned));
-  run({&out, &kept}, [&] { return launch_conv_gemm(p, nullptr); });
+  EXPECT(conv_gemm_plan(p).tensor_cores == c.tensor);
+  run({&out, &kept, &statistics}, [&] { return launch_conv_gemm(p, nullptr); });
 
   std::vector<double> want(out.span);
   each_pair(c, [&](int64_t n, int64_t cc, int64_t cf, int64_t f, int64_t r, int64_t s, int64_t i, int64_t j, int64_t y,
@@ -268,6 +275,20 @@ void check_gather(const Case& c, bool to_fine) {
     EXPECT_CLOSE(sum, out.get(at), activated(c.activation, sum, 0.2), tolerance_of(c));
     if (p.preactivation) EXPECT_CLOSE(sum, kept.get(at), sum, tolerance_of(c));
   });
+  for (int64_t m = 0; c.statistics && m < p.outputs; ++m) {
+    double sum = 0, squares = 0, want_sum = 0, want_squares = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      sum += statistics.get(row * 2 * p.outputs + m);
+      squares += statistics.get((row * 2 + 1) * p.outputs + m);
+    }
+    out.each([&](int64_t n, int64_t channel, int64_t y, int64_t x) {
+      const double value = channel == m ? out.get(out.at(n, m, y, x)) : 0;
+      want_sum += value;
+      want_squares += value * value;
+    });
+    EXPECT_CLOSE(m, sum, want_sum, 1e-5);
+    EXPECT_CLOSE(m, squares, want_squares, 1e-5);
+  }
 }
 
 void check_wgrad(const Case& c) {
@@ -335,7 +356,9 @@ void check_all(DType dtype, bool tensor) {
     c.h = g[1];
     c.coarse_channels = tensor ? 16 : 5;
     c.fine_channels = tensor ? 8 : 3;
+    c.statistics = true;
     check(c);
+    c.statistics = false;
     std::swap(c.coarse_channels, c.fine_channels);
     std::swap(c.v, c.h);
     c.splits = 3;
@@ -410,6 +433,7 @@ void check_tensor_tiles(DType dtype) {
       c.v = {9, 5, 3, 2, 1, 1};
       c.h = {11, 6, 2, 2, 1, 0};
       c.activation = Activation::silu;
+      c.statistics = splits == 1;
       check(c);
       c.coarse_channels = 8;
       c.weight_layout = Layout::nhwc_window;  // is not packed to_coarse
