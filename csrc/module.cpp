@@ -38,9 +38,15 @@ PYBIND11_MODULE(_C, m) {
     return info;
   });
   m.def("convolution_path", [](bool transposed, std::vector<int64_t> input, std::vector<int64_t> weight, int64_t groups,
-                               int dtype, bool backward, bool need_input) {
+                               int dtype, bool cuda, bool backward, bool need_input) {
     const auto path = sdgan::convolution_path({transposed, std::move(input), std::move(weight), groups,
-                                               static_cast<sdgan::DType>(dtype), backward, need_input});
-    return py::make_tuple(path.direct ? "direct" : "library", path.reason);
+                                               static_cast<sdgan::DType>(dtype), cuda, backward, need_input});
+    return py::make_tuple(path.name(), path.reason);
+  });
+  m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
+    sdgan::ask_tf32([question = std::move(question)] {
+      const py::gil_scoped_acquire gil;
+      return question().cast<bool>();
+    });
   });
 }

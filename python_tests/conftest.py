@@ -10,6 +10,8 @@ if path := os.environ.get("SDGAN_TEST_NATIVE"):  # another build of sdgan_ext._C
     sys.modules["sdgan_ext._C"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sdgan_ext._C"])
 
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32 here; the tests of tf32 ask for it
+
 
 @pytest.fixture(scope="module")
 def one_thread():

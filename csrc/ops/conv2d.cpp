@@ -3,13 +3,13 @@
 namespace sdgan {
 namespace {
 
-Outputs conv2d_cpu(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList padding, IntList dilation,
+Outputs conv2d_op(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList padding, IntList dilation,
                    int64_t groups, int64_t activation, double negative_slope) {
   const Convolution conv{false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope};
   return convolution(conv, input, weight, bias);
 }
 
-Gradients conv2d_backward_cpu(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, IntList stride,
+Gradients conv2d_backward_op(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, IntList stride,
                               IntList padding, IntList dilation, int64_t groups, int64_t activation,
                               double negative_slope, bool need_input, bool need_weight, bool need_bias) {
   const Convolution conv{false, stride, padding, dilation, groups, static_cast<Activation>(activation), negative_slope};
@@ -19,7 +19,7 @@ Gradients conv2d_backward_cpu(Tensor grad_output, Tensor input, Tensor weight, T
 }  // namespace
 }  // namespace sdgan
 
-STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, m) {
-  m.impl("conv2d", TORCH_BOX(&sdgan::conv2d_cpu));
-  m.impl("conv2d_backward", TORCH_BOX(&sdgan::conv2d_backward_cpu));
+SDGAN_IMPLEMENTATION(m) {
+  m.impl("conv2d", TORCH_BOX(&sdgan::conv2d_op));
+  m.impl("conv2d_backward", TORCH_BOX(&sdgan::conv2d_backward_op));
 }

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "ops/convolution_path.h"
-
 namespace sdgan {
 namespace {
 
@@ -29,10 +27,11 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(sizes[2] > 0 && sizes[3] > 0, "the output would be empty");
 }
 
-bool direct(const Convolution& conv, const Tensor& input, const Tensor& weight, bool backward, bool need_input) {
+ConvolutionKernel kernel(const Convolution& conv, const Tensor& input, const Tensor& weight, bool backward,
+                         bool need_input) {
   return convolution_path({conv.transposed, sizes_of(input), sizes_of(weight), conv.groups, dtype_of(input, "input"),
-                           backward, need_input})
-      .direct;
+                           on_cuda(input), backward, need_input})
+      .kernel;
 }
 
 }  // namespace
@@ -74,8 +73,14 @@ Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& 
   check(conv, input, weight);
   if (bias) check_same_dtype(*bias, input, "bias and input");
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const auto path = direct(conv, input, weight, false, false) ? thin_convolution : library_convolution;
-  return path(conv, input, weight, bias, channels_last);
+  switch (kernel(conv, input, weight, false, false)) {
+    case ConvolutionKernel::direct:
+      return thin_convolution(conv, input, weight, bias, channels_last);
+    case ConvolutionKernel::gemm:
+      return gemm_convolution(conv, input, weight, bias, channels_last);
+    default:
+      return library_convolution(conv, input, weight, bias, channels_last);
+  }
 }
 
 Gradients convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
@@ -89,9 +94,14 @@ Gradients convolution_backward(const Convolution& conv, const Tensor& grad_outpu
     SDGAN_CHECK(sizes_of(saved) == sizes_of(grad_output), "saved does not have the output's shape");
   }
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const auto path = direct(conv, input, weight, true, wanted.input) ? thin_convolution_backward
-                                                                    : library_convolution_backward;
-  return path(conv, grad_output, input, weight, saved, wanted, channels_last);
+  switch (kernel(conv, input, weight, true, wanted.input)) {
+    case ConvolutionKernel::direct:
+      return thin_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+    case ConvolutionKernel::gemm:
+      return gemm_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+    default:
+      return library_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+  }
 }
 
 }  // namespace sdgan

@@ -1,12 +1,14 @@
 // What conv2d and conv_transpose2d share in the binding: both are one linear map and its transpose.
 //
 //   convolution.cpp           checks, and follows convolution_path.h
-//   convolution_library.cpp   oneDNN through aten
+//   convolution_library.cpp   oneDNN, or cuDNN, through aten
 //   convolution_thin.cpp      kernels/thin_conv.h
+//   convolution_gemm.cpp      kernels/conv_gemm.h, CUDA alone
 #pragma once
 
 #include "kernels/activation.h"
 #include "ops/common.h"
+#include "ops/convolution_path.h"
 
 namespace sdgan {
 
@@ -35,7 +37,7 @@ Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& 
 Gradients convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                const Tensor& weight, const Tensor& saved, Wanted wanted);
 
-// The two paths. channels_last is the layout of the output and of the input's gradient.
+// The paths. channels_last is the layout of the output and of the input's gradient.
 Outputs library_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
                             const OptionalTensor& bias, bool channels_last);
 Gradients library_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
@@ -43,6 +45,10 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
 Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
                          const OptionalTensor& bias, bool channels_last);
 Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                    const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
+Outputs gemm_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                         bool channels_last);
+Gradients gemm_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                     const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
 
 // As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.

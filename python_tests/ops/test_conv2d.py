@@ -33,7 +33,7 @@ def tensors(inputs, outputs, kernel, *, size=(9, 7), batch=2, groups=1, weight_f
 @pytest.mark.parametrize("format", cases.FORMATS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("geometry", "kernel"), GEOMETRIES)
-@pytest.mark.parametrize("path", ["direct", "library"])
+@pytest.mark.parametrize("path", cases.PATHS)
 def test_values_and_gradients(path, geometry, kernel, channels, format):
     given = tensors(*channels, kernel, format=cases.FORMATS[format])
     with cases.backend(path):
@@ -43,11 +43,11 @@ def test_values_and_gradients(path, geometry, kernel, channels, format):
 
 @pytest.mark.parametrize("dtype", cases.TOLERANCE, ids=str)
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-@pytest.mark.parametrize("channels", [(1, 16), (20, 3), (6, 8)])
+@pytest.mark.parametrize("channels", [(1, 16), (20, 3), (6, 8), (16, 24)])
 def test_activations_and_dtypes(channels, activation, dtype):
     for format in cases.FORMATS.values():
         given = tensors(*channels, (3, 3), dtype=dtype, format=format)
-        for path in ("direct", "library"):
+        for path in cases.PATHS:
             with cases.backend(path):
                 cases.check_against_reference(
                     ops.conv2d, reference.conv2d, given, padding=(1, 0, 2, 1), stride=2, activation=activation
@@ -55,7 +55,7 @@ def test_activations_and_dtypes(channels, activation, dtype):
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-@pytest.mark.parametrize("path", ["direct", "library"])
+@pytest.mark.parametrize("path", cases.PATHS)
 def test_first_and_second_derivative(path, activation):
     given = tensors(2, 3, (3, 2), size=(4, 3), batch=2)
 
@@ -84,7 +84,7 @@ def test_groups_and_mixed_layouts():
     cases.check_against_reference(ops.conv2d, reference.conv2d, given, groups=2, padding=(0, 1, 1, 2), activation="elu")
     x, w, b = tensors(16, 3, (3, 3))
     last = w.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    for path in ("direct", "library"):
+    for path in cases.PATHS:
         with cases.backend(path):
             for image, weight in (
                 (x, last),
@@ -99,7 +99,7 @@ def test_groups_and_mixed_layouts():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 5, 5), (2, 3, 1, 1), (1, 16, 6, 1), (0, 3, 6, 6)])
 @pytest.mark.parametrize("format", cases.FORMATS)
-@pytest.mark.parametrize("path", ["direct", "library"])
+@pytest.mark.parametrize("path", cases.PATHS)
 def test_layouts_that_strides_leave_open(path, format, shape):
     format = cases.FORMATS[format]
     x = cases.rand(*shape, format=format)
@@ -140,7 +140,7 @@ def test_the_library_has_the_bias_sums_of_any_number_of_threads():
         cases.check_threads(run)
 
 
-@pytest.mark.parametrize("path", ["direct", "library"])
+@pytest.mark.parametrize("path", cases.PATHS)
 def test_no_weight_gradients(path, monkeypatch):
     x, w, b = tensors(16, 3, (3, 3))
     wanted = []
@@ -176,7 +176,7 @@ def test_opcheck(activation):
 
 def test_autocast():
     x, w, b = tensors(16, 3, (3, 3), dtype=torch.float32)
-    for path in ("direct", "library"):
+    for path in cases.PATHS:
         with cases.backend(path):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 output = ops.conv2d(x, w, b, padding=1, activation="tanh")
@@ -209,6 +209,46 @@ def test_explain_in_bfloat16():
     with cases.backend("auto"):
         answer = ops.explain_conv(torch.ones(1, 3, 8, 8).bfloat16(), torch.ones(64, 3, 4, 4).bfloat16())
     assert [path.split(":")[0] for path in answer.values()] == ["library", "direct", "library"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_explain_on_cuda(dtype):
+    with torch._subclasses.FakeTensorMode():
+        wide = (torch.empty(2, 64, 8, 8, device="cuda", dtype=dtype), torch.empty(32, 64, 4, 4, device="cuda", dtype=dtype))
+        thin = (torch.empty(2, 3, 8, 8, device="cuda", dtype=dtype), torch.empty(32, 3, 4, 4, device="cuda", dtype=dtype))
+    for path, wide_path, thin_path in (
+        ("auto", "library: our kernel has not been measured", "library: our kernels have not been measured"),
+        ("library", "library: SDGAN_CONV=library", "library: SDGAN_CONV=library"),
+        ("gemm", "gemm: SDGAN_CONV=gemm", "gemm: SDGAN_CONV=gemm"),
+        ("direct", "library: neither side has 1 to 4 channels", "direct: SDGAN_CONV=direct"),
+    ):
+        with cases.backend(path):
+            assert all(answer.startswith(wide_path) for answer in ops.explain_conv(*wide).values())
+            assert all(answer.startswith(thin_path) for answer in ops.explain_conv(*thin).values())
+    with cases.backend("gemm"):
+        answer = ops.explain_conv(torch.ones(2, 64, 8, 8), torch.ones(32, 64, 4, 4))["forward"]
+    assert answer == "library: SDGAN_CONV=gemm is for CUDA"
+
+
+@pytest.mark.skipif("gemm" not in cases.PATHS, reason="the kernel is CUDA's")
+def test_tf32_where_torchs_flag_allows_it():
+    given = tensors(16, 24, (3, 3), dtype=torch.float32)
+
+    def error():
+        output = ops.conv2d(*given, padding=1)
+        grads = torch.autograd.grad(output, given[:2], torch.ones_like(output))
+        wide = [t.detach().double().requires_grad_() for t in given]
+        expected = reference.conv2d(*wide, padding=1)
+        wanted = torch.autograd.grad(expected, wide[:2], torch.ones_like(expected))
+        return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip((output, *grads), (expected, *wanted))]
+
+    with cases.backend("gemm"):
+        assert max(error()) < 1e-6
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        try:
+            assert all(1e-5 < e < 2e-3 for e in error())
+        finally:
+            torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 IMAGE, WEIGHT = torch.ones(1, 4, 6, 6), torch.ones(2, 4, 3, 3)

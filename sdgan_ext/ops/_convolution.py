@@ -35,17 +35,19 @@ def no_weight_gradients():
 
 # -------------------------------------------------------------------------------------------------------- paths
 #: The integers are those of csrc/kernels/scalar.h.
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: bool = False) -> dict[str, str]:
-    """Which kernel a convolution takes on the CPU, and why.
+    """Which kernel a convolution takes on the device of its input, and why.
 
-    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``library`` is oneDNN through torch. The
-    variable ``SDGAN_CONV=auto|direct|library`` asks for one; ``auto`` follows the measurements in docs/ops/conv.md.
+    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``gemm`` its own for any number of channels on
+    CUDA, ``library`` is oneDNN or cuDNN through torch. The variable ``SDGAN_CONV=auto|direct|library|gemm`` asks for
+    one; ``auto`` follows the measurements in docs/ops/conv.md, and takes the library where there are none.
 
     Args:
-        input, weight, groups: as of :func:`conv2d`, or of :func:`conv_transpose2d` with ``transposed=True``.
+        input, weight, groups: as of :func:`conv2d`, or of :func:`conv_transpose2d` with ``transposed=True``. They are
+            not read: fake tensors will do.
 
     Returns:
         ``{"forward": "direct: the output has 1 to 4 channels", "backward": ..., "backward, weights only": ...}``; the
@@ -55,14 +57,13 @@ def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: 
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
     check_arguments(input, weight, None, groups, None, transposed=transposed)
-    shape = (1, *input.shape)[-4:]
+    call = (transposed, list((1, *input.shape)[-4:]), list(weight.shape), groups, _DTYPES[weight.dtype], input.is_cuda)
     cases = {"forward": (False, False), "backward": (True, True), "backward, weights only": (True, False)}
-    return {
-        case: ": ".join(
-            _C.convolution_path(transposed, list(shape), list(weight.shape), groups, _DTYPES[weight.dtype], *which)
-        )
-        for case, which in cases.items()
-    }
+    return {case: ": ".join(_C.convolution_path(*call, *which)) for case, which in cases.items()}
+
+
+#: Asked by the native code, on CUDA and in float32, where Python's frame is not at hand: in compiled graphs too.
+_C.ask_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")
 
 
 # -------------------------------------------------------------------------------------------------- arguments

@@ -1,0 +1,197 @@
+// Our own matrix products on CUDA: kernels/conv_gemm.h. Images are read and written where they lie; only for tensor cores,
+// which want a pixel's channels contiguous and aligned, is an operand copied that is not.
+#include "kernels/conv_epilogue.h"
+#include "kernels/conv_gemm.h"
+#include "kernels/conv_gemm_plan.h"
+#include "ops/convolution.h"
+
+namespace sdgan {
+namespace {
+
+void set_strides(int64_t (&strides)[4], const Tensor& t) {
+  for (int i = 0; i < 4; ++i) strides[i] = t.stride(i);
+}
+
+// Sizes of the sides of the stride, which are input and output in either order.
+template <class Params>
+void set_geometry(Params& p, const Convolution& conv, const Tensor& weight, const IntList& input,
+                  const IntList& output) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // kernels compute coordinates in 32 bits
+  const IntList &fine = conv.transposed ? output : input, &coarse = conv.transposed ? input : output;
+  for (int axis = 0; axis < 2; ++axis) {
+    const ConvGemmAxis a{fine[2 + axis],    coarse[2 + axis],    weight.size(2 + axis),
+                         conv.stride[axis], conv.dilation[axis], conv.sides[2 * axis]};
+    (axis == 0 ? p.vertical : p.horizontal) = a;
+    const int64_t reach = a.fine + (a.coarse + 1) * a.stride + a.taps * a.dilation + a.pad;
+    SDGAN_CHECK(reach < kMost, "images and kernels must span less than 2^30 pixels along each axis");
+  }
+  SDGAN_CHECK(weight.numel() < kMost, "weight must have less than 2^30 elements");
+  p.batch = input[0];
+  p.groups = conv.groups;
+  p.dtype = dtype_of(weight, "weight");
+}
+
+// What may run on tensor cores here: the dtype, the device, torch's flag for tf32.
+struct TensorCores {
+  bool allowed = false;
+  bool tf32 = false;
+
+  TensorCores(const Convolution& conv, const Tensor& t) {
+    const DType dtype = dtype_of(t, "input");
+    if (dtype == DType::f64 || conv.groups != 1) return;
+    if (dtype == DType::f32) {
+      tf32 = tf32_allowed();
+      if (!tf32) return;
+    }
+    launch(t, [&](CudaStream) {
+      allowed = conv_gemm_tensor_cores();
+      return CudaError{0};
+    });
+  }
+  bool take_channels(const Tensor& t) const {
+    return allowed && t.size(1) % (16 / conv_gemm::bytes_of(dtype_of(t, "input"))) == 0;
+  }
+};
+
+// t, or its copy as tensor cores want it.
+Tensor pixels_aligned(const Tensor& t) {
+  int64_t size[4], stride[4];
+  for (int i = 0; i < 4; ++i) size[i] = t.size(i);
+  set_strides(stride, t);
+  if (conv_gemm::aligned_runs(t.const_data_ptr(), stride, size, 1, dtype_of(t, "input"))) return t;
+  Tensor copy = empty_image(sizes_of(t), t, true);
+  return torch::stable::copy_(copy, t);
+}
+
+template <class Params, class Launcher>
+void run(Params& p, const Tensor& like, Launcher launcher) {
+  const Tensor workspace = empty_doubles(like, (conv_gemm_plan(p).workspace + 7) / 8);
+  p.workspace = workspace.mutable_data_ptr();
+  launch(like, [&](CudaStream stream) { return launcher(p, stream); });
+}
+
+// The product from input to output along the op (conv2d: to the coarse side) or, for the gradient of its input, against it.
+void gather(const Convolution& conv, const TensorCores& cores, const Tensor& weight, bool to_fine, const Tensor& from,
+            Tensor& to, ConvGemmParams p) {
+  const bool tensor = cores.take_channels(from);
+  const Tensor image = tensor ? pixels_aligned(from) : from;
+  const bool forward = to_fine == conv.transposed;
+  set_geometry(p, conv, weight, sizes_of(forward ? from : to), sizes_of(forward ? to : from));
+  p.inputs = from.size(1);
+  p.outputs = to.size(1);
+  p.to_fine = to_fine;
+  p.tensor_cores = tensor;
+  p.tf32 = cores.tf32;
+  p.input = image.const_data_ptr();
+  p.weight = weight.const_data_ptr();
+  p.output = to.mutable_data_ptr();
+  set_strides(p.input_stride, image);
+  set_strides(p.weight_stride, weight);
+  set_strides(p.output_stride, to);
+  if (to.numel() > 0) run(p, to, launch_conv_gemm);
+}
+
+// The pass of conv_epilogue.h. A template because its CUDA launch is another branch's: the body of a merge is the first
+// half, with launch_conv_epilogue_backward declared in conv_epilogue.h.
+template <class Params>
+void run_epilogue_backward(Params& p, const Tensor& grad, Tensor* grad_bias) {
+  if constexpr (requires { p.cuda_partial_count(); }) {
+    const Tensor partial = empty_doubles(grad, grad_bias ? p.cuda_partial_count() : 0);
+    p.partial = grad_bias ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
+    p.grad_bias = grad_bias ? grad_bias->mutable_data_ptr() : nullptr;
+    launch(grad, [&](CudaStream stream) { return launch_conv_epilogue_backward(p, stream); });
+  } else {
+    SDGAN_CHECK(!grad.is_cuda(), "the gradient of an activation has no CUDA kernel in this build");
+    std::vector<double> partial(grad_bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
+    p.partial = grad_bias ? partial.data() : nullptr;
+    conv_epilogue_backward(p, 0, p.shape.slice_count());
+    if (grad_bias) conv_bias_gradient(p.shape, partial.data(), grad_bias->mutable_data_ptr(), p.dtype);
+  }
+}
+
+// v = grad_output * act'(saved) and its sums by channel, in one pass. Without activation v is grad_output itself.
+std::tuple<Tensor, Tensor> before_activation(const Convolution& conv, const Tensor& grad_output, const Tensor& saved,
+                                             bool want_bias, bool channels_last) {
+  const bool activated = conv.activation != Activation::none;
+  Tensor grad_bias =
+      want_bias ? torch::stable::new_empty(grad_output, IntList{grad_output.size(1)}) : empty_none(grad_output);
+  if (grad_output.numel() == 0) {
+    if (want_bias) torch::stable::zero_(grad_bias);
+    return {grad_output, grad_bias};
+  }
+  if (!activated && !want_bias) return {grad_output, grad_bias};
+  const Tensor grad = dense(grad_output, channels_last), mask = activated ? dense(saved, channels_last) : grad;
+  Tensor v = activated ? empty_image(sizes_of(grad), grad, channels_last) : grad;
+  ConvEpilogueBackwardParams p;
+  p.shape.planes = channels_last ? grad.size(0) : grad.size(0) * grad.size(1);
+  p.shape.lines = 1;
+  p.shape.length = grad.size(2) * grad.size(3) * (channels_last ? grad.size(1) : 1);
+  p.shape.line_stride = p.shape.plane_stride = p.shape.length;
+  p.shape.channels = grad.size(1);
+  p.shape.channels_last = channels_last;
+  p.dtype = dtype_of(grad, "grad_output");
+  p.activation = conv.activation;
+  p.negative_slope = conv.negative_slope;
+  p.grad_output = grad.const_data_ptr();
+  p.saved = mask.const_data_ptr();
+  p.grad_preactivation = activated ? v.mutable_data_ptr() : nullptr;
+  run_epilogue_backward(p, grad, want_bias ? &grad_bias : nullptr);
+  return {v, grad_bias};
+}
+
+}  // namespace
+
+Outputs gemm_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                         bool channels_last) {
+  const IntList size = output_sizes(conv, input, weight);
+  const bool keeps = derivative_needs_input(conv.activation);
+  Tensor output = empty_image(size, input, channels_last);
+  Tensor preactivation = keeps ? empty_image(size, input, channels_last) : empty_none(input);
+  OptionalTensor vector;
+  if (bias) {
+    SDGAN_CHECK(bias->dim() == 1 && bias->size(0) == size[1], "bias must hold one value per output channel");
+    vector = to_contiguous(*bias);
+  }
+  ConvGemmParams p;
+  p.activation = conv.activation;
+  p.negative_slope = conv.negative_slope;
+  p.bias = pointer(vector);
+  p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
+  gather(conv, TensorCores(conv, input), weight, conv.transposed, input, output, p);
+  return {output, preactivation};
+}
+
+Gradients gemm_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                    const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last) {
+  const TensorCores cores(conv, input);
+  const bool tensor = cores.take_channels(grad_output);
+  auto [v, grad_bias] = before_activation(conv, grad_output, saved, wanted.bias, channels_last || tensor);
+  if (tensor) v = pixels_aligned(v);
+
+  Tensor grad_input = wanted.input ? empty_image(sizes_of(input), input, channels_last) : empty_none(input);
+  if (wanted.input) gather(conv, cores, weight, !conv.transposed, v, grad_input, {});
+
+  Tensor grad_weight =
+      wanted.weight ? empty_image(sizes_of(weight), weight, is_channels_last(weight)) : empty_none(input);
+  if (wanted.weight) {
+    const bool both = tensor && cores.take_channels(input);
+    const Tensor image = both ? pixels_aligned(input) : input;
+    const Tensor &coarse = conv.transposed ? image : v, &fine = conv.transposed ? v : image;
+    ConvGemmWgradParams p;
+    set_geometry(p, conv, weight, sizes_of(input), sizes_of(grad_output));
+    p.coarse_channels = coarse.size(1);
+    p.fine_channels = fine.size(1);
+    p.tensor_cores = both;
+    p.tf32 = cores.tf32;
+    p.coarse = coarse.const_data_ptr();
+    p.fine = fine.const_data_ptr();
+    p.grad_weight = grad_weight.mutable_data_ptr();
+    set_strides(p.coarse_stride, coarse);
+    set_strides(p.fine_stride, fine);
+    set_strides(p.grad_weight_stride, grad_weight);
+    run(p, grad_weight, launch_conv_gemm_wgrad);
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace sdgan
