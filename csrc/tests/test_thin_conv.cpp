@@ -35,6 +35,12 @@ constexpr double kTolerance = std::is_same_v<S, float>    ? 2e-5
 
 constexpr double kSlope = 0.2;
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;  // unoptimised: fewer cases
+#else
+constexpr bool kSanitized = false;
+#endif
+
 double act(Activation a, double x) {
   switch (a) {
     case Activation::relu:
@@ -131,14 +137,16 @@ void run(ThinConvParams p, void* grad_weight, void* grad_bias, [[maybe_unused]] 
   std::vector<std::vector<char>> first;
   for (const Out& o : outs) {
     first.emplace_back(static_cast<char*>(o.data), static_cast<char*>(o.data) + o.bytes);
-    std::memset(o.data, 0xff, o.bytes);
+    if (o.bytes > 0) std::memset(o.data, 0xff, o.bytes);
   }
   cuhost::S.shuffle = 7;
 #endif
   launch_all(p, grad_weight, grad_bias);
 #if SDGAN_CUDA_ON_HOST
   cuhost::S.shuffle = 0;
-  for (size_t i = 0; i < outs.size(); ++i) EXPECT(std::memcmp(outs[i].data, first[i].data(), outs[i].bytes) == 0);
+  for (size_t i = 0; i < outs.size(); ++i) {
+    EXPECT(outs[i].bytes == 0 || std::memcmp(outs[i].data, first[i].data(), outs[i].bytes) == 0);
+  }
 #endif
 }
 
@@ -303,13 +311,14 @@ void test_thin_conv() {
   for (const Case& c : kCases) {
     for (bool channels_last : {false, true}) {
       check<float>(params(c, 2, 18, 2, channels_last), Activation::tanh, true);
-      check<bf16>(params(c, 1, 40, 3, channels_last), Activation::relu, true);
+      if (!kSanitized) check<bf16>(params(c, 1, 40, 3, channels_last), Activation::relu, true);
     }
   }
   cuhost::S.race_check = false;
 #endif
   for (const Case& c : kCases) {
     for (int64_t channels : {1, 5, 16, 37, 128}) {
+      if (kSanitized && channels != 37) continue;
       for (int64_t thin_channels : {1, 3}) {
         for (bool channels_last : {false, true}) {
           check<float>(params(c, 2, channels, thin_channels, channels_last), Activation::none, false);
@@ -319,8 +328,10 @@ void test_thin_conv() {
     for (bool channels_last : {false, true}) {
       for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid,
                            Activation::silu, Activation::elu}) {
+        if (kSanitized && a != Activation::silu && a != Activation::tanh) continue;
         check<float>(params(c, 3, 19, 2, channels_last), a, true);
       }
+      if (kSanitized) continue;
       check<double>(params(c, 3, 70, 4, channels_last), Activation::silu, true);
       check<bf16>(params(c, 1, 16, 4, channels_last), Activation::silu, true);
       check<bf16>(params(c, 3, 64, 1, channels_last), Activation::leaky_relu, true);
@@ -331,6 +342,7 @@ void test_thin_conv() {
     }
   }
   check_large<float>(Activation::leaky_relu);
+  if (kSanitized) return;
   check_large<double>(Activation::tanh);
   check_large<bf16>(Activation::silu);
 }
