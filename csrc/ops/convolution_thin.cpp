@@ -8,8 +8,8 @@ namespace sdgan {
 namespace {
 
 // The strides of c, k, r, s; wide channels are the weight's first dimension or its second.
-void set_weight_stride(ThinConvParams& p, const Tensor& weight, bool wide_first) {
-  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i < 2 && !wide_first ? 1 - i : i);
+void set_weight_stride(int64_t (&stride)[4], const Tensor& weight, bool wide_first) {
+  for (int i = 0; i < 4; ++i) stride[i] = weight.stride(i < 2 && !wide_first ? 1 - i : i);
 }
 
 struct ThinCall {
@@ -35,16 +35,40 @@ ThinCall thin_call(const Convolution& conv, const Tensor& input, const Tensor& w
   p.channels_last = channels_last;
   p.dtype = dtype_of(input, "input");
   p.weight = weight.const_data_ptr();
-  set_weight_stride(p, weight, call.output_is_thin == conv.transposed);
+  set_weight_stride(p.weight_stride, weight, call.output_is_thin == conv.transposed);
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
   return call;
 }
 
-void run(const ThinConvParams& p) {
+void run(const ThinConvParams& p, const Tensor& like) {
+  if (on_cuda(like)) return launch(like, [&](CudaStream stream) { return launch_thin_conv(p, stream); });
   const int64_t image = p.vertical.wide * p.horizontal.wide * p.channels * p.taps();  // multiplications
   parallel_slices(p.slice_count(), image * p.slice_images() / 16,
                   [&](int64_t begin, int64_t end) { thin_conv(p, begin, end); });
+}
+
+// The sums over the batch, where there are any: p runs with memory for their partial results, which are then added.
+void run(ThinConvParams p, const Tensor& like, const int64_t (&grad_stride)[4], void* grad_weight, void* grad_bias) {
+  p.sums_over_batch = grad_weight || grad_bias;
+  if (!p.sums_over_batch) return run(p, like);
+  const auto with_grad_stride = [&] {
+    for (int i = 0; i < 4; ++i) p.weight_stride[i] = grad_stride[i];
+    return p;
+  };
+  if (on_cuda(like)) {
+    const int64_t count = ThinConvSums(p).partial_size(p.thin_channels);  // in the compute type
+    const Tensor partial = empty_doubles(like, p.dtype == DType::f64 ? count : (count + 1) / 2);
+    p.partial = partial.mutable_data_ptr();
+    run(p, like);
+    const ThinConvGradientsParams gradients{with_grad_stride(), grad_weight, grad_bias};
+    launch(like, [&](CudaStream stream) { return launch_thin_conv_gradients(gradients, stream); });
+  } else {
+    std::vector<double> partial(p.slice_count() * p.partial_size());  // aligned for either compute type
+    p.partial = partial.data();
+    run(p, like);
+    thin_conv_gradients(with_grad_stride(), grad_weight, grad_bias);
+  }
 }
 
 }  // namespace
@@ -63,7 +87,7 @@ Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Ten
   (output_is_thin ? p.thin_out : p.wide_out) = output.mutable_data_ptr();
   p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
   p.bias = bias ? dense_bias.const_data_ptr() : nullptr;
-  run(p);
+  run(p, input);
   return {output, preactivation};
 }
 
@@ -86,18 +110,10 @@ Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_
   if (wanted.input) (output_is_thin ? p.wide_out : p.thin_out) = grad_input.mutable_data_ptr();
   p.weight_gradient = wanted.weight;
   (output_is_thin ? p.thin_sums : p.wide_sums) = wanted.bias;
-  std::vector<double> partial;  // aligned for either compute type
-  p.sums_over_batch = wanted.weight || wanted.bias;
-  if (p.sums_over_batch) {
-    partial.resize(p.slice_count() * p.partial_size());
-    p.partial = partial.data();
-  }
-  run(p);
-  if (p.sums_over_batch) {
-    if (wanted.weight) set_weight_stride(p, grad_weight, output_is_thin == conv.transposed);
-    thin_conv_gradients(p, wanted.weight ? grad_weight.mutable_data_ptr() : nullptr,
-                        wanted.bias ? grad_bias.mutable_data_ptr() : nullptr);
-  }
+  int64_t grad_stride[4] = {};
+  if (wanted.weight) set_weight_stride(grad_stride, grad_weight, output_is_thin == conv.transposed);
+  run(p, input, grad_stride, wanted.weight ? grad_weight.mutable_data_ptr() : nullptr,
+      wanted.bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_input, grad_weight, grad_bias};
 }
 

@@ -1,11 +1,18 @@
-// The small-channel kernel against the sums of its header in double: both directions, both sides, phases, dilation,
-// crops, channel counts that fill no vector; every buffer ends exactly where its data does.
+// The small-channel kernels against the sums of their header in double: both directions, both sides, phases, dilation,
+// crops, masks, channel counts that fill no vector; every buffer ends exactly where its data does. Compiled for the CPU
+// kernel and for the CUDA kernels on the host.
 #include "kernels/thin_conv.h"
 
 #include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <vector>
 
-#include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#include "tests/values.h"
+#if SDGAN_CUDA_ON_HOST
+#include "tests/cuda_on_host/cuda_host.h"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -15,19 +22,66 @@ namespace {
 
 using testing::guarded;
 
-struct Data {
-  float* values;
-  int64_t count;
-};
+template <class S>
+constexpr DType dtype_of = std::is_same_v<S, float>    ? DType::f32
+                           : std::is_same_v<S, double> ? DType::f64
+                           : std::is_same_v<S, bf16>   ? DType::bf16
+                                                       : DType::f16;
+template <class S>
+constexpr double kTolerance = std::is_same_v<S, float>    ? 2e-5
+                              : std::is_same_v<S, double> ? 1e-12
+                              : std::is_same_v<S, bf16>   ? 1e-2
+                                                          : 2e-3;
 
-Data data(int64_t count, int salt) {
-  Data d{static_cast<float*>(guarded(count * sizeof(float))), count};
-  for (int64_t i = 0; i < count; ++i) d.values[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i) + salt));
-  return d;
+constexpr double kSlope = 0.2;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;  // unoptimised: fewer cases
+#else
+constexpr bool kSanitized = false;
+#endif
+
+double act(Activation a, double x) {
+  switch (a) {
+    case Activation::relu:
+      return x > 0 ? x : 0;
+    case Activation::leaky_relu:
+      return x > 0 ? x : kSlope * x;
+    case Activation::tanh:
+      return std::tanh(x);
+    case Activation::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::elu:
+      return x > 0 ? x : std::expm1(x);
+    default:
+      return x;
+  }
 }
 
-int64_t at(bool channels_last, int64_t n, int64_t c, int64_t h, int64_t w, int64_t channels, int64_t height,
-           int64_t width) {
+double act_slope(Activation a, double saved) {
+  const double sigmoid = 1 / (1 + std::exp(-saved));
+  switch (a) {
+    case Activation::relu:
+      return saved > 0;
+    case Activation::leaky_relu:
+      return saved > 0 ? 1 : kSlope;
+    case Activation::tanh:
+      return 1 - saved * saved;
+    case Activation::sigmoid:
+      return saved * (1 - saved);
+    case Activation::silu:
+      return sigmoid * (1 + saved * (1 - sigmoid));
+    case Activation::elu:
+      return saved < 0 ? saved + 1 : 1;
+    default:
+      return 1;
+  }
+}
+
+int64_t place(bool channels_last, int64_t n, int64_t c, int64_t h, int64_t w, int64_t channels, int64_t height,
+              int64_t width) {
   return channels_last ? ((n * height + h) * width + w) * channels + c : ((n * channels + c) * height + h) * width + w;
 }
 
@@ -35,93 +89,262 @@ int64_t at(bool channels_last, int64_t n, int64_t c, int64_t h, int64_t w, int64
 template <class Body>
 void for_products(const ThinConvParams& p, Body body) {
   const ThinConvAxis &v = p.vertical, &u = p.horizontal;
+  const int64_t rows = p.wide_is_fine ? v.thin : v.wide, columns = p.wide_is_fine ? u.thin : u.wide;
   for (int64_t n = 0; n < p.batch; ++n)
-    for (int64_t h = 0; h < v.wide; ++h)
-      for (int64_t w = 0; w < u.wide; ++w)
-        for (int64_t y = 0; y < v.thin; ++y)
-          for (int64_t x = 0; x < u.thin; ++x)
-            for (int64_t r = 0; r < v.taps; ++r)
-              for (int64_t s = 0; s < u.taps; ++s) {
-                const int64_t dy = r * v.dilation - v.pad, dx = s * u.dilation - u.pad;
-                const bool meet = p.wide_is_fine ? h == y * v.stride + dy && w == x * u.stride + dx
-                                                 : y == h * v.stride + dy && x == w * u.stride + dx;
-                if (!meet) continue;
-                for (int64_t c = 0; c < p.channels; ++c)
-                  for (int64_t k = 0; k < p.thin_channels; ++k)
-                    body(at(p.channels_last, n, c, h, w, p.channels, v.wide, u.wide),
-                         at(p.channels_last, n, k, y, x, p.thin_channels, v.thin, u.thin),
-                         ((c * p.thin_channels + k) * v.taps + r) * u.taps + s);
-              }
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j)
+        for (int64_t r = 0; r < v.taps; ++r)
+          for (int64_t s = 0; s < u.taps; ++s) {
+            const int64_t y = i * v.stride + r * v.dilation - v.pad, x = j * u.stride + s * u.dilation - u.pad;
+            const int64_t h = p.wide_is_fine ? y : i, w = p.wide_is_fine ? x : j;
+            const int64_t a = p.wide_is_fine ? i : y, b = p.wide_is_fine ? j : x;
+            if (h < 0 || h >= v.wide || w < 0 || w >= u.wide || a < 0 || a >= v.thin || b < 0 || b >= u.thin) continue;
+            for (int64_t c = 0; c < p.channels; ++c)
+              for (int64_t k = 0; k < p.thin_channels; ++k)
+                body(place(p.channels_last, n, c, h, w, p.channels, v.wide, u.wide),
+                     place(p.channels_last, n, k, a, b, p.thin_channels, v.thin, u.thin),
+                     ((c * p.thin_channels + k) * v.taps + r) * u.taps + s);
+          }
 }
 
-void expect_products(const float* got, const double* want, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) EXPECT_CLOSE(static_cast<double>(i), got[i], want[i], 2e-5);
+void launch_all(const ThinConvParams& p, void* grad_weight, void* grad_bias) {
+#if SDGAN_CUDA_ON_HOST
+  EXPECT(launch_thin_conv(p, nullptr) == 0);
+  if (p.sums_over_batch) EXPECT(launch_thin_conv_gradients({p, grad_weight, grad_bias}, nullptr) == 0);
+#else
+  thin_conv(p, 0, p.slice_count());
+  if (p.sums_over_batch) thin_conv_gradients(p, grad_weight, grad_bias);
+#endif
 }
 
-void check(ThinConvParams p) {
+struct Out {
+  void* data;
+  size_t bytes;
+};
+
+// On CUDA twice, the second time with the threads in another order: the same bits.
+template <class S>
+void run(ThinConvParams p, void* grad_weight, void* grad_bias, [[maybe_unused]] std::vector<Out> outs) {
+#if SDGAN_CUDA_ON_HOST
+  const size_t bytes = ThinConvSums(p).partial_size(p.thin_channels) * sizeof(compute_t<S>);
+#else
+  const size_t bytes = p.slice_count() * p.partial_size() * sizeof(compute_t<S>);
+#endif
+  if (p.sums_over_batch) p.partial = guarded(bytes);
+#if SDGAN_CUDA_ON_HOST
+  if (p.partial) std::memset(p.partial, 0xff, bytes);  // NaN: it is written before it is read
+  launch_all(p, grad_weight, grad_bias);
+  std::vector<std::vector<char>> first;
+  for (const Out& o : outs) {
+    first.emplace_back(static_cast<char*>(o.data), static_cast<char*>(o.data) + o.bytes);
+    if (o.bytes > 0) std::memset(o.data, 0xff, o.bytes);
+  }
+  cuhost::S.shuffle = 7;
+#endif
+  launch_all(p, grad_weight, grad_bias);
+#if SDGAN_CUDA_ON_HOST
+  cuhost::S.shuffle = 0;
+  for (size_t i = 0; i < outs.size(); ++i) {
+    EXPECT(outs[i].bytes == 0 || std::memcmp(outs[i].data, first[i].data(), outs[i].bytes) == 0);
+  }
+#endif
+}
+
+template <class S>
+void expect(const void* got, const std::vector<double>& want, double scale) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_CLOSE(static_cast<double>(i), at<S>(got, static_cast<int64_t>(i)), want[i], scale * kTolerance<S>);
+  }
+}
+
+// What a forward pass does to one side, and what a backward pass does to both.
+template <class S>
+void check(ThinConvParams p, Activation activation, bool with_sums) {
+  p.dtype = dtype_of<S>;
+  p.activation = activation;
+  p.negative_slope = kSlope;
   const int64_t thin_count = p.batch * p.vertical.thin * p.horizontal.thin * p.thin_channels;
   const int64_t wide_count = p.batch * p.vertical.wide * p.horizontal.wide * p.channels;
-  const int64_t weight_count = p.channels * p.taps();
-  const Data wide = data(wide_count, 1), thin = data(thin_count, 2), weight = data(weight_count, 3);
-  const Data wide_out = data(wide_count, 4), thin_out = data(thin_count, 5), grad_weight = data(weight_count, 6);
-  const int64_t rs = p.vertical.taps * p.horizontal.taps;
+  const int64_t weight_count = p.channels * p.taps(), rs = p.vertical.taps * p.horizontal.taps;
+  const auto buffer = [](int64_t count) { return guarded(count * sizeof(S)); };
+  const S *wide = waves<S>(wide_count, 1, 1), *thin = waves<S>(thin_count, 2, 1), *weight = waves<S>(weight_count, 3, 0.5);
+  void *wide_out = buffer(wide_count), *thin_out = buffer(thin_count), *grad_weight = buffer(weight_count);
   const int64_t strides[] = {p.thin_channels * rs, rs, p.horizontal.taps, 1};
   for (int i = 0; i < 4; ++i) p.weight_stride[i] = strides[i];
-  p.weight = weight.values;
-  p.wide_in = wide.values;
-  p.thin_in = thin.values;
-  p.wide_out = wide_out.values;
-  p.thin_out = thin_out.values;
-  p.sums_over_batch = p.weight_gradient = true;
-  const int64_t partial_count = p.slice_count() * p.partial_size();
-  p.partial = guarded(partial_count * sizeof(float));
-  thin_conv(p, 0, p.slice_count());
-  thin_conv_gradients(p, grad_weight.values, nullptr);
+  p.weight = weight;
 
-  double* want_wide = static_cast<double*>(guarded(wide_count * sizeof(double)));
-  double* want_thin = static_cast<double*>(guarded(thin_count * sizeof(double)));
-  double* want_weight = static_cast<double*>(guarded(weight_count * sizeof(double)));
-  for_products(p, [&](int64_t x, int64_t y, int64_t w) {
-    want_wide[x] += static_cast<double>(thin.values[y]) * weight.values[w];
-    want_thin[y] += static_cast<double>(wide.values[x]) * weight.values[w];
-    want_weight[w] += static_cast<double>(wide.values[x]) * thin.values[y];
-  });
-  expect_products(wide_out.values, want_wide, wide_count);
-  expect_products(thin_out.values, want_thin, thin_count);
-  expect_products(grad_weight.values, want_weight, weight_count);
+  std::vector<double> want_wide(wide_count), want_thin(thin_count), want_weight(weight_count);
+  const auto channel = [&](int64_t i, bool is_wide) {
+    const ThinConvAxis &v = p.vertical, &u = p.horizontal;
+    const int64_t channels = is_wide ? p.channels : p.thin_channels;
+    const int64_t plane = is_wide ? v.wide * u.wide : v.thin * u.thin;
+    return p.channels_last ? i % channels : i / plane % channels;
+  };
+  const double scale = std::sqrt(static_cast<double>(p.channels));  // of the errors of sums over channels
+
+  for (bool to_thin : {true, false}) {  // forward
+    const int64_t count = to_thin ? thin_count : wide_count, channels = to_thin ? p.thin_channels : p.channels;
+    ThinConvParams f = p;
+    const S* bias = waves<S>(channels, 4, 1);
+    const bool keeps = activation == Activation::silu;
+    void* preactivation = keeps ? buffer(count) : nullptr;
+    f.bias = with_sums ? bias : nullptr;
+    f.preactivation = preactivation;
+    (to_thin ? f.wide_in : f.thin_in) = to_thin ? wide : thin;
+    (to_thin ? f.thin_out : f.wide_out) = to_thin ? thin_out : wide_out;
+    run<S>(f, nullptr, nullptr, {{to_thin ? thin_out : wide_out, count * sizeof(S)}});
+    std::vector<double>& want = to_thin ? want_thin : want_wide;
+    for (int64_t i = 0; i < count; ++i) want[i] = with_sums ? at<S>(bias, channel(i, !to_thin)) : 0;
+    for_products(p, [&](int64_t x, int64_t y, int64_t w) {
+      want[to_thin ? y : x] += (to_thin ? at<S>(wide, x) : at<S>(thin, y)) * at<S>(weight, w);
+    });
+    if (keeps) expect<S>(preactivation, want, scale);
+    for (double& x : want) x = act(activation, x);
+    expect<S>(to_thin ? thin_out : wide_out, want, scale);
+  }
+
+  for (bool output_is_thin : {true, false}) {  // backward
+    const int64_t channels = output_is_thin ? p.thin_channels : p.channels;
+    const bool masks = activation != Activation::none;
+    const S* saved = waves<S>(output_is_thin ? thin_count : wide_count, 5, 0.9);
+    void* grad_bias = buffer(channels);
+    ThinConvParams b = p;
+    b.wide_in = wide;
+    b.thin_in = thin;
+    if (masks) (output_is_thin ? b.thin_saved : b.wide_saved) = saved;
+    (output_is_thin ? b.wide_out : b.thin_out) = output_is_thin ? wide_out : thin_out;
+    b.sums_over_batch = true;
+    b.weight_gradient = true;
+    (output_is_thin ? b.thin_sums : b.wide_sums) = with_sums;
+    std::vector<Out> outs{{grad_weight, weight_count * sizeof(S)},
+                          {output_is_thin ? wide_out : thin_out, (output_is_thin ? wide_count : thin_count) * sizeof(S)}};
+    if (with_sums) outs.push_back({grad_bias, channels * sizeof(S)});
+    run<S>(b, grad_weight, with_sums ? grad_bias : nullptr, outs);
+
+    const auto wide_at = [&](int64_t i) {
+      return at<S>(wide, i) * (b.wide_saved ? act_slope(activation, at<S>(saved, i)) : 1);
+    };
+    const auto thin_at = [&](int64_t i) {
+      return at<S>(thin, i) * (b.thin_saved ? act_slope(activation, at<S>(saved, i)) : 1);
+    };
+    want_wide.assign(wide_count, 0);
+    want_thin.assign(thin_count, 0);
+    want_weight.assign(weight_count, 0);
+    std::vector<double> want_bias(channels);
+    for_products(p, [&](int64_t x, int64_t y, int64_t w) {
+      if (output_is_thin) {
+        want_wide[x] += thin_at(y) * at<S>(weight, w);
+      } else {
+        want_thin[y] += wide_at(x) * at<S>(weight, w);
+      }
+      want_weight[w] += wide_at(x) * thin_at(y);
+    });
+    for (int64_t i = 0; i < (output_is_thin ? thin_count : wide_count); ++i) {
+      want_bias[channel(i, !output_is_thin)] += output_is_thin ? thin_at(i) : wide_at(i);
+    }
+    expect<S>(b.wide_out ? wide_out : thin_out, b.wide_out ? want_wide : want_thin, scale);
+    expect<S>(grad_weight, want_weight, 4);
+    if (!with_sums) continue;
+    expect<S>(grad_bias, want_bias, 4);
+    b.wide_out = b.thin_out = nullptr;  // the bias gradient alone
+    b.weight_gradient = false;
+    (output_is_thin ? b.wide_in : b.thin_in) = nullptr;
+    run<S>(b, nullptr, grad_bias, {{grad_bias, channels * sizeof(S)}});
+    expect<S>(grad_bias, want_bias, 4);
+  }
+}
+
+struct Case {
+  ThinConvAxis vertical, horizontal;  // wide, thin, taps, stride, dilation, pad
+  bool wide_is_fine;
+};
+
+ThinConvParams params(const Case& c, int64_t batch, int64_t channels, int64_t thin_channels, bool channels_last) {
+  ThinConvParams p;
+  p.vertical = c.vertical;
+  p.horizontal = c.horizontal;
+  p.wide_is_fine = c.wide_is_fine;
+  p.batch = batch;
+  p.channels = channels;
+  p.thin_channels = thin_channels;
+  p.channels_last = channels_last;
+  return p;
+}
+
+const Case kCases[] = {
+    {{7, 7, 5, 1, 1, 2}, {9, 9, 5, 1, 1, 2}, true},     // conv 5x5
+    {{4, 8, 4, 2, 1, 1}, {5, 10, 4, 2, 1, 1}, false},   // transposed 4x4
+    {{8, 4, 5, 2, 1, 1}, {10, 5, 5, 2, 1, 1}, true},    // Keras' same
+    {{3, 9, 2, 3, 1, 0}, {17, 16, 3, 1, 2, 2}, false},  // rows that no tap reaches; dilation, crop
+    {{7, 3, 1, 2, 1, 0}, {6, 2, 2, 3, 2, 1}, true},     // phases without a tap
+};
+
+// What the 5 geometries times channels cover least: taps, pixels and channels that need more than one block or round.
+template <class S>
+void check_large(Activation activation) {
+  const Case patches{{3, 12, 4, 4, 1, 0}, {3, 11, 4, 4, 1, 0}, false};
+  const Case dilated{{13, 9, 3, 2, 2, 0}, {11, 6, 5, 3, 6, 10}, true};  // stride and dilation share a divisor
+  const Case large{{6, 4, 7, 1, 1, 2}, {7, 3, 9, 1, 1, 2}, true};       // 4 * 63 taps
+  const Case to_one{{4, 1, 4, 1, 1, 0}, {4, 1, 4, 1, 1, 0}, true};
+  const Case image{{28, 28, 5, 1, 1, 2}, {28, 28, 5, 1, 1, 2}, true};
+  const Case row{{3, 2, 2, 1, 1, 0}, {71, 142, 4, 2, 1, 1}, false};
+  const Case down{{14, 28, 5, 2, 1, 1}, {16, 31, 5, 2, 1, 1}, false};
+  for (bool channels_last : {false, true}) {
+    check<S>(params(patches, 2, 21, 3, channels_last), activation, true);
+    check<S>(params(dilated, 3, 17, 2, channels_last), activation, true);
+    check<S>(params(large, 1, 20, 4, channels_last), activation, true);
+    check<S>(params(large, 1, 8, 3, channels_last), Activation::none, false);
+    check<S>(params(to_one, 5, 150, 1, channels_last), activation, true);
+    check<S>(params(row, 1, 6, 3, channels_last), activation, true);
+    check<S>(params(down, 2, 70, 1, channels_last), activation, false);
+  }
+  check<S>(params(image, 2, 24, 1, true), activation, true);
+  check<S>(params(to_one, 300, 9, 1, false), activation, true);
+  check<S>(params(to_one, 0, 16, 1, false), activation, true);
 }
 
 }  // namespace
 
 void test_thin_conv() {
-  struct Case {
-    ThinConvAxis vertical, horizontal;  // wide, thin, taps, stride, dilation, pad
-    bool wide_is_fine;
-  };
-  const Case cases[] = {
-      {{7, 7, 5, 1, 1, 2}, {9, 9, 5, 1, 1, 2}, true},     // conv 5x5
-      {{4, 8, 4, 2, 1, 1}, {5, 10, 4, 2, 1, 1}, false},   // transposed 4x4
-      {{8, 4, 5, 2, 1, 1}, {10, 5, 5, 2, 1, 1}, true},    // Keras' same
-      {{3, 9, 2, 3, 1, 0}, {17, 16, 3, 1, 2, 2}, false},  // rows that no tap reaches; dilation, crop
-      {{7, 3, 1, 2, 1, 0}, {6, 2, 2, 3, 2, 1}, true},     // phases without a tap
-  };
-  for (const Case& c : cases) {
+#if SDGAN_CUDA_ON_HOST
+  cuhost::S.race_check = true;
+  for (const Case& c : kCases) {
+    for (bool channels_last : {false, true}) {
+      check<float>(params(c, 2, 18, 2, channels_last), Activation::tanh, true);
+      if (!kSanitized) check<bf16>(params(c, 1, 40, 3, channels_last), Activation::relu, true);
+    }
+  }
+  cuhost::S.race_check = false;
+#endif
+  for (const Case& c : kCases) {
     for (int64_t channels : {1, 5, 16, 37, 128}) {
+      if (kSanitized && channels != 37) continue;
       for (int64_t thin_channels : {1, 3}) {
         for (bool channels_last : {false, true}) {
-          ThinConvParams p;
-          p.vertical = c.vertical;
-          p.horizontal = c.horizontal;
-          p.wide_is_fine = c.wide_is_fine;
-          p.batch = 2;
-          p.channels = channels;
-          p.thin_channels = thin_channels;
-          p.channels_last = channels_last;
-          check(p);
+          check<float>(params(c, 2, channels, thin_channels, channels_last), Activation::none, false);
         }
       }
     }
+    for (bool channels_last : {false, true}) {
+      for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid,
+                           Activation::silu, Activation::elu}) {
+        if (kSanitized && a != Activation::silu && a != Activation::tanh) continue;
+        check<float>(params(c, 3, 19, 2, channels_last), a, true);
+      }
+      if (kSanitized) continue;
+      check<double>(params(c, 3, 70, 4, channels_last), Activation::silu, true);
+      check<bf16>(params(c, 1, 16, 4, channels_last), Activation::silu, true);
+      check<bf16>(params(c, 3, 64, 1, channels_last), Activation::leaky_relu, true);
+#if SDGAN_CUDA_ON_HOST
+      check<f16>(params(c, 1, 16, 3, channels_last), Activation::silu, true);
+      check<f16>(params(c, 3, 128, 1, channels_last), Activation::leaky_relu, true);
+#endif
+    }
   }
+  check_large<float>(Activation::leaky_relu);
+  if (kSanitized) return;
+  check_large<double>(Activation::tanh);
+  check_large<bf16>(Activation::silu);
 }
 
 }  // namespace sdgan::SDGAN_ISA
