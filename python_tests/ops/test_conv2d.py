@@ -214,8 +214,14 @@ def test_explain_in_bfloat16():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_explain_on_cuda(dtype):
     with torch._subclasses.FakeTensorMode():
-        wide = (torch.empty(2, 64, 8, 8, device="cuda", dtype=dtype), torch.empty(32, 64, 4, 4, device="cuda", dtype=dtype))
-        thin = (torch.empty(2, 3, 8, 8, device="cuda", dtype=dtype), torch.empty(32, 3, 4, 4, device="cuda", dtype=dtype))
+        wide = (
+            torch.empty(2, 64, 8, 8, device="cuda", dtype=dtype),
+            torch.empty(32, 64, 4, 4, device="cuda", dtype=dtype),
+        )
+        thin = (
+            torch.empty(2, 3, 8, 8, device="cuda", dtype=dtype),
+            torch.empty(32, 3, 4, 4, device="cuda", dtype=dtype),
+        )
     for path, wide_path, thin_path in (
         ("auto", "library: our kernel has not been measured", "library: our kernels have not been measured"),
         ("library", "library: SDGAN_CONV=library", "library: SDGAN_CONV=library"),

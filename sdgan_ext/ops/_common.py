@@ -39,11 +39,11 @@ def cuda_obstacle(build: dict, running: str | None = torch.version.cuda) -> str 
 _CUDA_OBSTACLE = cuda_obstacle(_native.build_info())  # once a process: a check must cost less than a small loss
 
 
-def check_tensor(name: str, value, *, dim: int | None = None) -> None:
-    """A floating-point tensor of a dtype and on a device that the kernels take."""
+def check_tensor(name: str, value, *, dim: int | None = None, runs: bool = True) -> None:
+    """A floating-point tensor of a dtype and, where a kernel ``runs`` on it, on a device that this build's kernels take."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if not value.is_cpu:
+    if runs and not value.is_cpu:
         _check_device(name, value)
     if value.dtype not in FLOATS and (value.is_cpu or value.dtype not in HALVES):
         raise TypeError(f"{name} has dtype {value.dtype}; allowed are float32, bfloat16, float64, and float16 on CUDA")

@@ -47,7 +47,7 @@ def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: 
 
     Args:
         input, weight, groups: as of :func:`conv2d`, or of :func:`conv_transpose2d` with ``transposed=True``. They are
-            not read: fake tensors will do.
+            not read: fake tensors will do, of a CUDA device too where there is none.
 
     Returns:
         ``{"forward": "direct: the output has 1 to 4 channels", "backward": ..., "backward, weights only": ...}``; the
@@ -56,7 +56,7 @@ def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
-    check_arguments(input, weight, None, groups, None, transposed=transposed)
+    check_arguments(input, weight, None, groups, None, transposed=transposed, runs=False)
     call = (transposed, list((1, *input.shape)[-4:]), list(weight.shape), groups, _DTYPES[weight.dtype], input.is_cuda)
     cases = {"forward": (False, False), "backward": (True, True), "backward, weights only": (True, False)}
     return {case: ": ".join(_C.convolution_path(*call, *which)) for case, which in cases.items()}
@@ -92,10 +92,10 @@ def sides(name: str, value) -> list[int]:
     return [vertical, vertical, horizontal, horizontal]
 
 
-def check_arguments(input, weight, bias, groups, activation, *, transposed: bool) -> None:
+def check_arguments(input, weight, bias, groups, activation, *, transposed: bool, runs: bool = True) -> None:
     check_choice("activation", activation, ACTIVATIONS)
-    check_tensor("input", input)
-    check_tensor("weight", weight, dim=4)
+    check_tensor("input", input, runs=runs)
+    check_tensor("weight", weight, dim=4, runs=runs)
     if input.dim() not in (3, 4):
         raise ValueError(f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(input.shape)}")
     integers("groups", groups, 1, at_least=1)
