@@ -76,8 +76,8 @@ template <class S>
 double run(AdversarialLossParams& p) {
   S total[2];
   for (int i : {0, 1}) {
-    cuhost::S.shuffle = i;
-    cuhost::S.race_check = true;
+    cuhost::options.shuffle = i;
+    cuhost::options.race_check = true;
     p.total = p.partial ? total + i : nullptr;
     EXPECT(launch_adversarial_loss(p, nullptr) == 0);
   }

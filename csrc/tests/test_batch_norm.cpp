@@ -64,8 +64,8 @@ void set_shape(P& p, const Case& c, DType dtype) {
 #if SDGAN_CUDA_ON_HOST
 // `another`: the threads in another order, and with the check for races, which takes its time.
 void run(const BatchNormParams& p, const BatchNormBackwardParams& b, bool another) {
-  cuhost::S.shuffle = another;
-  cuhost::S.race_check = another && p.count() * p.channels < 20000;
+  cuhost::options.shuffle = another;
+  cuhost::options.race_check = another && p.count() * p.channels < 20000;
   EXPECT(launch_batch_norm(p, nullptr) == 0);
   EXPECT(launch_batch_norm_backward(b, nullptr) == 0);
 }

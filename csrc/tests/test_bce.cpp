@@ -42,8 +42,8 @@ double run(BceParams& p) {
   std::vector<double> partial(kCudaPartials);
   S total[2];
   for (int i : {0, 1}) {
-    cuhost::S.shuffle = i;
-    cuhost::S.race_check = true;
+    cuhost::options.shuffle = i;
+    cuhost::options.race_check = true;
     p.partial = p.reduced ? partial.data() : nullptr;
     p.total = p.reduced ? total + i : nullptr;
     EXPECT(launch_bce(p, nullptr) == 0);

@@ -72,8 +72,8 @@ double slope(Activation a, double saved) {
 constexpr bool kAddsBias = true;
 
 void host_settings(bool another, int64_t elements) {
-  cuhost::S.shuffle = another;
-  cuhost::S.race_check = another && elements < 20000;
+  cuhost::options.shuffle = another;
+  cuhost::options.race_check = another && elements < 20000;
 }
 void run(const ConvEpilogueParams& p, bool another, int64_t elements) {
   host_settings(another, elements);

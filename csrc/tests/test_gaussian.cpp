@@ -45,8 +45,8 @@ double run_forward(GaussianParams& p) {
   const bool reduced = p.kl == nullptr;
   S total[2];
   for (int i : {0, 1}) {
-    cuhost::S.shuffle = i;
-    cuhost::S.race_check = true;
+    cuhost::options.shuffle = i;
+    cuhost::options.race_check = true;
     p.partial = reduced ? partial.data() : nullptr;
     p.total = reduced ? total + i : nullptr;
     EXPECT(launch_gaussian(p, nullptr) == 0);

@@ -48,8 +48,8 @@ double run(ReconstructionLossParams& p) {
   const bool reduced = p.loss == nullptr;
   S total[2];
   for (int i : {0, 1}) {
-    cuhost::S.shuffle = i;
-    cuhost::S.race_check = true;
+    cuhost::options.shuffle = i;
+    cuhost::options.race_check = true;
     p.partial = reduced ? partial.data() : nullptr;
     p.total = reduced ? total + i : nullptr;
     EXPECT(launch_reconstruction_loss(p, nullptr) == 0);
