@@ -9,11 +9,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+RUNNING: set[subprocess.Popen] = set()
 OUT_OF_TIME = "its time was up"
 ENDED = ("passed", "failed", "skipped", "crashed")
 
@@ -113,8 +115,9 @@ def _run(command, journal, log, deadline, stall, env) -> tuple[int, str]:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
-            start_new_session=True,
+            **({"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}),
         )
+        RUNNING.add(process)
         try:
             while process.poll() is None:
                 time.sleep(0.1)
@@ -127,10 +130,22 @@ def _run(command, journal, log, deadline, stall, env) -> tuple[int, str]:
                 if now - grown > stall:
                     return -1, f"nothing happened for {stall:.0f} s"
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _end(process)
+            RUNNING.discard(process)
     return process.returncode, ""
+
+
+def _end(process: subprocess.Popen) -> None:
+    """It and what it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def end_all() -> None:
+    """Whatever runs; for a process that must go itself."""
+    for process in list(RUNNING):
+        _end(process)
 
 
 def _last_line(log: Path) -> str:

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from _gpu import Machine, append_rows, find_machine, gpu_conditions, read_rows
 from _gpu_summary import judge_curves, write_summary
-from _supervise import OUT_OF_TIME, Journal, Outcome, supervise
+from _supervise import OUT_OF_TIME, Journal, Outcome, end_all, supervise
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -257,7 +258,7 @@ def train(check: Check) -> bool:
     cores = os.cpu_count() or 1
     few = {"OMP_NUM_THREADS": str(max(1, cores // 2 - 2))}
     control = few | {"SDGAN_CPU_ISA": "generic", "SDGAN_CONV": "library"}  # the same but for rounding
-    check.note("train", f"data: {check.data}" + (" (rendered: MNIST was not there)" if check.data == "digits" else ""))
+    check.note("train", "data: rendered digits, MNIST was not there" if check.data == "digits" else "data: MNIST")
 
     def runs(name: str, env: dict | None) -> bool:
         flags = ["--runs", name, "--data", check.data]
@@ -280,6 +281,12 @@ def data_source(asked: str) -> str:
     """``asked`` where it holds MNIST's training images, else the rendered digits."""
     folder = Path(asked)
     return str(folder.resolve()) if list(folder.glob("train-images*")) else "digits"
+
+
+def _leave(number: int, frame) -> None:
+    """What is written stays; the processes go."""
+    end_all()
+    os._exit(128 + number)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -309,6 +316,8 @@ def main(argv: list[str] | None = None) -> int:
         machine, options.results, work, data_source(options.data), options.minutes, options.rehearse, conditions
     )
     print("  ".join(f"{name} {value}" for name, value in conditions.items()), flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     parts = PARTS if options.part == "all" else (options.part,)
     failed = []
     if not options.rehearse and (wrong := build(machine)):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def test_rehearsal(tmp_path):
     assert {row["contestant"] for row in tables["step"]} > {"eager", "compile reduce-overhead", "sdgan_ext"}
     assert {"cpu", "cpu, other kernels", "gpu"} <= {row["run"] for row in tables["train"]}
     notes = " ".join(row["note"] for row in tables["notes"])
-    assert "digits (rendered: MNIST was not there)" in notes and "did not run" not in notes
+    assert "data: rendered digits, MNIST was not there" in notes and "did not run" not in notes
     page = (tmp_path / "rehearsal-summary.md").read_text()
     for title in ("Tests", "Goals", "Steps", "Training", "What `auto` should take", "Notes"):
         assert f"\n## {title}\n" in page
@@ -56,6 +57,21 @@ def test_without_a_gpu_one_sentence_and_exit_code_2():
     sentence, *rest = ran.stderr.splitlines()
     assert sentence.startswith("gpu-check needs an NVIDIA GPU")
     assert all(line.startswith("make: ") for line in rest)
+
+
+def test_a_kill_ends_the_processes_and_keeps_what_is_written(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "gpu_check.py", "--rehearse", "--results", tmp_path]
+    check = subprocess.Popen([*command, "--part", "bench"], stdout=subprocess.DEVNULL)
+    journal = Journal(tmp_path / "gpu-check" / "bench" / "main.jsonl")
+    end = time.monotonic() + 120
+    while journal.count("passed") < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    check.terminate()
+    assert check.wait(30) == 128 + signal.SIGTERM
+    time.sleep(0.5)
+    written = len(rows_of(tmp_path / "rehearsal-ops.csv"))
+    time.sleep(1)
+    assert written and len(rows_of(tmp_path / "rehearsal-ops.csv")) == written
 
 
 def test_data_that_is_missing_is_replaced(tmp_path):
@@ -236,6 +252,11 @@ def test_curves(changes, near, tmp_path):
     verdicts = summary.judge_curves(rows)
     assert len(verdicts) == 3 and all(verdict["near"] == near for verdict in verdicts)
     assert ("| near |" if near else "| **apart** |") in page_of(tmp_path, "train", rows)
+
+
+def test_what_rounding_does_on_the_cpu_is_allowed_on_the_gpu():
+    curves = curve("cpu") + curve("cpu, other kernels", 1.05) + curve("gpu", 1.1)
+    assert all(verdict["near"] for verdict in summary.judge_curves(curves) if verdict["run"] == "gpu")
 
 
 def test_a_failed_test_is_on_the_page(tmp_path):
