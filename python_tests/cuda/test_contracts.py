@@ -30,7 +30,7 @@ def test_the_current_stream(case):
     with torch.cuda.stream(side):
         got = [t.to("cpu") for t in detached(case.run(tensors, upstream))]
     side.synchronize()
-    case.assert_near(got, [t.cpu() for t in expected], 0 if matrix.exact(case) else 1e-5)
+    case.assert_near(got, [t.cpu() for t in expected], 0 if case.exact else 1e-5)
     torch.cuda.synchronize()
 
 
@@ -55,7 +55,7 @@ def test_capture_and_replay(case):
             mine.copy_(other)
     for _ in range(2):
         graph.replay()
-        if matrix.exact(case):
+        if case.exact:
             assert same_bits(results, expected)
         else:
             case.assert_near(results, expected, 1e-5)
@@ -88,7 +88,7 @@ def test_a_seed_is_drawn_without_waiting():
 # ---------------------------------------------------------------------------------------------------- determinism
 @each(CASES)
 def test_the_same_bits_in_20_runs(case, monkeypatch):
-    if not matrix.exact(case):
+    if not case.exact:
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     tensors = case.tensors()
     first = detached(case.run(tensors))

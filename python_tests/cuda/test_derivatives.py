@@ -20,7 +20,7 @@ def check(test, case):
         return tuple(output for output in outputs if output.requires_grad)
 
     # The library's gradient of the weights may be summed by atomics.
-    assert test(run, leaves, fast_mode=True, nondet_tol=0.0 if matrix.exact(case) else 1e-9)
+    assert test(run, leaves, fast_mode=True, nondet_tol=0.0 if case.exact else 1e-9)
 
 
 @each(CASES)
