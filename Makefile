@@ -1,6 +1,11 @@
 # make demo [DATA=folder] | make test | make bench | make lint
 #
 # Each sets up .venv first: it needs Python 3.10 to 3.13, a C++ compiler and make.
+#
+# make gpu-check [PART=tests|bench|train] [DATA=folder] [MINUTES=m]
+#
+# Sets up nothing and downloads nothing; docs/cuda.md says what must be there.
+#
 #   PYTHON=python3.12     another Python
 #   TORCH=torch==2.11.0   another torch
 #   MAX_JOBS=2            fewer compilers at a time
@@ -18,7 +23,7 @@ NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -name '*.cpp' -o -na
 CPU_WHEELS = [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >&2 \
 	|| $(BIN)/pip config list | grep -qE 'index|find-links' || echo --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu-check lint clean
 
 demo: .venv/installed
 	$(BIN)/sdgan-ext train --preset mnist-small --data $(DATA)
@@ -35,6 +40,9 @@ test: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench_train_step.py
+
+gpu-check:
+	@$(PYTHON) benchmarks/gpu_check.py --part $(or $(PART),all) --data $(DATA) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: .venv/installed
 	$(BIN)/ruff check .
