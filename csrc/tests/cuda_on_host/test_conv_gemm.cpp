@@ -1,5 +1,6 @@
 // The products of conv_gemm.h against plain loops in double: both directions and the weight gradient, without and with
-// tensor cores, dtypes, strides, dilations, pads, kernels, phases without taps, ragged channels, groups, layouts, split K.
+// tensor cores, dtypes, strides, dilations, pads, kernels, phases without taps, ragged channels, groups, layouts,
+// split K, statistics.
 // Every case runs twice, in another order of threads, and must give the same bits; the first run checks for races.
 #include "kernels/conv_gemm.h"
 
@@ -131,8 +132,11 @@ struct Case {
 };
 
 double tolerance_of(const Case& c) {
-  return c.tolerance > 0 ? c.tolerance : c.dtype == DType::f64 ? 1e-12 : c.dtype == DType::f32 ? 1e-5
-                                         : c.dtype == DType::f16 ? 2e-3 : 1e-2;
+  return c.tolerance > 0         ? c.tolerance
+         : c.dtype == DType::f64 ? 1e-12
+         : c.dtype == DType::f32 ? 1e-5
+         : c.dtype == DType::f16 ? 2e-3
+                                 : 1e-2;
 }
 
 // Calls f(n, coarse channel, fine channel in its group, fine channel, tap, coarse pixel, fine pixel) for all that meet.
@@ -213,9 +217,7 @@ void run(std::initializer_list<const Image*> outputs, Launch launch) {
 Image coarse_image(const Case& c) {
   return image(c.batch, c.coarse_channels, c.v.coarse, c.h.coarse, c.coarse_layout, c.dtype);
 }
-Image fine_image(const Case& c) {
-  return image(c.batch, c.fine_channels, c.v.fine, c.h.fine, c.fine_layout, c.dtype);
-}
+Image fine_image(const Case& c) { return image(c.batch, c.fine_channels, c.v.fine, c.h.fine, c.fine_layout, c.dtype); }
 Image weight_image(const Case& c) {
   return image(c.coarse_channels, c.fine_channels / c.groups, c.v.taps, c.h.taps, c.weight_layout, c.dtype);
 }
@@ -223,8 +225,8 @@ Image weight_image(const Case& c) {
 void check_gather(const Case& c, bool to_fine) {
   const Image coarse = coarse_image(c), fine = fine_image(c), weight = weight_image(c);
   const Image &in = to_fine ? coarse : fine, &out = to_fine ? fine : coarse;
-  const Image kept = image(out.size[0], out.size[1], out.size[2], out.size[3],
-                           to_fine ? c.fine_layout : c.coarse_layout, c.dtype);
+  const Image kept =
+      image(out.size[0], out.size[1], out.size[2], out.size[3], to_fine ? c.fine_layout : c.coarse_layout, c.dtype);
   const Image bias = image(1, out.size[1], 1, 1, Layout::nchw, c.dtype);
   fill(in, 1, c.exact);
   fill(weight, 2, c.exact);
@@ -334,16 +336,14 @@ void check(const Case& c) {
 
 // fine, coarse, taps, stride, dilation, pad of both axes
 constexpr ConvGemmAxis kGeometries[][2] = {
-    {{5, 5, 3, 1, 1, 1}, {4, 4, 3, 1, 1, 1}},
-    {{8, 4, 4, 2, 1, 1}, {6, 3, 4, 2, 1, 1}},
-    {{7, 4, 5, 2, 1, 1}, {8, 4, 5, 2, 1, 2}},   // Keras' same
-    {{9, 3, 3, 3, 1, 0}, {7, 4, 2, 2, 1, 0}},   // strides differ
-    {{7, 3, 1, 2, 1, 0}, {9, 3, 1, 3, 1, 0}},   // phases without taps
-    {{9, 4, 3, 2, 2, 2}, {8, 3, 2, 3, 2, 1}},   // stride and dilation with and without a common divisor
+    {{5, 5, 3, 1, 1, 1}, {4, 4, 3, 1, 1, 1}},   {{8, 4, 4, 2, 1, 1}, {6, 3, 4, 2, 1, 1}},
+    {{7, 4, 5, 2, 1, 1}, {8, 4, 5, 2, 1, 2}},    // Keras' same
+    {{9, 3, 3, 3, 1, 0}, {7, 4, 2, 2, 1, 0}},    // strides differ
+    {{7, 3, 1, 2, 1, 0}, {9, 3, 1, 3, 1, 0}},    // phases without taps
+    {{9, 4, 3, 2, 2, 2}, {8, 3, 2, 3, 2, 1}},    // stride and dilation with and without a common divisor
     {{11, 3, 2, 4, 2, 3}, {10, 2, 3, 6, 4, 5}},  // divisor 2, residues skipped
-    {{1, 1, 1, 1, 1, 0}, {1, 1, 3, 1, 1, 1}},
-    {{6, 9, 2, 1, 3, 2}, {2, 5, 5, 3, 1, 4}},   // more coarse than fine
-    {{2, 2, 1, 5, 1, 0}, {3, 1, 1, 7, 1, 0}},   // more phases than pixels
+    {{1, 1, 1, 1, 1, 0}, {1, 1, 3, 1, 1, 1}},   {{6, 9, 2, 1, 3, 2}, {2, 5, 5, 3, 1, 4}},  // more coarse than fine
+    {{2, 2, 1, 5, 1, 0}, {3, 1, 1, 7, 1, 0}},                                              // more phases than pixels
 };
 
 void check_all(DType dtype, bool tensor) {
@@ -365,8 +365,8 @@ void check_all(DType dtype, bool tensor) {
     c.weight_layout = Layout::nhwc;
     check(c);
   }
-  for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid, Activation::silu,
-                       Activation::elu}) {
+  for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid,
+                       Activation::silu, Activation::elu}) {
     for (int64_t splits : {1, 2}) {
       Case c = base;
       c.activation = a;
