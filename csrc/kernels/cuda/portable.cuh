@@ -7,6 +7,13 @@
 #include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
 
+// The architecture compiled for; where there is none, as in g++, every wrapper of ptx.cuh and sm90.cuh is there.
+#ifdef __CUDA_ARCH__
+#define SDGAN_CUDA_ARCH __CUDA_ARCH__
+#else
+#define SDGAN_CUDA_ARCH 900
+#endif
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
@@ -19,8 +26,9 @@ namespace sdgan::cuda {
 template <class... P, class... A>
 CudaError launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, CudaStream stream, A... args) {
   if (smem > (48u << 10)) {
-    const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+    const cudaError_t raised =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(smem));
     if (raised != cudaSuccess) return raised;
   }
   kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(args...);
@@ -33,7 +41,7 @@ SDGAN_DEVICE T* dynamic_smem() {
   return reinterpret_cast<T*>(smem_bytes);
 }
 
-// An array in shared memory; on the host its accesses are checked for races.
+// An array in shared memory; on the host its accesses are checked: for races, for the array's end.
 template <class T>
 struct Smem {
   T* p;

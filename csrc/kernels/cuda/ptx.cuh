@@ -22,22 +22,18 @@
 //                                 a[2] A(g, 2t+8..2t+9)
 //                                 a[3] A(g+8, 2t+8..2t+9)
 //   mma_m16n8k8_tf32(c, a, b0, b1)
-//                                 C [16, 8] += A [16, 8] B [8, 8]; c as above. The lower 13 bits of a and b are ignored.
-//                                 a[0] A(g, t)  a[1] A(g+8, t)  a[2] A(g, t+4)  a[3] A(g+8, t+4)  b0 B(t, g)  b1 B(t+4, g)
-//   to_tf32(x)                    x to the nearest tf32 (10 bits of mantissa), ties away from zero. The lower 13 bits of
-//                                 the result have no meaning.
+//                                 C [16, 8] += A [16, 8] B [8, 8]. The lower 13 bits of a and b are ignored.
+//                                 a[0] A(g, t)             b0 B(t, g)             c as above
+//                                 a[1] A(g+8, t)           b1 B(t+4, g)
+//                                 a[2] A(g, t+4)
+//                                 a[3] A(g+8, t+4)
+//   to_tf32(x)                    x to the nearest tf32 (10 bits of mantissa), ties away from zero. The lower 13
+//                                 bits of the result have no meaning.
 //
 // ldmatrix and mma are for whole warps: all 32 lanes call them together.
 #pragma once
 
 #include "kernels/cuda/portable.cuh"
-
-// The architecture compiled for; where there is none, as in g++, every instruction is there.
-#ifdef __CUDA_ARCH__
-#define SDGAN_CUDA_ARCH __CUDA_ARCH__
-#else
-#define SDGAN_CUDA_ARCH 900
-#endif
 
 #ifdef __CUDACC__
 namespace sdgan::cuda {
@@ -75,10 +71,9 @@ SDGAN_DEVICE void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b
 }
 
 SDGAN_DEVICE void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 SDGAN_DEVICE void mma_m16n8k8_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "kernels/scalar.h"
 #include "tests/cuda_on_host/cuda_host.h"
@@ -15,39 +16,37 @@ namespace sdgan::cuda {
 // ------------------------------------------------------------------------------------------- asynchronous copies
 namespace host {
 
-inline void cp_async(const char* what, void* smem, const void* global, int src_bytes, unsigned size) {
-  if (reinterpret_cast<uintptr_t>(smem) % size || reinterpret_cast<uintptr_t>(global) % size) {
-    cuhost::die((std::string(what) + ": misaligned address").c_str());
-  }
-  if (src_bytes < 0 || src_bytes > static_cast<int>(size)) {
-    cuhost::die((std::string(what) + ": src_bytes out of range").c_str());
-  }
-  cuhost::note(smem, size, true);
-  cuhost::S.cur->open.push_back({smem, global, static_cast<unsigned>(src_bytes), size});
+inline void cp_async(void* smem, const void* global, int src_bytes, unsigned size, cuhost::Place at) {
+  if (reinterpret_cast<uintptr_t>(smem) % size != 0) cuhost::die("cp_async: misaligned shared address", at);
+  if (reinterpret_cast<uintptr_t>(global) % size != 0) cuhost::die("cp_async: misaligned global address", at);
+  if (src_bytes < 0 || src_bytes > static_cast<int>(size)) cuhost::die("cp_async: src_bytes out of range", at);
+  cuhost::note_access(smem, size, true, at);
+  cuhost::device.current->open_copies.push_back({smem, global, static_cast<unsigned>(src_bytes), size, at});
 }
 
 }  // namespace host
 
-inline void cp_async_16(void* smem, const void* global, int src_bytes) {
-  host::cp_async("cp_async_16", smem, global, src_bytes, 16);
+inline void cp_async_16(void* smem, const void* global, int src_bytes, CUHOST_AT) {
+  host::cp_async(smem, global, src_bytes, 16, {file, line});
 }
-inline void cp_async_4(void* smem, const void* global, int src_bytes) {
-  host::cp_async("cp_async_4", smem, global, src_bytes, 4);
+inline void cp_async_4(void* smem, const void* global, int src_bytes, CUHOST_AT) {
+  host::cp_async(smem, global, src_bytes, 4, {file, line});
 }
 
 inline void cp_async_commit() {
-  cuhost::Fiber* f = cuhost::S.cur;
-  f->groups.push_back(std::move(f->open));
-  f->open.clear();
+  cuhost::Thread& me = *cuhost::device.current;
+  me.copy_groups.push_back(std::move(me.open_copies));
+  me.open_copies.clear();
 }
 
 template <int N>
 void cp_async_wait() {
-  for (cuhost::Fiber* f = cuhost::S.cur; f->groups.size() > N; f->groups.pop_front()) {
-    for (const cuhost::Copy& c : f->groups.front()) {
-      cuhost::note(c.dst, c.size, true);
-      std::memcpy(c.dst, c.src, c.bytes);
-      std::memset(static_cast<char*>(c.dst) + c.bytes, 0, c.size - c.bytes);
+  cuhost::Thread& me = *cuhost::device.current;
+  for (; me.copy_groups.size() > N; me.copy_groups.pop_front()) {
+    for (const cuhost::Copy& c : me.copy_groups.front()) {
+      cuhost::note_access(c.to, c.size, true, c.issued);
+      std::memcpy(c.to, c.from, c.bytes);
+      std::memset(static_cast<char*>(c.to) + c.bytes, 0, c.size - c.bytes);
     }
   }
 }
@@ -59,10 +58,10 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, CUHOST_AT) {
     const void* row;
     uint32_t* r;
   } mine{row, r};
-  if (reinterpret_cast<uintptr_t>(row) % 16) cuhost::die("ldmatrix_x4: misaligned row");
-  cuhost::note(row, 16, false);
-  const auto load = [](unsigned mask, void** lanes) {
-    if (mask != ~0u) cuhost::die("ldmatrix_x4 needs a full warp");
+  const cuhost::Place at{file, line};
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) cuhost::die("ldmatrix_x4: misaligned row", at);
+  cuhost::note_access(row, 16, false, at);
+  const auto load = [](unsigned, void** lanes) {
     for (int i = 0; i < 4; ++i) {
       uint16_t matrix[8][8];
       for (int j = 0; j < 8; ++j) std::memcpy(matrix[j], static_cast<Lane*>(lanes[8 * i + j])->row, 16);
@@ -74,7 +73,7 @@ void ldmatrix_x4(uint32_t (&r)[4], const void* row, CUHOST_AT) {
       }
     }
   };
-  cuhost::collective(Trans ? "ldmatrix_x4<true>" : "ldmatrix_x4<false>", ~0u, mine, load, file, line);
+  cuhost::collective(Trans ? "ldmatrix_x4<true>" : "ldmatrix_x4<false>", ~0u, mine, load, at, true);
 }
 
 namespace host {
@@ -108,11 +107,10 @@ inline double element(uint32_t bits, int i, f16) {
 
 // K columns of A, of which a register holds E neighbours: K = 8 E.
 template <class S, int E>
-void mma(const char* what, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file, int line) {
-  constexpr int K = 8 * E;
+void mma(const char* what, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, cuhost::Place at) {
   MmaLane mine{c, a, {b0, b1}};
-  const auto multiply = [](unsigned mask, void** lanes) {
-    if (mask != ~0u) cuhost::die("mma needs a full warp");
+  const auto multiply = [](unsigned, void** lanes) {
+    constexpr int K = 8 * E;
     double A[16][K], B[K][8], C[16][8] = {};
     for (int lane = 0; lane < 32; ++lane) {
       const MmaLane& in = *static_cast<const MmaLane*>(lanes[lane]);
@@ -133,27 +131,26 @@ void mma(const char* what, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
       for (int i = 0; i < 4; ++i) out[i] = static_cast<float>(out[i] + C[g + i / 2 * 8][2 * t + i % 2]);
     }
   };
-  cuhost::collective(what, ~0u, mine, multiply, file, line);
+  cuhost::collective(what, ~0u, mine, multiply, at, true);
 }
 
 }  // namespace host
 
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bf16, CUHOST_AT) {
-  host::mma<bf16, 2>("mma_m16n8k16 of bf16", c, a, b0, b1, file, line);
+  host::mma<bf16, 2>("mma_m16n8k16 of bf16", c, a, b0, b1, {file, line});
 }
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, f16, CUHOST_AT) {
-  host::mma<f16, 2>("mma_m16n8k16 of f16", c, a, b0, b1, file, line);
+  host::mma<f16, 2>("mma_m16n8k16 of f16", c, a, b0, b1, {file, line});
 }
 inline void mma_m16n8k8_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, CUHOST_AT) {
-  host::mma<host::Tf32, 1>("mma_m16n8k8_tf32", c, a, b0, b1, file, line);
+  host::mma<host::Tf32, 1>("mma_m16n8k8_tf32", c, a, b0, b1, {file, line});
 }
 
 inline uint32_t to_tf32(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   if (x != x) return 0x7fffffffu;
-  if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0x1000u;  // a carry into the exponent is right, up to infinity
-  return bits & ~0x1fffu;
+  return (bits + 0x1000u) & ~0x1fffu;  // a carry into the exponent is right, up to infinity
 }
 
 }  // namespace sdgan::cuda
