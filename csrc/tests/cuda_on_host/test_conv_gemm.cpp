@@ -194,8 +194,8 @@ template <class Launch>
 void run(std::initializer_list<const Image*> outputs, Launch launch) {
   std::vector<std::vector<char>> before;
   for (int turn = 0; turn < 2; ++turn) {
-    cuhost::S.race_check = turn == 0;
-    cuhost::S.shuffle = turn * 12345;
+    cuhost::options.race_check = turn == 0;
+    cuhost::options.shuffle = turn * 12345;
     for (const Image* t : outputs) t->clear();
     EXPECT(launch() == 0);
     size_t index = 0;
@@ -210,8 +210,7 @@ void run(std::initializer_list<const Image*> outputs, Launch launch) {
       ++index;
     }
   }
-  cuhost::S.race_check = false;
-  cuhost::S.shuffle = 0;
+  cuhost::options = {};
 }
 
 Image coarse_image(const Case& c) {
