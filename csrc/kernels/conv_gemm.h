@@ -11,13 +11,14 @@
 //
 // The weight is [coarse channels, fine channels / groups, R, S] for both. Three products over the pairs that meet:
 //
-//   to_coarse   coarse[p, m]    = sum fine[p * stride + tap * dilation - pad, c] W[m, c, tap]     conv2d; its twin's dgrad
-//   to_fine     fine[h, m]      = sum coarse[(h + pad - tap * dilation) / stride, c] W[c, m, tap]    where that divides
+//   to_coarse   coarse[p, m]    = sum fine[p * stride + tap * dilation - pad, c] W[m, c, tap]
+//   to_fine     fine[h, m]      = sum coarse[(h + pad - tap * dilation) / stride, c] W[c, m, tap]   where that divides
 //   wgrad       dW[cc, cf, tap] = sum coarse[p, cc] fine[p * stride + tap * dilation - pad, cf]
 //
-// The first two are one gather GEMM: a row is an output pixel, a column an output channel, and K runs over taps and
-// input channels. In to_fine the pixels of one remainder h mod stride (a phase) share their taps: each phase is a
-// convolution of stride 1 and no zero is multiplied. conv_gemm_phase() has the arithmetic; all phases are one launch.
+// to_coarse is conv2d and the input's gradient of conv_transpose2d, to_fine the other two. They are one gather GEMM: a
+// row is an output pixel, a column an output channel, and K runs over taps and input channels. In to_fine the pixels of
+// one remainder h mod stride (a phase) share their taps: each phase is a convolution of stride 1 and no zero is
+// multiplied. conv_gemm_phase() has the arithmetic; all phases are one launch.
 #pragma once
 
 #include "kernels/activation.h"
@@ -27,16 +28,16 @@
 namespace sdgan {
 
 struct ConvGemmAxis {
-  int64_t fine = 0;    // sizes; below 2^30
+  int64_t fine = 0;  // sizes; below 2^30
   int64_t coarse = 0;
   int64_t taps = 1;
   int64_t stride = 1;
   int64_t dilation = 1;
-  int64_t pad = 0;     // at the top or left; the other end follows from the sizes
+  int64_t pad = 0;  // at the top or left; the other end follows from the sizes
 };
 
-// What one phase is along one axis: outputs first + i * step, i < outputs; taps tap_first + t * tap_step, t < taps; they
-// meet at input i * in_step + in_first + t * in_tap.
+// What one phase is along one axis: outputs first + i * step, i < outputs; taps tap_first + t * tap_step, t < taps;
+// they meet at input i * in_step + in_first + t * in_tap.
 struct ConvGemmPhase {
   int outputs, first, step;
   int taps, tap_first, tap_step;
@@ -57,8 +58,15 @@ SDGAN_HD int64_t conv_gemm_common(const ConvGemmAxis& a) {  // greatest common d
 // tap_first * dilation mod stride, and rank = tap_first < stride / common; the other phases have no taps.
 SDGAN_HD ConvGemmPhase conv_gemm_phase(const ConvGemmAxis& a, bool to_fine, int64_t rank) {
   if (!to_fine) {
-    return {static_cast<int>(a.coarse), 0, 1, static_cast<int>(a.taps), 0, 1, static_cast<int>(-a.pad),
-            static_cast<int>(a.stride), static_cast<int>(a.dilation)};
+    return {static_cast<int>(a.coarse),
+            0,
+            1,
+            static_cast<int>(a.taps),
+            0,
+            1,
+            static_cast<int>(-a.pad),
+            static_cast<int>(a.stride),
+            static_cast<int>(a.dilation)};
   }
   const int64_t common = conv_gemm_common(a), classes = a.stride / common;
   const bool meets = rank < classes && rank < a.taps;
@@ -83,28 +91,29 @@ struct ConvGemmParams {
   ConvGemmAxis vertical, horizontal;
   int64_t batch = 0;
   int64_t groups = 1;
-  int64_t inputs = 0;                  // channels of all groups
+  int64_t inputs = 0;  // channels of all groups
   int64_t outputs = 0;
-  bool to_fine = false;                // else to_coarse
+  bool to_fine = false;  // else to_coarse
   DType dtype = DType::f32;
   Activation activation = Activation::none;
   double negative_slope = 0;
-  bool tensor_cores = false;           // they may be used: conv_gemm_tensor_cores() said so
-  bool tf32 = false;                   // and for float32, rounded to tf32
+  bool tensor_cores = false;  // they may be used: conv_gemm_tensor_cores() said so
+  bool tf32 = false;          // and for float32, rounded to tf32
 
-  const void* input = nullptr;         // [batch, inputs, H, W] with the strides below, any
+  const void* input = nullptr;  // [batch, inputs, H, W] with the strides below, any
   int64_t input_stride[4] = {};
-  const void* weight = nullptr;        // [coarse channels, fine channels / groups, R, S]
+  const void* weight = nullptr;  // [coarse channels, fine channels / groups, R, S]
   int64_t weight_stride[4] = {};
-  const void* bias = nullptr;          // [outputs] or null
-  void* output = nullptr;              // [batch, outputs, H, W]: act(sum + bias)
-  void* preactivation = nullptr;       // sum + bias, with the strides of output, or null
+  const void* bias = nullptr;     // [outputs] or null
+  void* output = nullptr;         // [batch, outputs, H, W]: act(sum + bias)
+  void* preactivation = nullptr;  // sum + bias, with the strides of output, or null
   int64_t output_stride[4] = {};
-  // [conv_gemm_plan(p).statistics, 2, outputs] in the compute type, or null: by channel the sums of output, as stored, and
-  // of its squares, one row for each tile of pixels, to be added in order. K is then not split. (No op asks for it yet.)
+  // [conv_gemm_plan(p).statistics, 2, outputs] in the compute type, or null: by channel the sums of output, as stored,
+  // and of its squares, one row for each tile of pixels, to be added in order. K is then not split. No op asks for it
+  // yet.
   void* statistics = nullptr;
-  void* workspace = nullptr;           // conv_gemm_plan(p).workspace bytes (conv_gemm_plan.h), 16-byte aligned; not initialised
-  int64_t force_splits = 0;            // for the tests: the number of splits of K, and the tile; 0 leaves the choice
+  void* workspace = nullptr;  // conv_gemm_plan(p).workspace bytes, 16-byte aligned, not initialised
+  int64_t force_splits = 0;   // for the tests: the number of splits of K, and the tile; 0 leaves the choice
   int force_tile = 0;
 
   SDGAN_HD int64_t phases() const { return to_fine ? vertical.stride * horizontal.stride : 1; }
@@ -123,19 +132,19 @@ struct ConvGemmWgradParams {
   ConvGemmAxis vertical, horizontal;
   int64_t batch = 0;
   int64_t groups = 1;
-  int64_t coarse_channels = 0;         // of all groups
+  int64_t coarse_channels = 0;  // of all groups
   int64_t fine_channels = 0;
   DType dtype = DType::f32;
   bool tensor_cores = false;
   bool tf32 = false;
 
-  const void* coarse = nullptr;        // [batch, coarse_channels, vertical.coarse, horizontal.coarse]
+  const void* coarse = nullptr;  // [batch, coarse_channels, vertical.coarse, horizontal.coarse]
   int64_t coarse_stride[4] = {};
-  const void* fine = nullptr;          // [batch, fine_channels, vertical.fine, horizontal.fine]
+  const void* fine = nullptr;  // [batch, fine_channels, vertical.fine, horizontal.fine]
   int64_t fine_stride[4] = {};
-  void* grad_weight = nullptr;         // [coarse_channels, fine_channels / groups, R, S]
+  void* grad_weight = nullptr;  // [coarse_channels, fine_channels / groups, R, S]
   int64_t grad_weight_stride[4] = {};
-  void* workspace = nullptr;           // as in ConvGemmParams
+  void* workspace = nullptr;  // as in ConvGemmParams
   int64_t force_splits = 0;
   int force_tile = 0;
 

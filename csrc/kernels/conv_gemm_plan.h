@@ -1,5 +1,5 @@
-// How a product of conv_gemm.h runs: on tensor cores or not, tiles, parts of K, workspace. Plain arithmetic on the shapes,
-// the same on every GPU: so are the bits of the result.
+// How a product of conv_gemm.h runs: on tensor cores or not, tiles, parts of K, workspace. Plain arithmetic on the
+// shapes, the same on every GPU: so is the order of every sum.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +8,18 @@
 
 namespace sdgan {
 
-// Tiles are square: of output pixels and channels in the gather GEMM, of channels and (tap, channel) in wgrad. K is split
-// in `splits` parts of fixed bounds where the tiles alone would leave processors idle; the parts are added in order.
+// Tiles are square: of output pixels and channels in the gather GEMM, of channels and (tap, channel) in wgrad. K is
+// split in `splits` parts of fixed bounds where the tiles alone would leave processors idle; the parts are added in
+// order.
 struct ConvGemmPlan {
   bool tensor_cores = false;
   int tile = 64;
   int64_t row_tiles = 0;
   int64_t column_tiles = 0;
   int64_t splits = 1;
-  int64_t statistics = 0; // rows of them: tiles of pixels, of all phases
-  bool packs = false;     // the weight is copied to [R, S, outputs, inputs] first
-  int64_t packed = 0;     // bytes of the workspace: for that, then for the parts
+  int64_t statistics = 0;  // rows of them: tiles of pixels, of all phases
+  bool packs = false;      // the weight is copied to [R, S, outputs, inputs] first
+  int64_t packed = 0;      // bytes of the workspace: for that, then for the parts
   int64_t parts = 0;
   int64_t workspace = 0;  // their sum
 };
@@ -33,7 +34,8 @@ inline int64_t bytes_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype ==
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Whether runs along dimension `unit` are contiguous and start at multiples of 16 bytes.
-inline bool aligned_runs(const void* data, const int64_t (&stride)[4], const int64_t (&size)[4], int unit, DType dtype) {
+inline bool aligned_runs(const void* data, const int64_t (&stride)[4], const int64_t (&size)[4], int unit,
+                         DType dtype) {
   const int64_t lanes = 16 / bytes_of(dtype);
   bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride[unit] == 1 && size[unit] % lanes == 0;
   for (int i = 0; i < 4; ++i) aligned = aligned && (i == unit || size[i] == 1 || stride[i] % lanes == 0);
@@ -73,7 +75,7 @@ inline ConvGemmPlan conv_gemm_plan(const ConvGemmParams& p) {
   const auto tiles = [&](int64_t tile) {
     return p.phases() * p.groups * ceil_div(rows, tile) * ceil_div(p.group_outputs(), tile);
   };
-  plan.tile = p.force_tile                                                                                 ? p.force_tile
+  plan.tile = p.force_tile                                                               ? p.force_tile
               : plan.tensor_cores && p.group_outputs() > 64 && tiles(128) >= kProcessors ? 128
                                                                                          : 64;
   plan.row_tiles = ceil_div(rows, plan.tile);
@@ -84,8 +86,7 @@ inline ConvGemmPlan conv_gemm_plan(const ConvGemmParams& p) {
 
   const int64_t weight_sizes[4] = {p.to_fine ? p.inputs : p.outputs, p.to_fine ? p.outputs : p.inputs, p.vertical.taps,
                                    p.horizontal.taps};
-  plan.packs = plan.tensor_cores &&
-               !aligned_runs(p.weight, p.weight_stride, weight_sizes, p.to_fine ? 0 : 1, p.dtype);
+  plan.packs = plan.tensor_cores && !aligned_runs(p.weight, p.weight_stride, weight_sizes, p.to_fine ? 0 : 1, p.dtype);
   const int64_t weight = p.inputs * p.outputs * p.vertical.taps * p.horizontal.taps * bytes_of(p.dtype);
   lay_out(plan, plan.packs ? weight : 0, plan.splits > 1 ? p.pixels() * p.outputs : 0, p.dtype);
   return plan;

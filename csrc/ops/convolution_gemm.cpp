@@ -1,5 +1,5 @@
-// Our own matrix products on CUDA: kernels/conv_gemm.h. Images are read and written where they lie; only for tensor cores,
-// which want a pixel's channels contiguous and aligned, is an operand copied that is not.
+// Our own matrix products on CUDA: kernels/conv_gemm.h. Images are read and written where they lie; only for tensor
+// cores, which want a pixel's channels contiguous and aligned, is an operand copied that is not.
 #include "kernels/conv_epilogue.h"
 #include "kernels/conv_gemm.h"
 #include "kernels/conv_gemm_plan.h"
@@ -70,7 +70,7 @@ void run(Params& p, const Tensor& like, Launcher launcher) {
   launch(like, [&](CudaStream stream) { return launcher(p, stream); });
 }
 
-// The product from input to output along the op (conv2d: to the coarse side) or, for the gradient of its input, against it.
+// The product along the op (conv2d: to the coarse side) or, for the gradient of its input, against it.
 void gather(const Convolution& conv, const TensorCores& cores, const Tensor& weight, bool to_fine, const Tensor& from,
             Tensor& to, ConvGemmParams p) {
   const bool tensor = cores.take_channels(from);

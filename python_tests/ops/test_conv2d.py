@@ -213,15 +213,10 @@ def test_explain_in_bfloat16():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_explain_on_cuda(dtype):
+    options = dict(device="cuda", dtype=dtype)
     with torch._subclasses.FakeTensorMode():
-        wide = (
-            torch.empty(2, 64, 8, 8, device="cuda", dtype=dtype),
-            torch.empty(32, 64, 4, 4, device="cuda", dtype=dtype),
-        )
-        thin = (
-            torch.empty(2, 3, 8, 8, device="cuda", dtype=dtype),
-            torch.empty(32, 3, 4, 4, device="cuda", dtype=dtype),
-        )
+        wide = (torch.empty(2, 64, 8, 8, **options), torch.empty(32, 64, 4, 4, **options))
+        thin = (torch.empty(2, 3, 8, 8, **options), torch.empty(32, 3, 4, 4, **options))
     for path, wide_path, thin_path in (
         ("auto", "library: our kernel has not been measured", "library: our kernels have not been measured"),
         ("library", "library: SDGAN_CONV=library", "library: SDGAN_CONV=library"),
@@ -246,7 +241,8 @@ def test_tf32_where_torchs_flag_allows_it():
         wide = [t.detach().double().requires_grad_() for t in given]
         expected = reference.conv2d(*wide, padding=1)
         wanted = torch.autograd.grad(expected, wide[:2], torch.ones_like(expected))
-        return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip((output, *grads), (expected, *wanted))]
+        pairs = zip((output, *grads), (expected, *wanted), strict=True)
+        return [((got - want).abs().max() / want.abs().max()).item() for got, want in pairs]
 
     with cases.backend("gemm"):
         assert max(error()) < 1e-6

@@ -1,4 +1,5 @@
-// Launches of conv_gemm.h: choose a kernel, pack the weight for tensor cores before it, add the parts of a split K after.
+// Launches of conv_gemm.h: choose a kernel, pack the weight for tensor cores before it, add the parts of a
+// split K after it.
 //
 //   pack     [R, S, outputs, inputs] from any strides, K contiguous. Bytes: the weight, read and written once.
 //   finish   y = act(bias + sum of the parts, in order). Bytes: 4 (8) * splits * outputs read, y written.
@@ -12,7 +13,7 @@ namespace {
 struct PackedWeight {
   const void* from;  // [outputs, inputs, R, S] with these strides
   int64_t stride[4];
-  void* to;          // [R, S, outputs, inputs]
+  void* to;  // [R, S, outputs, inputs]
   int64_t outputs, inputs, r, s;
 };
 
@@ -27,8 +28,7 @@ __global__ void __launch_bounds__(kThreads) conv_gemm_pack_kernel(PackedWeight w
     const int64_t m = i / w.inputs, c = i - m * w.inputs;
     for (int64_t r = 0; r < w.r; ++r) {
       for (int64_t s = 0; s < w.s; ++s) {
-        to[(r * w.s + s) * pairs + i] =
-            from[m * w.stride[0] + c * w.stride[1] + r * w.stride[2] + s * w.stride[3]];
+        to[(r * w.s + s) * pairs + i] = from[m * w.stride[0] + c * w.stride[1] + r * w.stride[2] + s * w.stride[3]];
       }
     }
   }
@@ -86,8 +86,13 @@ unsigned blocks_of(int64_t elements) {
 
 CudaError pack(GatherGemm& g, void* to, CudaStream stream) {
   const ConvGemmParams& p = g.p;
-  PackedWeight w{p.weight, {p.weight_output_stride(), p.weight_input_stride(), p.weight_stride[2], p.weight_stride[3]},
-                 to, p.outputs, p.inputs, p.vertical.taps, p.horizontal.taps};
+  PackedWeight w{p.weight,
+                 {p.weight_output_stride(), p.weight_input_stride(), p.weight_stride[2], p.weight_stride[3]},
+                 to,
+                 p.outputs,
+                 p.inputs,
+                 p.vertical.taps,
+                 p.horizontal.taps};
   const int64_t pairs = w.outputs * w.inputs;
   g.p.weight = to;
   g.p.weight_stride[p.to_fine ? 1 : 0] = w.inputs;
@@ -123,9 +128,8 @@ CudaError launch_conv_gemm(const ConvGemmParams& p, CudaStream stream) {
     const CudaError error = pack(g, p.workspace, stream);
     if (error != 0) return error;
   }
-  const CudaError error = plan.tensor_cores
-                              ? launch_gather_tensor(g, plan.tile, static_cast<unsigned>(blocks), stream)
-                              : launch_gather_simt(g, static_cast<unsigned>(blocks), stream);
+  const CudaError error = plan.tensor_cores ? launch_gather_tensor(g, plan.tile, static_cast<unsigned>(blocks), stream)
+                                            : launch_gather_simt(g, static_cast<unsigned>(blocks), stream);
   if (error != 0 || plan.splits == 1) return error;
   return dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);
@@ -146,9 +150,8 @@ CudaError launch_conv_gemm_wgrad(const ConvGemmWgradParams& p, CudaStream stream
   g.column_tiles = static_cast<unsigned>(plan.column_tiles);
   g.splits = static_cast<unsigned>(plan.splits);
   g.parts = p.workspace;
-  const CudaError error = plan.tensor_cores
-                              ? launch_wgrad_tensor(g, plan.tile, static_cast<unsigned>(blocks), stream)
-                              : launch_wgrad_simt(g, static_cast<unsigned>(blocks), stream);
+  const CudaError error = plan.tensor_cores ? launch_wgrad_tensor(g, plan.tile, static_cast<unsigned>(blocks), stream)
+                                            : launch_wgrad_simt(g, static_cast<unsigned>(blocks), stream);
   if (error != 0) return error;
   return dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);

@@ -1,5 +1,5 @@
-// What the kernels of conv_gemm*.cu share: which tile of which phase a block works on, where its rows lie in the output,
-// and what happens to finished sums.
+// What the kernels of conv_gemm*.cu share: which tile of which phase a block works on, where its rows lie in the
+// output, and what happens to finished sums.
 #pragma once
 
 #include "kernels/conv_gemm.h"
@@ -14,9 +14,9 @@ struct GatherGemm {
   unsigned row_tiles = 0;
   unsigned column_tiles = 0;
   unsigned splits = 1;
-  void* parts = nullptr;      // [splits, pixels, outputs] of compute_t, where splits > 1
-  bool wide_stores = false;   // a run of kRun output channels is one aligned store
-  bool wide_parts = false;    // the channels of a group are a multiple of 4
+  void* parts = nullptr;     // [splits, pixels, outputs] of compute_t, where splits > 1
+  bool wide_stores = false;  // a run of kRun output channels is one aligned store
+  bool wide_parts = false;   // the channels of a group are a multiple of 4
 };
 
 struct WgradGemm {
@@ -24,10 +24,10 @@ struct WgradGemm {
   unsigned row_tiles = 0;
   unsigned column_tiles = 0;
   unsigned splits = 1;
-  void* parts = nullptr;      // [splits, coarse_channels, columns] of compute_t
+  void* parts = nullptr;  // [splits, coarse_channels, columns] of compute_t
 
-  // Tensor cores: what a step of K adds to a coarse pixel's row and column and to the offsets of both sides' pixels; the
-  // offsets also change when the column and when the row is carried over.
+  // Tensor cores: what a step of K adds to a coarse pixel's row and column, and to the offsets of both sides' pixels;
+  // the offsets change also when the column and when the row is carried over.
   int step_y = 0, step_x = 0;
   int64_t coarse_step[3] = {};  // plain, column carried, row carried
   int64_t fine_step[3] = {};
@@ -41,15 +41,15 @@ CudaError launch_wgrad_tensor(const WgradGemm& g, int tile, unsigned blocks, Cud
 // -------------------------------------------------------------------------------------------- tiles of a gather GEMM
 struct GatherTile {
   ConvGemmPhase vertical, horizontal;
-  int64_t rows;      // of the phase
+  int64_t rows;  // of the phase
   int64_t first_row;
   int first_column;  // within the group
   int group;
-  int first_step;    // of K
+  int first_step;  // of K
   int last_step;
-  int depth;         // K
+  int depth;  // K
   unsigned split;
-  unsigned index;    // of the tile of pixels, in all phases
+  unsigned index;  // of the tile of pixels, in all phases
 
   // A row of the phase as an output pixel.
   SDGAN_DEVICE void pixel(int64_t row, int64_t& n, int& i, int& j) const {
@@ -127,7 +127,8 @@ struct alignas(16) RawRun {
 };
 
 template <class S>
-SDGAN_DEVICE void store_run(void* to, int64_t at, int64_t stride, int count, bool wide, const compute_t<S> (&x)[kRun<S>]) {
+SDGAN_DEVICE void store_run(void* to, int64_t at, int64_t stride, int count, bool wide,
+                            const compute_t<S> (&x)[kRun<S>]) {
   S* out = static_cast<S*>(to) + at;
   if (wide) {
     RawRun<S> raw;

@@ -21,10 +21,10 @@ namespace {
 constexpr int kTile = 64;
 constexpr int kStep = static_cast<int>(conv_gemm::kSimtStep);
 constexpr int kBlock = 128;
-constexpr int kRow = kTile + 4;                       // of a tile in shared memory
-constexpr int kBuffer = 2 * kStep * kRow;             // A and B
-constexpr int kLoads = kTile * kStep / kBlock;        // elements of an operand that a thread reads in a step
-constexpr int kOutside = -(1 << 30);                  // a coordinate: plus another one it is outside of any image
+constexpr int kRow = kTile + 4;                 // of a tile in shared memory
+constexpr int kBuffer = 2 * kStep * kRow;       // A and B
+constexpr int kLoads = kTile * kStep / kBlock;  // elements of an operand that a thread reads in a step
+constexpr int kOutside = -(1 << 30);            // a coordinate: plus another one it is outside of any image
 
 struct alignas(16) Place {
   int64_t offset = 0;
@@ -124,8 +124,8 @@ SDGAN_DEVICE void multiply(const Operand<S>& a, const Operand<S>& b, int first, 
 }
 
 template <class S>
-constexpr size_t kSharedBytes = 2 * kBuffer * sizeof(compute_t<S>) + (2 * kTile + 4 * kStep) * sizeof(Place) +
-                                kTile * sizeof(int64_t);
+constexpr size_t kSharedBytes =
+    2 * kBuffer * sizeof(compute_t<S>) + (2 * kTile + 4 * kStep) * sizeof(Place) + kTile * sizeof(int64_t);
 
 // The tables behind the buffers.
 template <class S>
@@ -142,9 +142,17 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) conv_gemm_simt
   if (t.first_row >= t.rows) return statistics.template store<kTile>(g, t);
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
-  const Operand<S> a{static_cast<const S*>(p.input), static_cast<int>(p.input_size(0)),
-                     static_cast<int>(p.input_size(1)), {table}, {table + 2 * kTile}, p.input_stride[1] == 1};
-  const Operand<S> b{static_cast<const S*>(p.weight), 1, 1, {table + kTile}, {table + 2 * kTile + 2 * kStep},
+  const Operand<S> a{static_cast<const S*>(p.input),
+                     static_cast<int>(p.input_size(0)),
+                     static_cast<int>(p.input_size(1)),
+                     {table},
+                     {table + 2 * kTile},
+                     p.input_stride[1] == 1};
+  const Operand<S> b{static_cast<const S*>(p.weight),
+                     1,
+                     1,
+                     {table + kTile},
+                     {table + 2 * kTile + 2 * kStep},
                      p.weight_input_stride() <= p.weight_output_stride()};
   const Smem<int64_t> place{reinterpret_cast<int64_t*>(table + 2 * kTile + 4 * kStep)};
 
@@ -218,9 +226,9 @@ __global__ void __launch_bounds__(kBlock) conv_gemm_wgrad_simt_kernel(WgradGemm 
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
   const Operand<S> a{static_cast<const S*>(p.coarse), 1, 1, {table}, {table + 2 * kTile}, p.coarse_stride[1] != 1};
-  const Operand<S> b{static_cast<const S*>(p.fine), static_cast<int>(p.vertical.fine),
-                     static_cast<int>(p.horizontal.fine), {table + kTile}, {table + 2 * kTile + 2 * kStep},
-                     p.fine_stride[1] != 1};
+  const Operand<S> b{static_cast<const S*>(p.fine),       static_cast<int>(p.vertical.fine),
+                     static_cast<int>(p.horizontal.fine), {table + kTile},
+                     {table + 2 * kTile + 2 * kStep},     p.fine_stride[1] != 1};
   const int coarse = static_cast<int>(p.group_coarse()), columns = static_cast<int>(p.columns());
   if (threadIdx.x < kTile) {
     const int row = first_row + threadIdx.x;

@@ -5,17 +5,19 @@
 //   K         (tap, c), c fastest, without padding: 16 bytes of K are channels of one tap, as C is a multiple of that
 //
 // A block makes a tile of kTile x kTile sums, a warp of kTile/2 x 32, in steps of 64 bytes along K (32 elements of 16
-// bits, 16 of tf32). Three stages of cp.async are in flight; what lies outside of the image, of K or of the tensor is
-// filled with zeros by the copy itself. Each thread copies 16 bytes of two rows of A and of two of B, always at the same
-// place within the step, so that it follows its (tap, c) by adding; no table, no division in the loop.
+// bits, 16 of tf32). Of three stages one is multiplied while cp.async fills the others; what lies outside of the image,
+// of K or of the tensor is filled with zeros by the copy itself. Each thread copies 16 bytes of two rows of A and of
+// two of B, always at the same place within the step, so that it follows its (tap, c) by adding; no table, no division
+// in the loop.
 //
-// Shared memory: a row of a step is 64 bytes, 4 chunks; chunk c of row r lies at c ^ (r / 2 % 4), so that ldmatrix, which
-// reads one chunk of 8 neighbouring rows, and the copies touch every bank once. 48 KiB for kTile 128, 24 for 64. ldmatrix
-// moves 16-bit pairs, and so it places float32 as mma.m16n8k8 wants it.
+// Shared memory: a row of a step is 64 bytes, 4 chunks; chunk c of row r lies at c ^ (r / 2 % 4), so that ldmatrix,
+// which reads one chunk of 8 neighbouring rows, and the copies touch every bank once. 48 KiB for kTile 128, 24 for 64.
+// ldmatrix moves 32-bit words, and so it places float32 as mma.m16n8k8 wants it.
 //
-// Bytes of a block and step: 128 * kTile from L2, for 2 * kTile^2 * 32 operations in 16 bits: 64 operations a byte with
-// kTile 128. The output leaves through shared memory, 16 bytes a store.
-// Sources: implicit GEMM, Chetlur et al. 2014 (cuDNN); mma and ldmatrix layouts, PTX ISA "Warp-level matrix instructions".
+// Bytes of a block and step: 128 * kTile for 2 * kTile^2 * 32 operations in 16 bits: 64 operations a byte with kTile 128
+// where all of it comes from L2. Neighbouring taps read the same pixels, so A goes through the L1 cache, which B would
+// only thrash. The output leaves through shared memory, 16 bytes a store.
+// Sources: implicit GEMM, Chetlur et al. 2014 (cuDNN), section 3; fragment layouts, PTX ISA, "mma" and "ldmatrix".
 #include "kernels/cuda/conv_gemm.cuh"
 #include "kernels/cuda/conv_gemm_mma.cuh"
 
@@ -43,12 +45,12 @@ struct Loader {
 
   const GatherGemm& g;
   const GatherTile& t;
-  S* to;              // of this thread in stage 0, row 0 of its two
-  int c, r, s;        // channel of tap (r, s) of the phase
-  int v[2], h[2];     // of the rows' input pixels
-  int64_t image[2];   // their offsets, with the channel
-  int64_t weight;     // of the first column, with the channel
-  bool column[2];     // there is one
+  S* to;             // of this thread in stage 0, row 0 of its two
+  int c, r, s;       // channel of tap (r, s) of the phase
+  int v[2], h[2];    // of the rows' input pixels
+  int64_t image[2];  // their offsets, with the channel
+  int64_t weight;    // of the first column, with the channel
+  bool column[2];    // there is one
 
   SDGAN_DEVICE Loader(const GatherGemm& g, const GatherTile& t, S* stages) : g(g), t(t) {
     const ConvGemmParams& p = g.p;
@@ -89,7 +91,7 @@ struct Loader {
     for (int i = 0; i < 2; ++i) {  // kApart is a multiple of 8: the swizzle of both rows is the same
       const bool pixel = inside && static_cast<unsigned>(v[i]) < static_cast<unsigned>(p.input_size(0)) &&
                          static_cast<unsigned>(h[i]) < static_cast<unsigned>(p.input_size(1));
-      cp_async_16(a + i * kApart * kStep, static_cast<const S*>(p.input) + (pixel ? image[i] : 0), pixel ? 16 : 0);
+      cp_async_16_cached(a + i * kApart * kStep, static_cast<const S*>(p.input) + (pixel ? image[i] : 0), pixel ? 16 : 0);
       const bool tap = inside && column[i];
       cp_async_16(a + (kTile + i * kApart) * kStep,
                   static_cast<const S*>(p.weight) + (tap ? weight + i * kApart * p.weight_output_stride() : 0),
@@ -106,10 +108,10 @@ struct Loader {
       r += line ? 1 : 0;
       c -= static_cast<int>(p.inputs);
       image_jump += dv * p.input_stride[2] + dh * p.input_stride[3] - p.inputs;
-      weight += (line ? t.vertical.tap_step * p.weight_stride[2] -
-                            (width - 1) * t.horizontal.tap_step * p.weight_stride[3]
-                      : t.horizontal.tap_step * p.weight_stride[3]) -
-                p.inputs;
+      weight +=
+          (line ? t.vertical.tap_step * p.weight_stride[2] - (width - 1) * t.horizontal.tap_step * p.weight_stride[3]
+                : t.horizontal.tap_step * p.weight_stride[3]) -
+          p.inputs;
       PRAGMA_UNROLL
       for (int i = 0; i < 2; ++i) {
         v[i] += dv;
@@ -125,7 +127,7 @@ template <class S, int kTile>
 __global__ void __launch_bounds__(2 * kTile, 256 / kTile) conv_gemm_tensor_kernel(GatherGemm g) {
 #if SDGAN_CUDA_ARCH >= 800
   constexpr int kRows = kTile / 2, kM = kRows / 16, kN = 4, kAcross = kTile / 32;  // of a warp; warps side by side
-  constexpr int kSlab = 32;  // rows that are finished at a time
+  constexpr int kSlab = 32;                                                        // rows that are finished at a time
   constexpr int kStage = 2 * kTile * (kStepBytes / static_cast<int>(sizeof(S)));
   const GatherTile t = gather_tile(g, kTile, kStepBytes / static_cast<int>(sizeof(S)));
   ColumnSums<float> statistics;
@@ -155,7 +157,7 @@ __global__ void __launch_bounds__(2 * kTile, 256 / kTile) conv_gemm_tensor_kerne
     int stage = 0;
     for (int step = 0; step < steps; ++step) {
       cp_async_wait<kStages - 2>();
-      __syncthreads();  // this step has landed, and everybody has read the previous one, whose stage is filled next
+      __syncthreads();  // this step has landed; everybody has read the previous one, whose stage is filled next
       if (step + kStages - 1 < steps) loader.load(stage == 0 ? kStages - 1 : stage - 1);
       cp_async_commit();
       const S* a = stages + stage * kStage;
@@ -199,15 +201,14 @@ __global__ void __launch_bounds__(2 * kTile, 256 / kTile) conv_gemm_tensor_kerne
       for (int n = 0; n < kN; ++n) {
         PRAGMA_UNROLL
         for (int e = 0; e < 4; ++e) {
-          out[(warp_row / kRows * 16 + lane / 4 + e / 2 * 8) * (kTile + 4) + warp_column + n * 8 + lane % 4 * 2 + e % 2] =
-              sums[m][n][e];
+          out[(warp_row / kRows * 16 + lane / 4 + e / 2 * 8) * (kTile + 4) + warp_column + n * 8 + lane % 4 * 2 +
+              e % 2] = sums[m][n][e];
         }
       }
     }
     __syncthreads();
-    finish_rows<S, kSlab, kTile, 2 * kTile>(g, t, slab, place,
-                                            [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; },
-                                            statistics);
+    finish_rows<S, kSlab, kTile, 2 * kTile>(
+        g, t, slab, place, [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; }, statistics);
     __syncthreads();
   }
   statistics.store<kTile>(g, t);

@@ -2,15 +2,16 @@
 //
 //   rows      coarse channels                           A  coarse[n, p, q, cc]                                     NHWC
 //   columns   (tap, fine channel), channel fastest      B  fine[n, p * stride + r * dilation - pad, ..., cf]       NHWC
-//   K         coarse pixels, in fixed slices of the batch; the slices' sums are added in order by another kernel
+//   K         coarse pixels, in fixed slices; the slices' sums are added in order by another kernel
 //
-// The plan is that of conv_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels (16
-// of tf32), a row of shared memory is a pixel with kTile channels. 16-bit fragments are transposed by ldmatrix; float ones
-// are read word by word. Chunk c of pixel k lies at c ^ (k % 8), for float at c ^ (k % 4 * 2): no bank conflicts. 16 bytes
-// of columns belong to one tap, so a thread's tap is fixed, and a thread follows its two pixels by adding.
+// The plan is that of conv_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels
+// (16 of tf32), a row of shared memory is a pixel with kTile channels. 16-bit fragments are transposed by ldmatrix;
+// float ones are read word by word. Chunk c of pixel k lies at c ^ (k % 8), for float at c ^ (k % 4 * 2): no bank
+// conflicts. 16 bytes of columns belong to one tap, so a thread's tap is fixed, and a thread follows its two pixels by
+// adding.
 //
-// Bytes of a block and step: 128 * kTile for 2 * kTile^2 * 32 operations in 16 bits. Parts: 4 * splits * weight elements
-// written and read.
+// Bytes of a block and step: 128 * kTile for 2 * kTile^2 * 32 operations in 16 bits. Parts: 4 * splits * weight
+// elements written and read.
 #include "kernels/cuda/conv_gemm.cuh"
 #include "kernels/cuda/conv_gemm_mma.cuh"
 
@@ -22,7 +23,7 @@ constexpr int kPixels = kStepBytes / static_cast<int>(sizeof(S));
 
 template <class S, int kTile>
 SDGAN_DEVICE int swizzled(int k, int c) {
-  return (k * (kTile / kPack<S>) + (c ^ (sizeof(S) == 4 ? k % 4 * 2 : k % 8))) * kPack<S>;
+  return (k * (kTile / kPack<S>)+(c ^ (sizeof(S) == 4 ? k % 4 * 2 : k % 8))) * kPack<S>;
 }
 
 template <int kTile>
@@ -31,17 +32,17 @@ constexpr size_t kSharedBytes = size_t{kStages} * 2 * kTile * kStepBytes;
 template <class S, int kTile>
 struct Loader {
   static constexpr int kBlock = 2 * kTile;
-  static constexpr int kChunks = kTile / kPack<S>;    // of a pixel
-  static constexpr int kApart = kBlock / kChunks;     // two pixels of each operand a thread
+  static constexpr int kChunks = kTile / kPack<S>;             // of a pixel
+  static constexpr int kApart = kBlock / kChunks;              // two pixels of each operand a thread
   static_assert(2 * kApart == kPixels<S> && kApart % 8 == 0);  // so that both have the same swizzle
 
   const WgradGemm& g;
-  S* to;                          // of this thread in stage 0, its first pixel
-  int64_t left;                   // pixels from the first one to the end
-  int y[2], x[2];                 // the coarse pixels
-  int64_t coarse[2], fine[2];     // offsets of their channels; fine may be outside of the image
+  S* to;                       // of this thread in stage 0, its first pixel
+  int64_t left;                // pixels from the first one to the end
+  int y[2], x[2];              // the coarse pixels
+  int64_t coarse[2], fine[2];  // offsets of their channels; fine may be outside of the image
   int dv, dh;
-  bool row, column;               // there are such channels
+  bool row, column;  // there are such channels
 
   SDGAN_DEVICE Loader(const WgradGemm& g, int first_row, int first_column, int64_t first_pixel, S* stages) : g(g) {
     const ConvGemmWgradParams& p = g.p;
@@ -104,7 +105,9 @@ struct Loader {
 };
 
 template <class S, int kTile>
-__global__ void __launch_bounds__(2 * kTile, kTile == 64 ? 3 : sizeof(S) == 4 ? 1 : 2) conv_gemm_wgrad_tensor_kernel(WgradGemm g) {
+__global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
+                                             : sizeof(S) == 4 ? 1
+                                                              : 2) conv_gemm_wgrad_tensor_kernel(WgradGemm g) {
 #if SDGAN_CUDA_ARCH >= 800
   constexpr int kRows = kTile / 2, kM = kRows / 16, kN = 4, kAcross = kTile / 32;
   constexpr int kStage = 2 * kTile * kPixels<S>;
@@ -140,7 +143,7 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64 ? 3 : sizeof(S) == 4 ? 
   int stage = 0;
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<kStages - 2>();
-    __syncthreads();  // this step has landed, and everybody has read the previous one, whose stage is filled next
+    __syncthreads();  // this step has landed; everybody has read the previous one, whose stage is filled next
     if (step + kStages - 1 < steps) loader.load(stage == 0 ? kStages - 1 : stage - 1);
     cp_async_commit();
     const S* a = stages + stage * kStage;
@@ -151,8 +154,8 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64 ? 3 : sizeof(S) == 4 ? 
       if constexpr (sizeof(S) == 2) {
         PRAGMA_UNROLL
         for (int m = 0; m < kM; ++m) {
-          ldmatrix_x4<true>(fa[m], a + swizzled<S, kTile>(k + lane / 16 * 8 + lane % 8,
-                                                          warp_row / 8 + m * 2 + lane / 8 % 2));
+          ldmatrix_x4<true>(fa[m],
+                            a + swizzled<S, kTile>(k + lane / 16 * 8 + lane % 8, warp_row / 8 + m * 2 + lane / 8 % 2));
         }
         PRAGMA_UNROLL
         for (int n = 0; n < kN / 2; ++n) {

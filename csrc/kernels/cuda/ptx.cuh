@@ -8,6 +8,7 @@
 //   cp_async_16(smem, global, n)  Copies n of 16 bytes, 0 <= n <= 16, and fills the rest with zeros, some time before
 //                                 the wait for its group returns. Both addresses are multiples of 16, also for n = 0,
 //                                 where nothing is read. Past the L1 cache.
+//   cp_async_16_cached(...)       The same through the L1 cache, for what is read again soon.
 //   cp_async_4(smem, global, n)   The same with 4 bytes, 0 <= n <= 4. Through the L1 cache.
 //   cp_async_commit()             Closes the group of this thread's copies since the last commit; it may be empty.
 //   cp_async_wait<N>()            All but the last N groups of this thread have landed. For other threads' copies a
@@ -43,6 +44,13 @@ SDGAN_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_
 #if SDGAN_CUDA_ARCH >= 800
 SDGAN_DEVICE void cp_async_16(void* smem, const void* global, int src_bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(shared_address(smem)), "l"(__cvta_generic_to_global(global)), "r"(src_bytes)
+               : "memory");
+}
+
+SDGAN_DEVICE void cp_async_16_cached(void* smem, const void* global, int src_bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
                :
                : "r"(shared_address(smem)), "l"(__cvta_generic_to_global(global)), "r"(src_bytes)
                : "memory");
@@ -90,6 +98,7 @@ SDGAN_DEVICE uint32_t to_tf32(float x) {
 }
 #else
 SDGAN_DEVICE void cp_async_16(void*, const void*, int) { __trap(); }
+SDGAN_DEVICE void cp_async_16_cached(void*, const void*, int) { __trap(); }
 SDGAN_DEVICE void cp_async_4(void*, const void*, int) { __trap(); }
 SDGAN_DEVICE void cp_async_commit() { __trap(); }
 template <int N>

@@ -29,6 +29,9 @@ inline void cp_async(void* smem, const void* global, int src_bytes, unsigned siz
 inline void cp_async_16(void* smem, const void* global, int src_bytes, CUHOST_AT) {
   host::cp_async(smem, global, src_bytes, 16, {file, line});
 }
+inline void cp_async_16_cached(void* smem, const void* global, int src_bytes, CUHOST_AT) {
+  host::cp_async(smem, global, src_bytes, 16, {file, line});
+}
 inline void cp_async_4(void* smem, const void* global, int src_bytes, CUHOST_AT) {
   host::cp_async(smem, global, src_bytes, 4, {file, line});
 }

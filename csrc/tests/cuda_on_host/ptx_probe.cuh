@@ -64,14 +64,19 @@ struct Buffer {
 };
 
 // -------------------------------------------------------------------------------------------------------- kernels
-// smem [512 + 128]: 16 bytes, then 4 bytes, for each lane; poisoned before. Lane l copies l % 17 and l % 5 bytes.
+// smem [512 + 128]: 16 bytes, then 4 bytes, for each lane; poisoned before. Lane l copies l % 17 and l % 5 bytes; of the
+// 16, odd lanes through the L1 cache.
 __global__ void cp_async_kernel(const unsigned char* from, unsigned char* out) {
 #if SDGAN_CUDA_ARCH >= 800
   unsigned char* smem = dynamic_smem<unsigned char>();
   const int lane = static_cast<int>(threadIdx.x);
   for (int i = lane; i < 640; i += 32) smem[i] = 0xee;
   __syncthreads();
-  cp_async_16(smem + lane * 16, from + lane * 16, lane % 17);
+  if (lane % 2 == 0) {
+    cp_async_16(smem + lane * 16, from + lane * 16, lane % 17);
+  } else {
+    cp_async_16_cached(smem + lane * 16, from + lane * 16, lane % 17);
+  }
   cp_async_commit();
   cp_async_4(smem + 512 + lane * 4, from + 512 + lane * 4, lane % 5);
   cp_async_commit();
