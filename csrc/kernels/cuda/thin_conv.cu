@@ -3,7 +3,7 @@
 // wide_to_thin: a block owns a tile of thin pixels (in shared memory) and runs over the wide pixels that meet it, phase
 // by phase, up to 416 at a time: their products with all taps in registers, then tap by tap into the tile. Two pixels
 // never add to the same thin one within a tap, so the order of every sum is fixed. A tile is the whole image where that
-// leaves enough blocks, so that each wide pixel is read once; smaller tiles read their halo again, from the second-level
+// leaves enough blocks, so that each wide pixel is read once; smaller tiles read their halo again, from the L2
 // cache. Few pixels and many channels (4x4 -> 1x1) are split among threads by channels.
 //   Bytes: X once (and its saved), Y once.
 // thin_to_wide: a block owns up to 128 wide channels of up to 512 wide pixels.
@@ -26,6 +26,7 @@ struct ToThinPlan {
   int images, rows, columns;   // the thin tile
   int threads;
   int64_t blocks;
+  Table x_table, w_table;
   int x, w, sums, pixels, taps, scope, tile, bytes;  // shared memory
 
   SDGAN_HD int pixel_count() const { return kEdge * pixel_groups; }
@@ -91,6 +92,9 @@ ToThinPlan plan_to_thin(const ThinConvParams& p) {
   plan.splits = 256 / (plan.tap_groups * plan.pixel_groups);
   if (plan.splits > plan.depth) plan.splits = plan.depth;
   plan.threads = round_up(plan.tap_groups * plan.pixel_groups * plan.splits, 32);
+
+  plan.x_table = Table(wide_columns(p, true, plan.pixel_count(), plan.depth), plan.threads);
+  plan.w_table = Table(kEdge * plan.tap_groups, plan.threads);
 
   Arena arena;
   plan.x = arena.take(sizeof(T), plan.depth * ld);
@@ -168,6 +172,12 @@ SDGAN_DEVICE void write_tile(const ThinConvParams& p, const Smem<Tile>& shared, 
   }
 }
 
+template <class T>
+SDGAN_DEVICE void put_column(const Smem<T>& to, int at, bool adds, T a, T b, T c, T d) {
+  const Quad<T> before = adds ? read_quad(to, at) : Quad<T>{};
+  write_quad(to, at, Quad<T>{{before.lane[0] + a, before.lane[1] + b, before.lane[2] + c, before.lane[3] + d}});
+}
+
 template <class S>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
     thin_conv_wide_to_thin_kernel(ThinConvParams p, ToThinPlan plan) {
@@ -178,6 +188,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   const Taps taps = taps_at(plan.taps, kEdge * plan.tap_groups);
   const Smem<Scope> scope = smem_at<Scope>(plan.scope);
   const Smem<Tile> tile = smem_at<Tile>(plan.tile);
+  constexpr int kRuns = sizeof(S) == 2 ? 4 : sizeof(S) == 4 ? 2 : 1;  // 16 registers
+  const int all_channels = static_cast<int>(p.channels);
   const int taps_most = kEdge * plan.tap_groups, pixels_most = plan.pixel_count();
   if (threadIdx.x == 0) tile[0] = tile_of(p, plan, blockIdx.x);
   const int tile_size = plan.images * plan.rows * plan.columns * static_cast<int>(p.thin_channels);
@@ -186,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   const int thread = static_cast<int>(threadIdx.x);
   const int tap_group = thread % plan.tap_groups, pixel_group = thread / plan.tap_groups % plan.pixel_groups;
   const int split = thread / (plan.tap_groups * plan.pixel_groups);
-  const Walk x_walk = wide_walk<true>(p, pixels_most, plan.depth), w_walk(taps_most);
+  const Walk x_walk(plan.x_table), w_walk(plan.w_table);
 
   for (int phase = 0; phase < phase_count(p); ++phase) {
     __syncthreads();
@@ -199,21 +211,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
       scope[0] = f;
     }
     __syncthreads();
-    const int taps_end = Scope(scope[0]).taps(p);
-    const int64_t region_end = Tile(tile[0]).images * Scope(scope[0]).region.image_pixels();
-    for (int64_t first_pixel = 0; first_pixel < region_end; first_pixel += pixels_most) {
-      const int count = static_cast<int>(region_end - first_pixel < pixels_most ? region_end - first_pixel
-                                                                                : pixels_most);
-      for (int first_tap = 0; first_tap < taps_end; first_tap += taps_most) {
-        const int tap_count = taps_end - first_tap < taps_most ? taps_end - first_tap : taps_most;
+    // Read again where they are needed: registers are short.
+    const auto taps_end = [&] { return Scope(scope[0]).taps(p); };
+    const auto region_end = [&] {
+      return Tile(tile[0]).images * static_cast<int>(Scope(scope[0]).region.image_pixels());
+    };
+    for (int first_pixel = 0; first_pixel < region_end(); first_pixel += pixels_most) {
+      for (int first_tap = 0; first_tap < taps_end(); first_tap += taps_most) {
+        const int count = least(region_end() - first_pixel, pixels_most);
+        const int tap_count = least(taps_end() - first_tap, taps_most);
         __syncthreads();
         fill_pixels(p, scope, first_pixel, count, pixels);
         fill_taps(p, scope, first_tap, tap_count, 0, taps);
         T acc[kEdge][kEdge] = {};
-        for (int64_t c = 0; c < p.channels; c += plan.depth) {
-          const int channels = static_cast<int>(p.channels - c < plan.depth ? p.channels - c : plan.depth);
+        for (int c = 0; c < all_channels; c += plan.depth) {
+          const int channels = least(all_channels - c, plan.depth);
           __syncthreads();
-          stage_wide<S, true>(p, pixels, count, c, channels, x_walk, x);
+          stage_wide<S, true, kRuns>(p, pixels, count, c, channels, x_walk, x);
           stage_weight<S, false>(p, taps, tap_count, c, channels, channels, w_walk, w);
           __syncthreads();
           if (split < plan.splits) multiply(acc, x, pixel_group, w, tap_group, split, channels, plan.splits);
@@ -224,24 +238,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
           for (int s = 0; s < plan.splits; ++s) {
             __syncthreads();
             if (!mine || split != s) continue;
+            int at = x.at(kEdge * tap_group - t, kEdge * pixel_group);
             PRAGMA_UNROLL
-            for (int j = 0; j < kEdge; ++j) {
-              PRAGMA_UNROLL
-              for (int half = 0; half < 2; ++half) {
-                const int at = x.at(kEdge * tap_group - t + j, kEdge * pixel_group + 4 * half);
-                Quad<T> sum{{acc[4 * half][j], acc[4 * half + 1][j], acc[4 * half + 2][j], acc[4 * half + 3][j]}};
-                if (s > 0) {
-                  const Quad<T> before = read_quad(x.data, at);
-                  PRAGMA_UNROLL
-                  for (int i = 0; i < 4; ++i) sum.lane[i] += before.lane[i];
-                }
-                write_quad(x.data, at, sum);
-              }
+            for (int j = 0; j < kEdge; ++j, at += 2 * x.half) {
+              put_column(x.data, at, s > 0, acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
+              put_column(x.data, at + x.half, s > 0, acc[4][j], acc[5][j], acc[6][j], acc[7][j]);
             }
           }
           __syncthreads();
-          add_products(p, x, pixels, count, taps, t, tap_count - t < plan.depth ? tap_count : t + plan.depth, tile,
-                       sums);
+          add_products(p, x, pixels, count, taps, t, least(tap_count, t + plan.depth), tile, sums);
         }
       }
     }
@@ -257,6 +262,7 @@ struct ToWidePlan {
   int depth;  // taps that are staged together
   int threads;
   int64_t blocks;                 // along x: pixels, then phases
+  Table a_table, w_table;
   int a, w, pixels, taps, scope, bytes;  // shared memory
 
   SDGAN_HD int pixel_count() const { return kEdge * pixel_groups; }
@@ -278,6 +284,8 @@ ToWidePlan plan_to_wide(const ThinConvParams& p) {
   plan.blocks = blocks();
   plan.threads = round_up(plan.pixel_groups * plan.channel_groups, 32);
   plan.depth = sizeof(T) == 4 ? 16 : 8;
+  plan.a_table = Table(plan.pixel_count(), plan.threads);
+  plan.w_table = Table(kEdge * plan.channel_groups, plan.threads);
   Arena arena;
   plan.a = arena.take(sizeof(T), plan.depth * 2 * half_row(plan.pixel_groups));
   plan.w = arena.take(sizeof(T), plan.depth * 2 * half_row(plan.channel_groups));
@@ -329,10 +337,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   const int64_t pixels_left = p.batch * Scope(scope[0]).region.image_pixels() - first_pixel;
   if (pixels_left <= 0) return;
   const int count = static_cast<int>(pixels_left < plan.pixel_count() ? pixels_left : plan.pixel_count());
-  const int64_t first_channel = int64_t{blockIdx.y} * kEdge * plan.channel_groups;
-  const int channels = static_cast<int>(p.channels - first_channel < kEdge * plan.channel_groups
-                                            ? p.channels - first_channel
-                                            : kEdge * plan.channel_groups);
+  const int first_channel = static_cast<int>(blockIdx.y) * kEdge * plan.channel_groups;
+  const int channels_left = static_cast<int>(p.channels) - first_channel;
+  const int channels = least(channels_left, kEdge * plan.channel_groups);
   fill_pixels(p, scope, first_pixel, count, pixels);
 
   // Neighbouring threads write neighbours in memory. Results are acc[pixel][channel], or in NCHW acc[channel][pixel].
@@ -355,7 +362,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
     }
   }
 
-  const Walk a_walk(plan.pixel_count()), w_walk(kEdge * plan.channel_groups);
+  const Walk a_walk(plan.a_table), w_walk(plan.w_table);
   const int taps_end = Scope(scope[0]).taps(p);
   for (int first_tap = 0; first_tap < taps_end; first_tap += plan.depth) {
     const int tap_count = taps_end - first_tap < plan.depth ? taps_end - first_tap : plan.depth;

@@ -1,7 +1,7 @@
 // What the kernels of thin_conv share. Each is a product of matrices in which the taps take the place of the channels
 // that the thin side lacks, summed on CUDA cores, 8 x 8 results a thread:
 //
-//   thin_to_wide   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the thin pixel that wide pixel i meets in tap t
+//   thin_to_wide   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the thin pixel that wide pixel i meets in t
 //   wgrad          dW[t, c] = sum over i of A[i, t] X[i, c]
 //   wide_to_thin   P[i, t]  = sum over c of X[i, c] W[c, t]      then thin[where i meets t] += P[i, t] (col2im)
 //
@@ -99,24 +99,30 @@ SDGAN_DEVICE void multiply(T (&acc)[kEdge][kEdge], const Factor<T>& rows, int ro
   }
 }
 
-// This thread's cells of a table of `columns` columns, in the order of threads; divides once.
+// This thread's cells of a table, in the order of threads. The host divides.
+struct Table {
+  int columns = 1, row_step = 0, column_step = 0;
+  Table() = default;
+  Table(int columns_, int threads) : columns(columns_), row_step(threads / columns), column_step(threads % columns) {}
+};
 struct Walk {
-  int row, column, columns, row_step, column_step;
-  SDGAN_DEVICE explicit Walk(int columns_) : columns(columns_) {
-    row = static_cast<int>(threadIdx.x) / columns;
-    column = static_cast<int>(threadIdx.x) - row * columns;
-    row_step = static_cast<int>(blockDim.x) / columns;
-    column_step = static_cast<int>(blockDim.x) - row_step * columns;
+  int row, column;
+  const Table& table;
+  SDGAN_DEVICE explicit Walk(const Table& t) : table(t) {
+    row = static_cast<int>(threadIdx.x) / t.columns;
+    column = static_cast<int>(threadIdx.x) - row * t.columns;
   }
   SDGAN_DEVICE void next() {
-    row += row_step;
-    column += column_step;
-    if (column >= columns) {
-      column -= columns;
+    row += table.row_step;
+    column += table.column_step;
+    if (column >= table.columns) {
+      column -= table.columns;
       ++row;
     }
   }
 };
+
+SDGAN_HD int least(int a, int b) { return a < b ? a : b; }
 
 SDGAN_DEVICE int64_t quotient(int64_t a, int64_t b) {  // of numbers that are not negative
   return (a | b) >> 31 == 0 ? static_cast<int64_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b)) : a / b;
@@ -236,34 +242,9 @@ struct Reader {
 
   SDGAN_DEVICE T one(int64_t i) const {
     const T x = load_one<S>(image, i);
-    return saved ? x * activation_slope<Math>(activation, load_one<S>(saved, i), negative_slope) : x;
+    return saved ? x * slope(load_one<S>(saved, i)) : x;
   }
-  // silu's derivative is long: one copy of it is enough.
-  SDGAN_DEVICE bool has_runs() const { return saved == nullptr || activation != Activation::silu; }
-  SDGAN_DEVICE void run(int64_t i, int count, T (&x)[8]) const {  // elements i .. i + count; zero past them
-    load(image, i, count, x);
-    if (saved == nullptr || activation == Activation::silu) return;
-    T s[8];
-    load(saved, i, count, s);
-    PRAGMA_UNROLL
-    for (int j = 0; j < 8; ++j) x[j] *= activation_slope<Math>(activation, s[j], negative_slope);
-  }
-
- private:
-  static SDGAN_DEVICE void load(const void* from, int64_t i, int count, T (&x)[8]) {
-    const S* at = static_cast<const S*>(from) + i;
-    if (count == 8 && aligned16(at)) {
-      PRAGMA_UNROLL
-      for (int v = 0; v < 8 / kPack<S>; ++v) {
-        const Raw<S> raw = reinterpret_cast<const Raw<S>*>(at)[v];
-        PRAGMA_UNROLL
-        for (int j = 0; j < kPack<S>; ++j) x[v * kPack<S> + j] = to_compute(raw.lane[j]);
-      }
-    } else {
-      PRAGMA_UNROLL
-      for (int j = 0; j < 8; ++j) x[j] = j < count ? to_compute(at[j]) : T(0);
-    }
-  }
+  SDGAN_DEVICE T slope(T s) const { return activation_slope<Math>(activation, s, negative_slope); }
 };
 template <class S>
 SDGAN_DEVICE Reader<S> wide_reader(const ThinConvParams& p) {
@@ -298,40 +279,100 @@ SDGAN_DEVICE void put_run(const Factor<T>& to, int m, int x, const T (&value)[8]
   }
 }
 
-// The walk of stage_wide over `pixels` pixels and `channels` channels, both at most and multiples of 8. Neighbouring
+// The table of stage_wide: `pixels` pixels and `channels` channels, both at most and multiples of 8. Neighbouring
 // threads take neighbouring pixels where `to` has pixels along its rows, else what is contiguous in memory.
-template <bool pixels_along>
-SDGAN_DEVICE Walk wide_walk(const ThinConvParams& p, int pixels, int channels) {
-  return Walk(!p.channels_last ? pixels / 8 : pixels_along ? pixels : channels / 8);
+inline int wide_columns(const ThinConvParams& p, bool pixels_along, int pixels, int channels) {
+  return !p.channels_last ? pixels / 8 : pixels_along ? pixels : channels / 8;
 }
 
-// X[m, first_channel + c], m < count, c < channels. Where channels is no multiple of 8, the rest of the 8 is zero.
-template <class S, bool pixels_along>
-SDGAN_DEVICE void stage_wide(const ThinConvParams& p, const Pixels& pixels, int count, int64_t first_channel,
-                             int channels, Walk walk, const Factor<compute_t<S>>& to) {
+// Eight elements as they are in memory: 16 bits a lane would cost a register each.
+template <class S>
+struct Run {
+  struct alignas(16) Words {
+    uint32_t word[4];
+  };
+  Words words[sizeof(S) / 2];
+
+  SDGAN_DEVICE static Run load(const void* from, int64_t i) {  // aligned to 16 bytes
+    Run run;
+    memcpy(&run, __builtin_assume_aligned(static_cast<const S*>(from) + i, 16), sizeof run);
+    return run;
+  }
+  SDGAN_DEVICE compute_t<S> operator[](int j) const {
+    if constexpr (sizeof(S) == 2) {
+      return to_compute(S{static_cast<uint16_t>(words[0].word[j / 2] >> (j % 2 * 16))});
+    } else {
+      constexpr int kLanes = 16 / sizeof(S);
+      S x;
+      memcpy(&x, words[j / kLanes].word + j % kLanes * (4 / kLanes), sizeof x);
+      return x;
+    }
+  }
+};
+
+// X[m, first_channel + c], m < count, c < channels, in runs of 8 channels of a pixel or of 8 pixels of a channel. Where
+// channels is no multiple of 8, the rest of the 8 is zero. A thread reads kRuns of them before it waits.
+template <class S, bool pixels_along, int kRuns>
+SDGAN_DEVICE void stage_wide(const ThinConvParams& p, const Pixels& pixels, int count, int first_channel, int channels,
+                             Walk walk, const Factor<compute_t<S>>& to) {
+  using T = compute_t<S>;
   const Reader<S> reader = wide_reader<S>(p);
   const bool last = p.channels_last;
   const int rows = !last ? channels : pixels_along ? (channels + 7) / 8 : count;
-  for (; walk.row < rows; walk.next()) {  // runs of 8 channels of a pixel, or of 8 pixels of a channel
-    const int m = !last ? 8 * walk.column : pixels_along ? walk.column : walk.row;
-    const int c = !last ? walk.row : 8 * (pixels_along ? walk.row : walk.column);
-    const int left = last ? channels - c : count - m, most = left < 8 ? left : 8;
-    if (m >= count || c >= channels) continue;
-    if ((last || neighbours(pixels, m, most)) && reader.has_runs()) {
-      compute_t<S> x[8];
-      reader.run(wide_index(p, pixels.image[m], first_channel + c, pixels.pixel[m]), most, x);
-      if (last) {
-        put_run<!pixels_along, pixels_along>(to, m, c, x);
-      } else {
-        put_run<pixels_along, pixels_along>(to, m, c, x);
+  const auto pixel_of = [&](const Walk& w) { return !last ? 8 * w.column : pixels_along ? w.column : w.row; };
+  const auto channel_of = [&](const Walk& w) { return !last ? w.row : 8 * (pixels_along ? w.row : w.column); };
+  const auto index_of = [&](int m, int c) {
+    return wide_index(p, pixels.image[m], first_channel + c, pixels.pixel[m]);
+  };
+  // Masked, half of the runs are of saved. silu's derivative is long: not in eight copies.
+  const bool masked = reader.saved != nullptr, simple = !masked || reader.activation != Activation::silu;
+  const int batch = masked && kRuns > 1 ? kRuns / 2 : kRuns;
+  while (walk.row < rows) {
+    Run<S> run[kRuns];
+    unsigned whole = 0;  // bits: the runs that are in `run`
+    Walk ahead = walk;
+    PRAGMA_UNROLL
+    for (int b = 0; b < kRuns; ++b) {
+      const int m = pixel_of(ahead), c = channel_of(ahead);
+      if (b < batch && ahead.row < rows && m < count && (last ? channels - c : count - m) >= 8) {
+        const int64_t i = index_of(m, c);
+        const bool aligned = aligned16(static_cast<const S*>(reader.image) + i) &&
+                             (!masked || aligned16(static_cast<const S*>(reader.saved) + i));
+        if (simple && aligned && (last || neighbours(pixels, m, 8))) {
+          whole |= 1u << b;
+          run[b] = Run<S>::load(reader.image, i);
+          if (masked && 2 * b < kRuns && kRuns > 1) run[(b + kRuns / 2) % kRuns] = Run<S>::load(reader.saved, i);
+        }
       }
-    } else {
-      SDGAN_ROLLED
-      for (int j = 0; j < 8; ++j) {
-        const int m_j = last ? m : m + j, c_j = last ? c + j : c;
-        compute_t<S> x = 0;
-        if (j < most) x = reader.one(wide_index(p, pixels.image[m_j], first_channel + c_j, pixels.pixel[m_j]));
-        put<pixels_along>(to, m_j, c_j, x);
+      ahead.next();
+    }
+    PRAGMA_UNROLL
+    for (int b = 0; b < kRuns; ++b) {
+      if (b >= batch || walk.row >= rows) continue;
+      const int m = pixel_of(walk), c = channel_of(walk);
+      walk.next();
+      if (m >= count || c >= channels) continue;
+      if (whole >> b & 1) {
+        T x[8];
+        PRAGMA_UNROLL
+        for (int j = 0; j < 8; ++j) x[j] = run[b][j];
+        if (masked) {
+          const Run<S> saved = kRuns > 1 ? run[(b + kRuns / 2) % kRuns] : Run<S>::load(reader.saved, index_of(m, c));
+          PRAGMA_UNROLL
+          for (int j = 0; j < 8; ++j) x[j] *= reader.slope(saved[j]);
+        }
+        if (last) {
+          put_run<!pixels_along, pixels_along>(to, m, c, x);
+        } else {
+          put_run<pixels_along, pixels_along>(to, m, c, x);
+        }
+      } else {
+        const int most = last ? channels - c : count - m;
+        SDGAN_ROLLED
+        for (int j = 0; j < 8; ++j) {
+          const int m_j = last ? m : m + j, c_j = last ? c + j : c;
+          put<pixels_along>(to, m_j, c_j, j < most ? reader.one(index_of(m_j, c_j)) : T(0));
+        }
       }
     }
   }
@@ -362,14 +403,14 @@ SDGAN_DEVICE void stage_thin(const ThinConvParams& p, const Pixels& pixels, int 
 // W[first_channel + c, t]: channels along the rows of `to` and taps as its depth, or the other way round; zero for
 // channels and taps past the last.
 template <class S, bool channels_along>
-SDGAN_DEVICE void stage_weight(const ThinConvParams& p, const Taps& taps, int tap_count, int64_t first_channel,
+SDGAN_DEVICE void stage_weight(const ThinConvParams& p, const Taps& taps, int tap_count, int first_channel,
                                int channels, int depth, Walk walk, const Factor<compute_t<S>>& to) {
   using T = compute_t<S>;
   for (; walk.row < depth; walk.next()) {
     const int c = channels_along ? walk.column : walk.row, t = channels_along ? walk.row : walk.column;
     T w = 0;
     if (c < channels && t < tap_count) {
-      w = load_one<S>(p.weight, (first_channel + c) * p.weight_stride[0] + taps.weight[t]);
+      w = load_one<S>(p.weight, int64_t{first_channel + c} * p.weight_stride[0] + taps.weight[t]);
     }
     to.put(walk.row, walk.column, w);
   }

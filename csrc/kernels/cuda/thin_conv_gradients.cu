@@ -1,12 +1,13 @@
 // wgrad with the sums by channel, and the sum of the partial results: thin_conv.cuh has the products, ThinConvSums how
 // the work is divided.
 //
-// A block sums a slice of the wide pixels, 32 at a time: dW for up to 64 taps and 128 channels in registers. Where that
-// needs fewer threads than there are, each 32 are split among them and the splits are added in order at the end. The
-// sums of wide_in are one more tap, in which every pixel meets the number 1. The gradient of the input is another launch
-// (thin_conv.cu): where the output is thin it does not read the wide input at all, and where the input is thin it is
-// wanted in another phase of training than dW.
+// A block sums a slice of the wide pixels, 32 or 48 at a time: dW for up to 64 taps and 128 channels in registers.
+// Where that needs fewer threads than there are, the pixels are split among them and the splits' sums added in order at
+// the end. The sums of wide_in are one more tap, in which every pixel meets the number 1. The gradient of the input is
+// another launch (thin_conv.cu): where the output is thin it does not read X at all, and where the input is thin it is
+// wanted in another phase of training than dW; asked for together, they read X twice.
 //   Bytes: X once (and its saved), partial twice (at most 2 x 9 MB).
+// Multiplications a wide element, with taps padded to 8: 32 for 5x5 to one channel, 48 (sums: 56) for 4x4 to three.
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/thin_conv.cuh"
 
@@ -14,32 +15,73 @@ namespace sdgan {
 namespace cuda {
 namespace {
 
-constexpr int kDepth = 32;                     // wide pixels that are staged together
 constexpr int kResultRow = kEdge * kEdge + 1;  // of a thread in shared memory; an odd number keeps banks apart
+
+// What a block sums. Blocks count channels first, then taps, phases, slices.
+struct Work {
+  int64_t begin, end;  // of the phase's pixels, over the batch
+  int64_t slice;
+  int first_channel, channels, first_tap, tap_count;
+  int ones;  // the row of partial for the sums of wide_in
+};
 
 struct WgradPlan {
   int tap_groups, tap_chunks, channel_groups, channel_chunks, splits;
   int64_t slices, rows;
-  int x, a, pixels, taps, scope, bytes;  // shared memory; the splits' sums take the place of x and a
+  int depth;  // wide pixels that are staged together
+  Table x_table, a_table;
+  int x, a, pixels, taps, scope, work, bytes;  // shared memory; the splits' sums take the place of x and a
 };
 
 template <class T>
 WgradPlan plan_wgrad(const ThinConvParams& p) {
   const ThinConvSums sums(p);
-  WgradPlan plan{sums.tap_groups, sums.tap_chunks, sums.channel_groups, sums.channel_chunks, 0, sums.slices, sums.rows,
-                 0, 0, 0, 0, 0, 0};
+  WgradPlan plan;
+  plan.tap_groups = sums.tap_groups;
+  plan.tap_chunks = sums.tap_chunks;
+  plan.channel_groups = sums.channel_groups;
+  plan.channel_chunks = sums.channel_chunks;
+  plan.slices = sums.slices;
+  plan.rows = sums.rows;
+  const int row = 2 * (half_row(plan.channel_groups) + half_row(plan.tap_groups));
+  plan.depth = 48 * row * sizeof(T) <= 40960 ? 48 : 32;
+  plan.x_table = Table(wide_columns(p, false, plan.depth, kEdge * plan.channel_groups), kThreads);
+  plan.a_table = Table(kEdge * plan.tap_groups, kThreads);
   const int groups = plan.tap_groups * plan.channel_groups;
-  plan.splits = kThreads / groups < kDepth ? kThreads / groups : kDepth;
+  plan.splits = least(kThreads / groups, plan.depth);
   Arena arena, splits;
-  plan.x = arena.take(sizeof(T), kDepth * 2 * half_row(plan.channel_groups));
-  plan.a = arena.take(sizeof(T), kDepth * 2 * half_row(plan.tap_groups));
+  plan.x = arena.take(sizeof(T), plan.depth * 2 * half_row(plan.channel_groups));
+  plan.a = arena.take(sizeof(T), plan.depth * 2 * half_row(plan.tap_groups));
   if (plan.splits > 1) splits.take(sizeof(T), kResultRow * groups);
   if (arena.bytes < splits.bytes) arena = splits;
-  plan.pixels = arena.take(kPixelBytes, 2 * kDepth);
+  plan.pixels = arena.take(kPixelBytes, 2 * plan.depth);
   plan.taps = arena.take(kTapBytes, kEdge * plan.tap_groups);
   plan.scope = arena.take(sizeof(Scope), 1);
+  plan.work = arena.take(sizeof(Work), 1);
   plan.bytes = arena.bytes;
   return plan;
+}
+
+SDGAN_DEVICE int phase_of(const ThinConvParams& p, const WgradPlan& plan) {
+  const int64_t block = quotient(blockIdx.x, int64_t{plan.channel_chunks} * plan.tap_chunks);
+  return static_cast<int>(block - quotient(block, phase_count(p)) * phase_count(p));
+}
+
+SDGAN_DEVICE Work work_of(const ThinConvParams& p, const WgradPlan& plan, const Scope& f) {
+  const int channels = kEdge * plan.channel_groups, taps = kEdge * plan.tap_groups;
+  const int64_t rest = quotient(blockIdx.x, plan.channel_chunks);
+  Work w;
+  w.first_channel = static_cast<int>(blockIdx.x - rest * plan.channel_chunks) * channels;
+  w.channels = least(static_cast<int>(p.channels) - w.first_channel, channels);
+  w.first_tap = static_cast<int>(rest - quotient(rest, plan.tap_chunks) * plan.tap_chunks) * taps;
+  w.tap_count = least((p.weight_gradient ? f.taps(p) : 0) + (p.wide_sums ? 1 : 0) - w.first_tap, taps);
+  w.ones = (p.weight_gradient ? static_cast<int>(p.taps()) : 0) + phase_of(p, plan);
+  w.slice = quotient(quotient(rest, plan.tap_chunks), phase_count(p));
+  const int64_t pixels = p.batch * f.region.image_pixels();
+  const int64_t rounds = quotient(quotient(pixels + plan.slices - 1, plan.slices) + plan.depth - 1, plan.depth);
+  w.begin = w.slice * rounds * plan.depth;
+  w.end = pixels - w.begin < rounds * plan.depth ? pixels : w.begin + rounds * plan.depth;
+  return w;
 }
 
 template <class S>
@@ -48,60 +90,49 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   using T = compute_t<S>;
   const Factor<T> x{smem_at<T>(plan.x), half_row(plan.channel_groups)};
   const Factor<T> a{smem_at<T>(plan.a), half_row(plan.tap_groups)};
-  const auto pixels = [&plan](int table) { return pixels_at(plan.pixels + table * kPixelBytes * kDepth, kDepth); };
+  const auto pixels = [&plan](int table) {
+    return pixels_at(plan.pixels + table * kPixelBytes * plan.depth, plan.depth);
+  };
   const Taps taps = taps_at(plan.taps, kEdge * plan.tap_groups);
 
-  int64_t block = blockIdx.x;
-  const auto take = [&block](int64_t count) {
-    const int64_t rest = quotient(block, count), digit = block - rest * count;
-    block = rest;
-    return digit;
-  };
-  const int64_t first_channel = take(plan.channel_chunks) * kEdge * plan.channel_groups;
-  const int first_tap = static_cast<int>(take(plan.tap_chunks)) * kEdge * plan.tap_groups;
-  const int phase = static_cast<int>(take(phase_count(p)));
-  const int64_t slice = block;
-
   const Smem<Scope> scope = smem_at<Scope>(plan.scope);
-  if (threadIdx.x == 0) scope[0] = whole_phase(p, phase);
+  const Smem<Work> shared = smem_at<Work>(plan.work);
+  if (threadIdx.x == 0) {
+    scope[0] = whole_phase(p, phase_of(p, plan));
+    shared[0] = work_of(p, plan, scope[0]);
+  }
   __syncthreads();
-  const int real_taps = p.weight_gradient ? Scope(scope[0]).taps(p) : 0;
-  const int taps_left = real_taps + (p.wide_sums ? 1 : 0) - first_tap;
-  const int tap_count = taps_left < kEdge * plan.tap_groups ? taps_left : kEdge * plan.tap_groups;
-  if (tap_count <= 0) return;
-  const int channels = static_cast<int>(p.channels - first_channel < kEdge * plan.channel_groups
-                                            ? p.channels - first_channel
-                                            : kEdge * plan.channel_groups);
-  const int64_t pixels_end = p.batch * Scope(scope[0]).region.image_pixels();
-  const int64_t length = quotient(quotient(pixels_end + plan.slices - 1, plan.slices) + kDepth - 1, kDepth) * kDepth;
-  const int64_t begin = slice * length, end = pixels_end - begin < length ? pixels_end : begin + length;
-  const auto count_at = [end](int64_t first) {
-    return static_cast<int>(end - first < kDepth ? end - first : kDepth);
+  const auto work = [&] { return Work(shared[0]); };  // read again where it is needed: registers are short
+  if (work().tap_count <= 0) return;
+  const auto count_at = [&](int64_t first) {
+    const int64_t left = work().end - first;
+    return static_cast<int>(left < plan.depth ? left : plan.depth);
   };
 
   const int thread = static_cast<int>(threadIdx.x), groups = plan.tap_groups * plan.channel_groups;
   const int split = thread / groups, group = thread - split * groups;
   const int tap_group = group / plan.channel_groups, channel_group = group - tap_group * plan.channel_groups;
-  const int ones = (p.weight_gradient ? static_cast<int>(p.taps()) : 0) + phase;
   if (p.weight_gradient) {
-    fill_taps(p, scope, first_tap, tap_count, ones, taps);
+    fill_taps(p, scope, work().first_tap, work().tap_count, work().ones, taps);
   } else if (thread == 0) {
-    taps.row[0] = taps.column[0] = 0;
+    taps.row[0] = 0;
+    taps.column[0] = 0;
     taps.channel[0] = kOnes;
-    taps.index[0] = ones;
+    taps.index[0] = work().ones;
   }
-  fill_pixels(p, scope, begin, count_at(begin), pixels(0));
+  fill_pixels(p, scope, work().begin, count_at(work().begin), pixels(0));
   __syncthreads();
 
+  constexpr int kRuns = sizeof(S) == 2 ? 3 : sizeof(S) == 4 ? 2 : 1;  // a thread has 3 for 128 channels
   T acc[kEdge][kEdge] = {};  // [tap][channel]
-  const Walk x_walk = wide_walk<false>(p, kDepth, kEdge * plan.channel_groups), a_walk(kEdge * plan.tap_groups);
+  const Walk x_walk(plan.x_table), a_walk(plan.a_table);
   int table = 0;
-  for (int64_t at = begin; at < end; at += kDepth, table ^= 1) {
+  for (int64_t at = work().begin; at < work().end; at += plan.depth, table ^= 1) {
     const int count = count_at(at);
-    stage_wide<S, false>(p, pixels(table), count, first_channel, channels, x_walk, x);
-    stage_thin<S, false>(p, pixels(table), count, taps, tap_count, a_walk, a);
+    stage_wide<S, false, kRuns>(p, pixels(table), count, work().first_channel, work().channels, x_walk, x);
+    stage_thin<S, false>(p, pixels(table), count, taps, work().tap_count, a_walk, a);
     __syncthreads();
-    fill_pixels(p, scope, at + kDepth, count_at(at + kDepth), pixels(table ^ 1));
+    fill_pixels(p, scope, at + plan.depth, count_at(at + plan.depth), pixels(table ^ 1));
     if (split < plan.splits) multiply(acc, a, tap_group, x, channel_group, split, count, plan.splits);
     __syncthreads();
   }
@@ -120,14 +151,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
     __syncthreads();
   }
   if (split != 0) return;
+  const Work w = work();
   PRAGMA_UNROLL
   for (int i = 0; i < kEdge; ++i) {
     const int t = kEdge * tap_group + i, c = kEdge * channel_group;
-    if (t >= tap_count) continue;
-    T* to = static_cast<T*>(p.partial) + (slice * plan.rows + taps.index[t]) * p.channels + first_channel + c;
+    if (t >= w.tap_count) continue;
+    T* to = static_cast<T*>(p.partial) + (w.slice * plan.rows + taps.index[t]) * p.channels + w.first_channel + c;
     PRAGMA_UNROLL
     for (int j = 0; j < kEdge; ++j) {
-      if (c + j < channels) to[j] = acc[i][j];
+      if (c + j < w.channels) to[j] = acc[i][j];
     }
   }
 }
@@ -231,8 +263,8 @@ CudaError launch_thin_conv_gradients(const ThinConvGradientsParams& p, CudaStrea
   const int64_t results = (p.grad_weight ? p.conv.taps() * p.conv.channels : 0) + (p.grad_bias ? biases : 0);
   return cuda::dispatch(p.conv.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return cuda::launch(cuda::thin_conv_gradients_kernel<S>, cuda::grid_of((results + cuda::kResults - 1) / cuda::kResults),
-                        cuda::kThreads, 0, stream, p,
+    const int64_t blocks = (results + cuda::kResults - 1) / cuda::kResults;
+    return cuda::launch(cuda::thin_conv_gradients_kernel<S>, cuda::grid_of(blocks), cuda::kThreads, 0, stream, p,
                         cuda::SumPlan{sums.slices, sums.rows, sums.thin_slices, sums.thin_offset()});
   });
 }
