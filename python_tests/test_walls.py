@@ -11,9 +11,14 @@ ROOT = Path(__file__).parents[1]
 NATIVE = {".h", ".cpp", ".cu", ".cuh"}
 PYTHON_FOLDERS = ("sdgan_ext", "python_tests", "benchmarks")
 
-#: Where a family of ops has a file of its name; the CUDA kernels of a later version have theirs in csrc/kernels/cuda.
+#: Where a family of ops has a file of its name.
 ROOMS = ("csrc/ops/{}.cpp", "sdgan_ext/ops/{}.py", "python_tests/ops/test_{}.py", "benchmarks/bench_{}.py")
-KERNEL_ROOMS = ("csrc/kernels/{}.h", "csrc/kernels/cpu/{}.cpp", "csrc/tests/test_{}.cpp")
+KERNEL_ROOMS = (
+    "csrc/kernels/{}.h",
+    "csrc/kernels/cpu/{}.cpp",
+    "csrc/kernels/cuda/{}.cu",
+    "csrc/tests/test_{}.cpp",
+)
 #: Both are one linear map and its transpose, so they share a kernel.
 SHARED_KERNELS = {"conv2d": "thin_conv", "conv_transpose2d": "thin_conv"}
 
@@ -82,13 +87,35 @@ def test_an_operator_is_implemented_in_the_file_of_its_family(operator):
     assert f'm.impl("{operator}"' in file.read_text()
 
 
-def test_every_cpu_kernel_is_in_the_build():
+def test_every_kernel_is_in_the_build():
     listed = (ROOT / "CMakeLists.txt").read_text()
-    for path in native_files("csrc/kernels/cpu") + native_files("csrc/ops"):
-        if path.suffix == ".cpp":
+    for path in native_files("csrc/kernels") + native_files("csrc/ops"):
+        if path.suffix in (".cpp", ".cu"):
             assert relative(path) in listed
     for path in sorted((ROOT / "csrc/tests").glob("test_*.cpp")):
         assert f"\n  {path.stem.removeprefix('test_')}\n" in listed
+
+
+def test_cuda_kernels_keep_to_the_dialect():
+    """What the C++ compiler can run too (docs/cuda.md): one door to CUDA, PTX in its wrappers, no float atomics."""
+    doors = {"portable.cuh", "ptx.cuh", "sm90.cuh", "elements.cuh", "error.cu"}
+    for path in native_files("csrc/kernels/cuda"):
+        text = path.read_text()
+        assert not re.search("<<<|atomicAdd", re.sub(r"//.*", "", text)) or path.name == "portable.cuh", relative(path)
+        if path.name not in doors:
+            assert not [name for name in includes(path) if name.startswith(("cuda", "mma", "cooperative"))], relative(path)
+            assert not re.search(r"\basm\b", re.sub(r"//.*", "", text)), relative(path)
+
+
+def test_every_cuda_kernel_is_in_the_table_of_the_documents():
+    table = (ROOT / "docs/cuda.md").read_text()
+    kernels = {
+        name
+        for path in native_files("csrc/kernels/cuda")
+        for name in re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", path.read_text())
+    }
+    assert len(kernels) > 20
+    assert not [name for name in kernels if f"`{name}<" not in table and f"`{name}`" not in table]
 
 
 def test_environment_variables_are_named_in_one_file():

@@ -14,6 +14,7 @@ from ._common import (
     check_tensor,
     differentiable,
     reference_vjp,
+    register_autocast,
 )
 
 __all__ = ["discriminator_loss", "generator_loss", "OBJECTIVES"]
@@ -175,3 +176,4 @@ def _second_derivative(settings, grad_loss, real, fake, grad_of_grad_real, grad_
 
 _adversarial_loss = differentiable("adversarial_loss", _backward, _setup)
 _adversarial_loss_backward = differentiable("adversarial_loss_backward", _double_backward, _setup_backward)
+register_autocast("adversarial_loss")
