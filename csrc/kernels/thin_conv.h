@@ -59,7 +59,7 @@ struct ThinConvParams {
   void* wide_out = nullptr;            // thin_to_wide: act(sum + bias); the sum itself when a saved side is given
   void* thin_out = nullptr;            // wide_to_thin: likewise
   void* preactivation = nullptr;       // sum + bias of the side that is written, or null
-  void* partial = nullptr;             // [slice_count, partial_size] in the compute type, zeros; on CUDA see ThinConvSums
+  void* partial = nullptr;             // [slice_count, partial_size] in the compute type, zeros; CUDA: ThinConvSums
   bool sums_over_batch = false;        // partial is given
   bool weight_gradient = false;        // partial receives dW
   bool thin_sums = false;              // partial receives the sums of thin_in by channel
@@ -117,7 +117,7 @@ SDGAN_HD ThinConvPhase thin_conv_phase(const ThinConvAxis& axis, bool wide_is_fi
 //   [thin_slices, K]          of thin_sums
 //
 // A block sums a slice of the wide pixels of a phase for up to 64 taps and 128 channels (32 and 64 in double), and
-// slices are as many as make kBlocks blocks: partial is at most 9 MB (17 in double), or one slice of a larger W.
+// slices are as many as make kBlocks blocks: partial is at most 9 MB, or one slice of a W that is larger.
 struct ThinConvSums {
   static constexpr int64_t kBlocks = 264;  // two on each processor of an H100 or H200
   int phases = 1;

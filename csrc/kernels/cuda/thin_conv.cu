@@ -3,7 +3,7 @@
 // wide_to_thin: a block owns a tile of thin pixels (in shared memory) and runs over the wide pixels that meet it, phase
 // by phase, up to 416 at a time: their products with all taps in registers, then tap by tap into the tile. Two pixels
 // never add to the same thin one within a tap, so the order of every sum is fixed. A tile is the whole image where that
-// leaves enough blocks, so that each wide pixel is read once; smaller tiles read their halo again, from the second-level
+// leaves enough blocks, so that each wide pixel is read once; smaller tiles read their halo again, from the L2
 // cache. Few pixels and many channels (4x4 -> 1x1) are split among threads by channels.
 //   Bytes: X once (and its saved), Y once.
 // thin_to_wide: a block owns up to 128 wide channels of up to 512 wide pixels.

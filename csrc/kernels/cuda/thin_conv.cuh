@@ -1,7 +1,7 @@
 // What the kernels of thin_conv share. Each is a product of matrices in which the taps take the place of the channels
 // that the thin side lacks, summed on CUDA cores, 8 x 8 results a thread:
 //
-//   thin_to_wide   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the thin pixel that wide pixel i meets in tap t
+//   thin_to_wide   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the thin pixel that wide pixel i meets in t
 //   wgrad          dW[t, c] = sum over i of A[i, t] X[i, c]
 //   wide_to_thin   P[i, t]  = sum over c of X[i, c] W[c, t]      then thin[where i meets t] += P[i, t] (col2im)
 //
@@ -313,7 +313,8 @@ struct Run {
 // X[m, first_channel + c], m < count, c < channels, in runs of 8 channels of a pixel or of 8 pixels of a channel. Where
 // channels is no multiple of 8, the rest of the 8 is zero. A thread reads kRuns of them before it waits.
 template <class S, bool pixels_along, int kRuns>
-SDGAN_DEVICE void stage_wide(const ThinConvParams& p, const Pixels& pixels, int count, int first_channel, int channels, Walk walk, const Factor<compute_t<S>>& to) {
+SDGAN_DEVICE void stage_wide(const ThinConvParams& p, const Pixels& pixels, int count, int first_channel, int channels,
+                             Walk walk, const Factor<compute_t<S>>& to) {
   using T = compute_t<S>;
   const Reader<S> reader = wide_reader<S>(p);
   const bool last = p.channels_last;

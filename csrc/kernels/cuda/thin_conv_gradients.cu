@@ -1,12 +1,13 @@
 // wgrad with the sums by channel, and the sum of the partial results: thin_conv.cuh has the products, ThinConvSums how
 // the work is divided.
 //
-// A block sums a slice of the wide pixels, 32 or 48 at a time: dW for up to 64 taps and 128 channels in registers. Where that
-// needs fewer threads than there are, they are split among them and the splits are added in order at the end. The
-// sums of wide_in are one more tap, in which every pixel meets the number 1. The gradient of the input is another launch
-// (thin_conv.cu): where the output is thin it does not read the wide input at all, and where the input is thin it is
-// wanted in another phase of training than dW.
+// A block sums a slice of the wide pixels, 32 or 48 at a time: dW for up to 64 taps and 128 channels in registers.
+// Where that needs fewer threads than there are, the pixels are split among them and the splits' sums added in order at
+// the end. The sums of wide_in are one more tap, in which every pixel meets the number 1. The gradient of the input is
+// another launch (thin_conv.cu): where the output is thin it does not read X at all, and where the input is thin it is
+// wanted in another phase of training than dW; asked for together, they read X twice.
 //   Bytes: X once (and its saved), partial twice (at most 2 x 9 MB).
+// Multiplications a wide element, with taps padded to 8: 32 for 5x5 to one channel, 48 (sums: 56) for 4x4 to three.
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/thin_conv.cuh"
 
@@ -89,7 +90,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   using T = compute_t<S>;
   const Factor<T> x{smem_at<T>(plan.x), half_row(plan.channel_groups)};
   const Factor<T> a{smem_at<T>(plan.a), half_row(plan.tap_groups)};
-  const auto pixels = [&plan](int table) { return pixels_at(plan.pixels + table * kPixelBytes * plan.depth, plan.depth); };
+  const auto pixels = [&plan](int table) {
+    return pixels_at(plan.pixels + table * kPixelBytes * plan.depth, plan.depth);
+  };
   const Taps taps = taps_at(plan.taps, kEdge * plan.tap_groups);
 
   const Smem<Scope> scope = smem_at<Scope>(plan.scope);
@@ -260,8 +263,8 @@ CudaError launch_thin_conv_gradients(const ThinConvGradientsParams& p, CudaStrea
   const int64_t results = (p.grad_weight ? p.conv.taps() * p.conv.channels : 0) + (p.grad_bias ? biases : 0);
   return cuda::dispatch(p.conv.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return cuda::launch(cuda::thin_conv_gradients_kernel<S>, cuda::grid_of((results + cuda::kResults - 1) / cuda::kResults),
-                        cuda::kThreads, 0, stream, p,
+    const int64_t blocks = (results + cuda::kResults - 1) / cuda::kResults;
+    return cuda::launch(cuda::thin_conv_gradients_kernel<S>, cuda::grid_of(blocks), cuda::kThreads, 0, stream, p,
                         cuda::SumPlan{sums.slices, sums.rows, sums.thin_slices, sums.thin_offset()});
   });
 }
