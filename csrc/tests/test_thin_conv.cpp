@@ -139,11 +139,11 @@ void run(ThinConvParams p, void* grad_weight, void* grad_bias, [[maybe_unused]] 
     first.emplace_back(static_cast<char*>(o.data), static_cast<char*>(o.data) + o.bytes);
     if (o.bytes > 0) std::memset(o.data, 0xff, o.bytes);
   }
-  cuhost::options.shuffle = 7;
+  cuhost::S.shuffle = 7;
 #endif
   launch_all(p, grad_weight, grad_bias);
 #if SDGAN_CUDA_ON_HOST
-  cuhost::options.shuffle = 0;
+  cuhost::S.shuffle = 0;
   for (size_t i = 0; i < outs.size(); ++i) {
     EXPECT(outs[i].bytes == 0 || std::memcmp(outs[i].data, first[i].data(), outs[i].bytes) == 0);
   }
@@ -157,7 +157,7 @@ void expect(const void* got, const std::vector<double>& want, double scale) {
   }
 }
 
-// What a forward pass does to one side, and what a backward pass does to both. Tensors are followed by `slack` elements,
+// What a forward pass does to one side, and what a backward pass does to both. `slack` elements follow the tensors,
 // which moves where they start.
 template <class S>
 void check(ThinConvParams p, Activation activation, bool with_sums, int64_t slack = 0) {
@@ -167,7 +167,7 @@ void check(ThinConvParams p, Activation activation, bool with_sums, int64_t slac
   const int64_t thin_count = p.batch * p.vertical.thin * p.horizontal.thin * p.thin_channels;
   const int64_t wide_count = p.batch * p.vertical.wide * p.horizontal.wide * p.channels;
   const int64_t weight_count = p.channels * p.taps(), rs = p.vertical.taps * p.horizontal.taps;
-  const auto buffer = [](int64_t count) { return guarded((count + slack) * sizeof(S)); };
+  const auto buffer = [slack](int64_t count) { return guarded((count + slack) * sizeof(S)); };
   const S *wide = waves<S>(wide_count + slack, 1, 1), *thin = waves<S>(thin_count + slack, 2, 1);
   const S* weight = waves<S>(weight_count, 3, 0.5);
   void *wide_out = buffer(wide_count), *thin_out = buffer(thin_count), *grad_weight = buffer(weight_count);
@@ -312,14 +312,14 @@ void check_large(Activation activation) {
 
 void test_thin_conv() {
 #if SDGAN_CUDA_ON_HOST
-  cuhost::options.race_check = true;
+  cuhost::S.race_check = true;
   for (const Case& c : kCases) {
     for (bool channels_last : {false, true}) {
       check<float>(params(c, 2, 18, 2, channels_last), Activation::tanh, true);
       if (!kSanitized) check<bf16>(params(c, 1, 40, 3, channels_last), Activation::relu, true);
     }
   }
-  cuhost::options.race_check = false;
+  cuhost::S.race_check = false;
 #endif
   for (const Case& c : kCases) {
     for (int64_t channels : {1, 5, 16, 37, 128}) {
