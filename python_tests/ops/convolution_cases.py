@@ -8,7 +8,7 @@ import torch
 ACTIVATIONS = [None, "relu", "leaky_relu", "tanh", "sigmoid", "silu", "elu"]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 #: gemm is CUDA's; where its kernels run on the host, so does this one.
-PATHS = ["direct", "library", *(["gemm"] if os.environ.get("SDGAN_TEST_NATIVE") else [])]
+PATHS = ["direct", "library", *(["gemm"] if "cuda_on_host" in os.environ.get("SDGAN_TEST_NATIVE", "") else [])]
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 

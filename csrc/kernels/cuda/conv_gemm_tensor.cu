@@ -14,9 +14,9 @@
 // which reads one chunk of 8 neighbouring rows, and the copies touch every bank once. 48 KiB for kTile 128, 24 for 64.
 // ldmatrix moves 32-bit words, and so it places float32 as mma.m16n8k8 wants it.
 //
-// Bytes of a block and step: 128 * kTile for 2 * kTile^2 * 32 operations in 16 bits: 64 operations a byte with kTile 128
-// where all of it comes from L2. Neighbouring taps read the same pixels, so A goes through the L1 cache, which B would
-// only thrash. The output leaves through shared memory, 16 bytes a store.
+// Bytes of a block and step: 128 * kTile for 2 * kTile^2 * 32 operations in 16 bits: 64 operations a byte with kTile
+// 128 where all of it comes from L2. Neighbouring taps read the same pixels, so A goes through the L1 cache, which B
+// would only thrash. The output leaves through shared memory, 16 bytes a store.
 // Sources: implicit GEMM, Chetlur et al. 2014 (cuDNN), section 3; fragment layouts, PTX ISA, "mma" and "ldmatrix".
 #include "kernels/cuda/conv_gemm.cuh"
 #include "kernels/cuda/conv_gemm_mma.cuh"
@@ -91,7 +91,8 @@ struct Loader {
     for (int i = 0; i < 2; ++i) {  // kApart is a multiple of 8: the swizzle of both rows is the same
       const bool pixel = inside && static_cast<unsigned>(v[i]) < static_cast<unsigned>(p.input_size(0)) &&
                          static_cast<unsigned>(h[i]) < static_cast<unsigned>(p.input_size(1));
-      cp_async_16_cached(a + i * kApart * kStep, static_cast<const S*>(p.input) + (pixel ? image[i] : 0), pixel ? 16 : 0);
+      cp_async_16_cached(a + i * kApart * kStep, static_cast<const S*>(p.input) + (pixel ? image[i] : 0),
+                         pixel ? 16 : 0);
       const bool tap = inside && column[i];
       cp_async_16(a + (kTile + i * kApart) * kStep,
                   static_cast<const S*>(p.weight) + (tap ? weight + i * kApart * p.weight_output_stride() : 0),

@@ -64,8 +64,8 @@ struct Buffer {
 };
 
 // -------------------------------------------------------------------------------------------------------- kernels
-// smem [512 + 128]: 16 bytes, then 4 bytes, for each lane; poisoned before. Lane l copies l % 17 and l % 5 bytes; of the
-// 16, odd lanes through the L1 cache.
+// smem [512 + 128]: 16 bytes, then 4 bytes, for each lane; poisoned before. Lane l copies l % 17 and l % 5 bytes, the
+// former through the L1 cache where l is odd.
 __global__ void cp_async_kernel(const unsigned char* from, unsigned char* out) {
 #if SDGAN_CUDA_ARCH >= 800
   unsigned char* smem = dynamic_smem<unsigned char>();
