@@ -4,6 +4,7 @@
 //   convolution_library.cpp   oneDNN, or cuDNN, through aten
 //   convolution_thin.cpp      kernels/thin_conv.h
 //   convolution_gemm.cpp      kernels/conv_gemm.h, CUDA alone
+//   convolution_epilogue.cpp  the passes beside a product, kernels/conv_epilogue.h
 #pragma once
 
 #include "kernels/activation.h"

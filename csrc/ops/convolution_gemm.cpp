@@ -1,9 +1,8 @@
 // Our own matrix products on CUDA: kernels/conv_gemm.h. Images are read and written where they lie; only for tensor
 // cores, which want a pixel's channels contiguous and aligned, is an operand copied that is not.
-#include "kernels/conv_epilogue.h"
 #include "kernels/conv_gemm.h"
 #include "kernels/conv_gemm_plan.h"
-#include "ops/convolution.h"
+#include "ops/convolution_epilogue.h"
 
 namespace sdgan {
 namespace {
@@ -91,54 +90,6 @@ void gather(const Convolution& conv, const TensorCores& cores, const Tensor& wei
   if (to.numel() > 0) run(p, to, launch_conv_gemm);
 }
 
-// The pass of conv_epilogue.h. A template because its CUDA launch is another branch's: the body of a merge is the first
-// half, with launch_conv_epilogue_backward declared in conv_epilogue.h.
-template <class Params>
-void run_epilogue_backward(Params& p, const Tensor& grad, Tensor* grad_bias) {
-  if constexpr (requires { p.cuda_partial_count(); }) {
-    const Tensor partial = empty_doubles(grad, grad_bias ? p.cuda_partial_count() : 0);
-    p.partial = grad_bias ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
-    p.grad_bias = grad_bias ? grad_bias->mutable_data_ptr() : nullptr;
-    launch(grad, [&](CudaStream stream) { return launch_conv_epilogue_backward(p, stream); });
-  } else {
-    SDGAN_CHECK(!grad.is_cuda(), "the gradient of an activation has no CUDA kernel in this build");
-    std::vector<double> partial(grad_bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
-    p.partial = grad_bias ? partial.data() : nullptr;
-    conv_epilogue_backward(p, 0, p.shape.slice_count());
-    if (grad_bias) conv_bias_gradient(p.shape, partial.data(), grad_bias->mutable_data_ptr(), p.dtype);
-  }
-}
-
-// v = grad_output * act'(saved) and its sums by channel, in one pass. Without activation v is grad_output itself.
-std::tuple<Tensor, Tensor> before_activation(const Convolution& conv, const Tensor& grad_output, const Tensor& saved,
-                                             bool want_bias, bool channels_last) {
-  const bool activated = conv.activation != Activation::none;
-  Tensor grad_bias =
-      want_bias ? torch::stable::new_empty(grad_output, IntList{grad_output.size(1)}) : empty_none(grad_output);
-  if (grad_output.numel() == 0) {
-    if (want_bias) torch::stable::zero_(grad_bias);
-    return {grad_output, grad_bias};
-  }
-  if (!activated && !want_bias) return {grad_output, grad_bias};
-  const Tensor grad = dense(grad_output, channels_last), mask = activated ? dense(saved, channels_last) : grad;
-  Tensor v = activated ? empty_image(sizes_of(grad), grad, channels_last) : grad;
-  ConvEpilogueBackwardParams p;
-  p.shape.planes = channels_last ? grad.size(0) : grad.size(0) * grad.size(1);
-  p.shape.lines = 1;
-  p.shape.length = grad.size(2) * grad.size(3) * (channels_last ? grad.size(1) : 1);
-  p.shape.line_stride = p.shape.plane_stride = p.shape.length;
-  p.shape.channels = grad.size(1);
-  p.shape.channels_last = channels_last;
-  p.dtype = dtype_of(grad, "grad_output");
-  p.activation = conv.activation;
-  p.negative_slope = conv.negative_slope;
-  p.grad_output = grad.const_data_ptr();
-  p.saved = mask.const_data_ptr();
-  p.grad_preactivation = activated ? v.mutable_data_ptr() : nullptr;
-  run_epilogue_backward(p, grad, want_bias ? &grad_bias : nullptr);
-  return {v, grad_bias};
-}
-
 }  // namespace
 
 Outputs gemm_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
@@ -165,7 +116,7 @@ Gradients gemm_convolution_backward(const Convolution& conv, const Tensor& grad_
                                     const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last) {
   const TensorCores cores(conv, input);
   const bool tensor = cores.take_channels(grad_output);
-  auto [v, grad_bias] = before_activation(conv, grad_output, saved, wanted.bias, channels_last || tensor);
+  auto [v, grad_bias] = before_activation(conv, grad_output, saved, {0, 0, 0, 0}, wanted.bias, channels_last || tensor);
   if (tensor) v = pixels_aligned(v);
 
   Tensor grad_input = wanted.input ? empty_image(sizes_of(input), input, channels_last) : empty_none(input);

@@ -2,12 +2,10 @@
 // bias, which cuDNN would leave to a pass of its own. The library knows symmetric padding only; an asymmetric side
 // costs a copy of the image side (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in
 // the pass of the activation).
-#include "ops/convolution.h"
+#include "ops/convolution_epilogue.h"
 
 #include <algorithm>
 #include <array>
-
-#include "kernels/conv_epilogue.h"
 
 namespace sdgan {
 namespace {
@@ -86,65 +84,11 @@ LibraryCall library_call(const Convolution& conv) {
   return call;
 }
 
-Tensor window(Tensor t, const IntList& rest) {
-  Tensor rows = torch::stable::narrow(t, 2, rest[0], t.size(2) - rest[0] - rest[1]);
-  return torch::stable::narrow(rows, 3, rest[2], t.size(3) - rest[2] - rest[3]);
-}
-
-// Fresh and larger by `rest`, with zeros there; the window is not initialised.
-Tensor empty_with_border(const Tensor& like, const IntList& rest, bool channels_last) {
-  const IntList sizes{like.size(0), like.size(1), like.size(2) + rest[0] + rest[1], like.size(3) + rest[2] + rest[3]};
-  Tensor out = empty_image(sizes, like, channels_last);
-  for (int side = 0; side < 4; ++side) {
-    if (rest[side] == 0) continue;
-    const int64_t axis = 2 + side / 2;
-    Tensor strip = torch::stable::narrow(out, axis, side % 2 ? out.size(axis) - rest[side] : 0, rest[side]);
-    torch::stable::zero_(strip);
-  }
-  return out;
-}
-
 Tensor extended(const Tensor& t, const IntList& rest, bool channels_last) {
   Tensor out = empty_with_border(t, rest, channels_last);
   Tensor inside = window(out, rest);
   torch::stable::copy_(inside, t);
   return out;
-}
-
-// `image` has the given format; it may be a window.
-ConvEpilogueShape epilogue_shape(const Tensor& image, bool channels_last) {
-  ConvEpilogueShape s;
-  const int64_t n = image.size(0), c = image.size(1), h = image.size(2), w = image.size(3);
-  s.channels = c;
-  s.channels_last = channels_last;
-  s.planes = channels_last ? n : n * c;
-  s.lines = h;
-  s.length = channels_last ? w * c : w;
-  s.plane_stride = channels_last ? image.stride(0) : image.stride(1);
-  s.line_stride = image.stride(2);
-  if (!channels_last && s.line_stride == w) {
-    s.length = h * w;
-    s.lines = 1;
-  }
-  return s;
-}
-
-// The bias gradient is summed where grad_bias is given.
-void run_backward(ConvEpilogueBackwardParams& p, const Tensor& grad_output, Tensor* grad_bias) {
-  if (!on_cuda(grad_output)) {
-    std::vector<double> partial(grad_bias ? p.shape.slice_count() * p.shape.channels_per_plane() : 0);
-    p.partial = grad_bias ? partial.data() : nullptr;
-    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                    [&](int64_t begin, int64_t end) { conv_epilogue_backward(p, begin, end); });
-    if (grad_bias) conv_bias_gradient(p.shape, partial.data(), grad_bias->mutable_data_ptr(), p.dtype);
-  } else if (grad_output.numel() > 0) {
-    const Tensor partial = empty_doubles(grad_output, grad_bias ? p.cuda_partial_count() : 0);
-    p.partial = grad_bias ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
-    p.grad_bias = grad_bias ? grad_bias->mutable_data_ptr() : nullptr;
-    launch(grad_output, [&](CudaStream stream) { return launch_conv_epilogue_backward(p, stream); });
-  } else if (grad_bias) {
-    torch::stable::zero_(*grad_bias);
-  }
 }
 
 }  // namespace
@@ -197,27 +141,13 @@ Gradients library_convolution_backward(const Convolution& conv, const Tensor& gr
   const LibraryCall call = library_call(conv);
   const bool trims = conv.transposed && !call.exact();
   const bool cuda = on_cuda(input);
-  const bool activated = conv.activation != Activation::none;
 
   Tensor grad = grad_output;
   Tensor grad_bias = empty_none(input);
-  if (activated || (cuda && (trims || wanted.bias))) {
-    const Tensor dense_grad = dense(grad_output, channels_last);
-    const Tensor dense_saved = activated ? dense(saved, channels_last) : saved;
-    grad = trims       ? empty_with_border(grad_output, call.rest, channels_last)
-           : activated ? empty_image(sizes_of(grad_output), grad_output, channels_last)
-                       : dense_grad;
-    const Tensor inside = trims ? window(grad, call.rest) : grad;
-    ConvEpilogueBackwardParams p;
-    p.shape = epilogue_shape(inside, channels_last);
-    p.dtype = dtype_of(grad, "grad_output");
-    p.activation = conv.activation;
-    p.negative_slope = conv.negative_slope;
-    p.grad_output = dense_grad.const_data_ptr();
-    p.saved = activated ? dense_saved.const_data_ptr() : nullptr;
-    p.grad_preactivation = trims || activated ? inside.mutable_data_ptr() : nullptr;
-    if (wanted.bias) grad_bias = torch::stable::new_empty(grad_output, IntList{grad_output.size(1)});
-    run_backward(p, grad_output, wanted.bias ? &grad_bias : nullptr);
+  if (conv.activation != Activation::none || (cuda && (trims || wanted.bias))) {
+    const IntList none{0, 0, 0, 0};
+    std::tie(grad, grad_bias) =
+        before_activation(conv, grad_output, saved, trims ? call.rest : none, wanted.bias, channels_last);
     wanted.bias = false;
   } else if (trims) {
     grad = extended(grad_output, call.rest, channels_last);
