@@ -133,7 +133,7 @@ struct ThinConvSums {
     divide(taps, wide ? 4 : 8, &tap_groups, &tap_chunks);
     divide(p.channels, wide ? 8 : 16, &channel_groups, &channel_chunks);
     const int64_t pixels = p.batch * p.vertical.wide * p.horizontal.wide / phases;
-    slices = limit(kBlocks / (int64_t{phases} * tap_chunks * channel_chunks), (pixels + 255) / 256);
+    slices = limit(kBlocks / (int64_t{phases} * tap_chunks * channel_chunks), (pixels + 127) / 128);
     thin_slices = p.thin_sums ? limit(128, (p.batch * p.vertical.thin * p.horizontal.thin + 2047) / 2048) : 0;
     if (p.batch == 0) slices = thin_slices = 0;
   }
