@@ -40,7 +40,7 @@ _CUDA_OBSTACLE = cuda_obstacle(_native.build_info())  # once a process: a check 
 
 
 def check_tensor(name: str, value, *, dim: int | None = None, runs: bool = True) -> None:
-    """A floating-point tensor of a dtype and, where a kernel ``runs`` on it, on a device that this build's kernels take."""
+    """A floating-point tensor of a dtype and, where a kernel ``runs`` on it, on a device that this build takes."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if runs and not value.is_cpu:
