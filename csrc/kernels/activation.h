@@ -71,7 +71,7 @@ SDGAN_HD V activation_slope(Activation a, V saved, T negative_slope) {
 
 // Calls body(std::integral_constant<Activation, a>{}): a kernel's loop is compiled once per activation.
 template <class Body>
-void dispatch_activation(Activation a, Body body) {
+SDGAN_HD void dispatch_activation(Activation a, Body body) {
   switch (a) {
     case Activation::none:
       return body(std::integral_constant<Activation, Activation::none>{});

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParam
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
     read<S>(piece, p.input, x);
-    with_activation(p.activation, [&](auto activation) {
+    dispatch_activation(p.activation, [&](auto activation) {
       PRAGMA_UNROLL
       for (int i = 0; i < kBatch; ++i) {
         PRAGMA_UNROLL

@@ -28,7 +28,7 @@ SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& a
                                      Pack<S> (&grad)[batch]) {
   using T = compute_t<S>;
   const T slope = static_cast<T>(p.negative_slope);
-  with_activation(p.activation, [&](auto activation) {
+  dispatch_activation(p.activation, [&](auto activation) {
     constexpr Activation act = decltype(activation)::value;
     constexpr bool from_input = needs_input<act>;
     if constexpr (act != Activation::none) {

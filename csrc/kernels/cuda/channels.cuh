@@ -250,25 +250,4 @@ inline unsigned add_all_grid(const ChannelTiles& t, int values) {
 template <Activation a>
 constexpr bool needs_input = derivative_needs_input(a);
 
-// Calls body(std::integral_constant<Activation, a>{}); the twin of dispatch_activation on the device.
-template <class Body>
-SDGAN_DEVICE void with_activation(Activation a, Body body) {
-  switch (a) {
-    case Activation::none:
-      return body(std::integral_constant<Activation, Activation::none>{});
-    case Activation::relu:
-      return body(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::leaky_relu:
-      return body(std::integral_constant<Activation, Activation::leaky_relu>{});
-    case Activation::tanh:
-      return body(std::integral_constant<Activation, Activation::tanh>{});
-    case Activation::sigmoid:
-      return body(std::integral_constant<Activation, Activation::sigmoid>{});
-    case Activation::silu:
-      return body(std::integral_constant<Activation, Activation::silu>{});
-    case Activation::elu:
-      return body(std::integral_constant<Activation, Activation::elu>{});
-  }
-}
-
 }  // namespace sdgan::cuda

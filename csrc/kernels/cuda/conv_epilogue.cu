@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
       for (int j = 0; j < kPack<S>; ++j) a[i][j] += bias[j];
       write<S>(p.preactivation, piece[i], a[i]);
     }
-    with_activation(p.activation, [&](auto activation) {
+    dispatch_activation(p.activation, [&](auto activation) {
       PRAGMA_UNROLL
       for (int i = 0; i < kBatch; ++i) {
         PRAGMA_UNROLL
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEp
     } else {
       read<S>(piece, p.grad_output, g);
     }
-    with_activation(p.activation, [&](auto activation) {
+    dispatch_activation(p.activation, [&](auto activation) {
       constexpr Activation act = decltype(activation)::value;
       if constexpr (act != Activation::none) {
         PRAGMA_UNROLL
