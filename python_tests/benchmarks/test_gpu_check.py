@@ -52,7 +52,9 @@ def test_rehearsal(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_one_sentence_and_exit_code_2():
     command = ["make", "-s", "gpu-check", f"PYTHON={sys.executable}"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode == 2 and ran.stdout == ""
     sentence, *rest = ran.stderr.splitlines()
