@@ -24,6 +24,7 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
   SDGAN_CHECK(input.size(1) == channels, "input has ", input.size(1), " channels, weight takes ", channels);
   const IntList sizes = output_sizes(conv, input, weight);
+  SDGAN_CHECK(input.size(2) > 0 && input.size(3) > 0, "the input is empty");
   SDGAN_CHECK(sizes[2] > 0 && sizes[3] > 0, "the output would be empty");
 }
 

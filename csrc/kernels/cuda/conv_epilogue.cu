@@ -12,6 +12,29 @@ namespace {
 // Whether a piece is contiguous on the windowed side too, from s.windowed(piece.i) on: it lies in a line.
 SDGAN_DEVICE bool in_a_line(const ConvEpilogueShape& s) { return s.channels_last && s.channels > 1; }
 
+// The windowed places of element i of the dense side and of those behind it: two divisions for a piece.
+struct Window {
+  const ConvEpilogueShape& s;
+  int64_t plane, line, column;
+  SDGAN_DEVICE Window(const ConvEpilogueShape& shape, int64_t i) : s(shape) {
+    line = i / s.length;
+    column = i - line * s.length;
+    plane = line / s.lines;
+    line -= plane * s.lines;
+  }
+  SDGAN_DEVICE int64_t next() {
+    const int64_t at = plane * s.plane_stride + line * s.line_stride + column;
+    if (++column == s.length) {
+      column = 0;
+      if (++line == s.lines) {
+        line = 0;
+        ++plane;
+      }
+    }
+    return at;
+  }
+};
+
 template <class S, int n>
 SDGAN_DEVICE void read_window(const ConvEpilogueShape& s, const void* p, const Piece (&piece)[n], Pack<S> (&x)[n]) {
   if (s.dense()) {
@@ -24,9 +47,11 @@ SDGAN_DEVICE void read_window(const ConvEpilogueShape& s, const void* p, const P
   } else {
     PRAGMA_UNROLL
     for (int i = 0; i < n; ++i) {
+      Window window(s, piece[i].i);
       PRAGMA_UNROLL
       for (int j = 0; j < kPack<S>; ++j) {
-        x[i][j] = j < piece[i].count ? load_one<S>(p, s.windowed(piece[i].i + j)) : compute_t<S>(0);
+        const int64_t at = window.next();
+        x[i][j] = j < piece[i].count ? load_one<S>(p, at) : compute_t<S>(0);
       }
     }
   }
@@ -37,9 +62,11 @@ SDGAN_DEVICE void write_window(const ConvEpilogueShape& s, void* p, Piece at, co
   if (p == nullptr) return;
   if (s.dense()) return write<S>(p, at, pack);
   if (in_a_line(s)) return write<S>(p, Piece{s.windowed(at.i), at.count}, pack);
+  Window window(s, at.i);
   PRAGMA_UNROLL
   for (int j = 0; j < kPack<S>; ++j) {
-    if (j < at.count) store_one<S>(p, s.windowed(at.i + j), pack[j]);
+    const int64_t to = window.next();
+    if (j < at.count) store_one<S>(p, to, pack[j]);
   }
 }
 

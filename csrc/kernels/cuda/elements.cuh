@@ -8,6 +8,7 @@
 #include "kernels/cuda/portable.cuh"
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -53,9 +54,13 @@ SDGAN_DEVICE S from_compute(compute_t<S> x) {
 }
 template <>
 SDGAN_DEVICE bf16 from_compute<bf16>(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};  // one instruction for two elements
+#else
   const uint32_t bits = float_to_bits(x);
   if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
 }
 template <>
 SDGAN_DEVICE f16 from_compute<f16>(float x) {

@@ -29,7 +29,10 @@ CudaError launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, CudaS
     const cudaError_t raised =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(smem));
-    if (raised != cudaSuccess) return raised;
+    if (raised != cudaSuccess) {
+      cudaGetLastError();  // reported here, and not once more by the next launch
+      return raised;
+    }
   }
   kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(args...);
   return cudaGetLastError();
