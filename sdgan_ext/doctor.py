@@ -148,7 +148,7 @@ def _compare(function: Callable, inputs: tuple, device: str) -> str:
     from sdgan_ext import ops
 
     results = []
-    with torch.backends.cudnn.flags(allow_tf32=False):  # whose 10 bits would not do here
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # whose 10 bits would not do here
         for namespace in (ops, ops.reference):
             leaves = [tensor.to(device, copy=True).requires_grad_() for tensor in inputs]
             outputs = function(namespace, *leaves)

@@ -66,7 +66,7 @@ inline void check_same_dtype(const Tensor& a, const Tensor& b, const char* names
 // Elementwise kernels trust that their tensors match.
 inline void check_like(const Tensor& t, const Tensor& other, const char* names) {
   check_same_dtype(t, other, names);
-  SDGAN_CHECK(t.sizes() == other.sizes(), names, " must have the same shape");
+  SDGAN_CHECK(t.sizes().equals(other.sizes()), names, " must have the same shape");
 }
 inline void check_scalar(const Tensor& t, const Tensor& other, const char* name) {
   check_same_dtype(t, other, name);
@@ -86,16 +86,16 @@ inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_p
 // kernel.
 inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype) {
   int32_t device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
 inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides) {
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   return empty(like, dim, sizes, strides, dtype);
 }
 // Scratch memory on the device of `like`.
@@ -121,10 +121,10 @@ inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : to
 inline Tensor dense(const Tensor& t) {
   if (t.is_contiguous()) return t;
   Tensor copy = torch::stable::empty_like(t);
-  return copy.strides() == t.strides() ? t : torch::stable::copy_(copy, t);
+  return copy.strides().equals(t.strides()) ? t : torch::stable::copy_(copy, t);
 }
 inline Tensor in_layout_of(const Tensor& dense, const Tensor& t) {
-  if ((dense.is_contiguous() && t.is_contiguous()) || dense.strides() == t.strides()) return t;
+  if ((dense.is_contiguous() && t.is_contiguous()) || dense.strides().equals(t.strides())) return t;
   Tensor copy = torch::stable::empty_like(dense);
   return torch::stable::copy_(copy, t);
 }

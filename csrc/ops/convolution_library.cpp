@@ -29,7 +29,7 @@ Tensor aten_convolution(const Tensor& input, const Tensor& weight, const Optiona
   using torch::stable::detail::from;
   std::array<StableIValue, 9> stack{from(input),   from(weight),     from(bias),           from(stride), from(padding),
                                     from(dilation), from(transposed), from(output_padding), from(groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -51,7 +51,7 @@ std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_output, const
                                      from(output_padding),
                                      from(groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }

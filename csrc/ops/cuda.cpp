@@ -18,7 +18,7 @@ CudaStream current_stream(int32_t device) {
   }();
   SDGAN_CHECK(getter != nullptr, "the running torch has no CUDA streams");
   CudaStream stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(getter(device, &stream));
+  TORCH_ERROR_CODE_CHECK(getter(device, &stream));
   return stream;
 }
 #endif
@@ -30,7 +30,7 @@ void launch([[maybe_unused]] const Tensor& t, const std::function<CudaError(Cuda
   const CudaError error = launcher(nullptr);
 #else
   int32_t device;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device));
   const torch::stable::accelerator::DeviceGuard guard(device);
   const CudaError error = launcher(current_stream(device));
 #endif

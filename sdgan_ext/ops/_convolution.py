@@ -268,9 +268,11 @@ def register(name: str, *, transposed: bool) -> None:
     torch.library.register_fake(f"sdgan_ext::{name}_backward", fake_backward)
     torch.library.register_autograd(f"sdgan_ext::{name}", derivative, setup_context=setup)
     torch.library.register_autograd(f"sdgan_ext::{name}_backward", second_derivative, setup_context=setup_backward)
-    for device in ("CPU", "CUDA"):
+    for device in (
+        "CPU",
+        "CUDA",
+    ):  # not for backward: its tensors have the right dtype, autograd's threads know no other
         _register_autocast(forward.default, device)
-        _register_autocast(backward.default, device)
 
 
 _env.conv_backend()  # an unknown value is refused on import

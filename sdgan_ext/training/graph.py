@@ -8,6 +8,7 @@ tensor cannot say: there is a graph for each of its values.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,8 +75,15 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # The outer one restores the current stream also where torch.cuda.graph does not: after a capture that failed.
         with torch.cuda.stream(torch.cuda.current_stream(self._device)):
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                result = work()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = work()
+            except BaseException:
+                # torch before 2.12 goes on allocating from the pool, and keeps a pointer to the graph, when one fails.
+                self._failed = graph
+                with contextlib.suppress(RuntimeError):
+                    torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+                raise
         return graph.replay, result
 
 

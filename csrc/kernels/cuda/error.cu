@@ -23,7 +23,7 @@ std::string cuda_error_text(CudaError code) {
       return "the NVIDIA driver is too old for kernels that CUDA " + std::to_string(CUDART_VERSION / 1000) +
              " compiled; update it, or rebuild with the CUDA toolkit of torch.version.cuda";
     default:
-      return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+      return std::string("CUDA error: ") + cudaGetErrorName(error) + ", " + cudaGetErrorString(error);
   }
 }
 #else
