@@ -268,7 +268,7 @@ def register(name: str, *, transposed: bool) -> None:
     torch.library.register_fake(f"sdgan_ext::{name}_backward", fake_backward)
     torch.library.register_autograd(f"sdgan_ext::{name}", derivative, setup_context=setup)
     torch.library.register_autograd(f"sdgan_ext::{name}_backward", second_derivative, setup_context=setup_backward)
-    # Not for backward: its tensors are cast already, and autograd's threads do not know the dtype of an autocast region.
+    # Not for backward: its tensors are cast already, and autograd's threads do not know the region's dtype.
     for device in ("CPU", "CUDA"):
         _register_autocast(forward.default, device)
 
