@@ -139,11 +139,11 @@ void run(ThinConvParams p, void* grad_weight, void* grad_bias, [[maybe_unused]] 
     first.emplace_back(static_cast<char*>(o.data), static_cast<char*>(o.data) + o.bytes);
     if (o.bytes > 0) std::memset(o.data, 0xff, o.bytes);
   }
-  cuhost::S.shuffle = 7;
+  cuhost::options.shuffle = 7;
 #endif
   launch_all(p, grad_weight, grad_bias);
 #if SDGAN_CUDA_ON_HOST
-  cuhost::S.shuffle = 0;
+  cuhost::options.shuffle = 0;
   for (size_t i = 0; i < outs.size(); ++i) {
     EXPECT(outs[i].bytes == 0 || std::memcmp(outs[i].data, first[i].data(), outs[i].bytes) == 0);
   }
@@ -312,14 +312,14 @@ void check_large(Activation activation) {
 
 void test_thin_conv() {
 #if SDGAN_CUDA_ON_HOST
-  cuhost::S.race_check = true;
+  cuhost::options.race_check = true;
   for (const Case& c : kCases) {
     for (bool channels_last : {false, true}) {
       check<float>(params(c, 2, 18, 2, channels_last), Activation::tanh, true);
       if (!kSanitized) check<bf16>(params(c, 1, 40, 3, channels_last), Activation::relu, true);
     }
   }
-  cuhost::S.race_check = false;
+  cuhost::options.race_check = false;
 #endif
   for (const Case& c : kCases) {
     for (int64_t channels : {1, 5, 16, 37, 128}) {

@@ -26,7 +26,6 @@ struct Options {
   uint32_t shuffle = 0;     // a seed: threads and blocks run in a pseudo-random order, not in that of their indices
 };
 inline Options options;
-inline Options& S = options;  // the former name
 
 struct Place {
   const char* file = "";
