@@ -25,7 +25,7 @@ struct AdversarialLossParams {
   void* grad_real = nullptr;    // [n_real] d loss / d real, or null
   void* grad_fake = nullptr;    // [n_fake] or null
   void* loss = nullptr;         // [n_fake] loss of each pair when not reduced, else null
-  double* partial = nullptr;    // [slices] sum of a slice's terms, each times its scale; null when not reduced
+  double* partial = nullptr;    // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
   void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
   int64_t n_real = 0;
   int64_t n_fake = 0;

@@ -31,7 +31,7 @@ struct BceInputs {
 
 struct BceParams : BceInputs {
   void* loss = nullptr;       // [n] when not reduced, else null
-  double* partial = nullptr;  // [slices] sum of a slice's terms, times scale; null when not reduced
+  double* partial = nullptr;  // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
   void* total = nullptr;      // CUDA: the sum of all, one element; null when not reduced
   // [slices] what is outside [0, 1] in a slice: bit 0 an input, bit 1 a target. Null for logits, which are not checked,
   // and on CUDA: to tell the caller would be to wait for the GPU, so the loss of such a probability is NaN there, and so

@@ -24,7 +24,7 @@ struct GaussianParams {
   const int64_t* seed = nullptr;   // one element, on the device; null where eps is given or z is not wanted
   void* z = nullptr;               // [n], or null: KL only
   void* kl = nullptr;              // [n] when not reduced, else null
-  double* partial = nullptr;       // [slices] sum of a slice's KL, times scale; null when not reduced
+  double* partial = nullptr;       // [slices], on CUDA [kCudaPartials]: sums of KL, scaled; null when not reduced
   void* total = nullptr;           // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;

@@ -22,7 +22,7 @@ struct ReconstructionLossParams {
   const void* x_hat = nullptr;  // [n]
   const void* x = nullptr;      // [n]
   void* loss = nullptr;         // [n] when not reduced, else null
-  double* partial = nullptr;    // [slices] sum of a slice's terms, times scale; null when not reduced
+  double* partial = nullptr;    // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
   void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;

@@ -6,9 +6,6 @@
 
 #include "tests/check.h"
 #include "tests/values.h"
-#if SDGAN_CUDA_ON_HOST
-#include "tests/cuda_on_host/cuda_host.h"
-#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -71,18 +68,9 @@ constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : 3e-6;  // the sum is st
 int64_t partials(int64_t) { return kCudaPartials; }
 constexpr int64_t kSizes[] = {1, 7, 33, 2047, 2048, 8201};
 
-// The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
 template <class S>
 double run(AdversarialLossParams& p) {
-  S total[2];
-  for (int i : {0, 1}) {
-    cuhost::options.shuffle = i;
-    cuhost::options.race_check = true;
-    p.total = p.partial ? total + i : nullptr;
-    EXPECT(launch_adversarial_loss(p, nullptr) == 0);
-  }
-  if (p.partial) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
-  return p.partial ? at<S>(total, 0) : 0;
+  return launched_twice<S>(p, p.partial != nullptr, launch_adversarial_loss);
 }
 
 void run(const AdversarialLossBackwardParams& p) { EXPECT(launch_adversarial_loss_backward(p, nullptr) == 0); }

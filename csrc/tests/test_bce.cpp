@@ -36,20 +36,9 @@ Want want(bool logits, double x, double t, double pos) {
 template <class S>
 constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 3e-6;  // the sum is stored as S
 
-// The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
 template <class S>
 double run(BceParams& p) {
-  std::vector<double> partial(kCudaPartials);
-  S total[2];
-  for (int i : {0, 1}) {
-    cuhost::options.shuffle = i;
-    cuhost::options.race_check = true;
-    p.partial = p.reduced ? partial.data() : nullptr;
-    p.total = p.reduced ? total + i : nullptr;
-    EXPECT(launch_bce(p, nullptr) == 0);
-  }
-  if (p.reduced) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
-  return p.reduced ? at<S>(total, 0) : 0;
+  return launched_twice<S>(p, p.reduced, launch_bce);
 }
 
 void run(const BceBackwardParams& p) { EXPECT(launch_bce_backward(p, nullptr) == 0); }

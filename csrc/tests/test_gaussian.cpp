@@ -38,21 +38,9 @@ double noise(int64_t i, int64_t seed) {
 template <class S>
 constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 2e-6;  // the sum is stored as S
 
-// The KL, where it is reduced. Twice: the result must not depend on the order in which threads run.
 template <class S>
 double run_forward(GaussianParams& p) {
-  std::vector<double> partial(kCudaPartials);
-  const bool reduced = p.kl == nullptr;
-  S total[2];
-  for (int i : {0, 1}) {
-    cuhost::options.shuffle = i;
-    cuhost::options.race_check = true;
-    p.partial = reduced ? partial.data() : nullptr;
-    p.total = reduced ? total + i : nullptr;
-    EXPECT(launch_gaussian(p, nullptr) == 0);
-  }
-  if (reduced) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
-  return reduced ? at<S>(total, 0) : 0;
+  return launched_twice<S>(p, p.kl == nullptr, launch_gaussian);
 }
 
 void run_backward(const GaussianBackwardParams& p) { EXPECT(launch_gaussian_backward(p, nullptr) == 0); }

@@ -7,9 +7,6 @@
 
 #include "tests/check.h"
 #include "tests/values.h"
-#if SDGAN_CUDA_ON_HOST
-#include "tests/cuda_on_host/cuda_host.h"
-#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -41,21 +38,9 @@ Want want(Reconstruction kind, double y, double x) {
 template <class S>
 constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 3e-6;  // the sum is stored as S
 
-// The loss, where it is reduced. Twice: the result must not depend on the order in which threads run.
 template <class S>
 double run(ReconstructionLossParams& p) {
-  std::vector<double> partial(kCudaPartials);
-  const bool reduced = p.loss == nullptr;
-  S total[2];
-  for (int i : {0, 1}) {
-    cuhost::options.shuffle = i;
-    cuhost::options.race_check = true;
-    p.partial = reduced ? partial.data() : nullptr;
-    p.total = reduced ? total + i : nullptr;
-    EXPECT(launch_reconstruction_loss(p, nullptr) == 0);
-  }
-  if (reduced) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
-  return reduced ? at<S>(total, 0) : 0;
+  return launched_twice<S>(p, p.loss == nullptr, launch_reconstruction_loss);
 }
 
 void run(const ReconstructionLossBackwardParams& p) { EXPECT(launch_reconstruction_loss_backward(p, nullptr) == 0); }

@@ -2,9 +2,16 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cpu/simd.h"
 #include "tests/check.h"
+#if SDGAN_CUDA_ON_HOST
+#include <vector>
+
+#include "kernels/cuda/launcher.h"
+#include "tests/cuda_on_host/cuda_host.h"
+#endif
 
 namespace sdgan::SDGAN_ISA {
 
@@ -33,5 +40,24 @@ S* waves(int64_t n, int salt, double size, double offset = 0) {
   for (int64_t i = 0; i < n; ++i) put<S>(data, i, offset + size * std::sin(0.7 * static_cast<double>(i) + salt));
   return data;
 }
+
+#if SDGAN_CUDA_ON_HOST
+// Launches a CUDA kernel with a sum, checked for races, and once more with the threads in another order: the sum's bits
+// must be the same. Returns the sum, 0 where it is not reduced.
+template <class S, class Params>
+double launched_twice(Params& p, bool reduced, CudaError (*launcher)(const Params&, CudaStream)) {
+  std::vector<double> partial(kCudaPartials);
+  S total[2];
+  cuhost::options.race_check = true;
+  for (int i : {0, 1}) {
+    cuhost::options.shuffle = i;
+    p.partial = reduced ? partial.data() : nullptr;
+    p.total = reduced ? total + i : nullptr;
+    EXPECT(launcher(p, nullptr) == 0);
+  }
+  if (reduced) EXPECT(std::memcmp(total, total + 1, sizeof(S)) == 0);
+  return reduced ? at<S>(total, 0) : 0;
+}
+#endif
 
 }  // namespace sdgan::SDGAN_ISA

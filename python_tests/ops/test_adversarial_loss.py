@@ -137,3 +137,12 @@ def test_opcheck(role):
 def test_refusals_name_the_argument(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("role", [discriminator, generator])
+def test_autocast_computes_in_float32(role):
+    real, fake = logits(5, dtype=torch.bfloat16), logits(5, dtype=torch.bfloat16, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = role(op, real, fake, "relativistic")
+    torch.testing.assert_close(loss, role(reference, real.float(), fake.float(), "relativistic"))
+    assert [grad.dtype for grad in torch.autograd.grad(loss, (real, fake))] == [torch.bfloat16] * 2

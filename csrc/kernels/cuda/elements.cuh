@@ -155,16 +155,6 @@ SDGAN_DEVICE Pack<S> splat(compute_t<S> x) {
   return pack;
 }
 
-// Calls body(first, count) for the packs of slice s of n elements that are this thread's.
-template <class S, class Body>
-SDGAN_DEVICE void for_packs(int64_t s, int64_t n, Body body) {
-  const int64_t end = n - s * kSlice < kSlice ? n : (s + 1) * kSlice;
-  for (int64_t i = s * kSlice + static_cast<int64_t>(threadIdx.x) * kPack<S>; i < end;
-       i += static_cast<int64_t>(blockDim.x) * kPack<S>) {
-    body(i, end - i < kPack<S> ? static_cast<int>(end - i) : kPack<S>);
-  }
-}
-
 // --------------------------------------------------------------------------------------------------- chunks
 // A pass over n elements works on chunks of this many, 8 a thread; a block of kThreads takes one at a time. Small, so
 // that a loss of 100,000 elements occupies a third of a GPU of 132 multiprocessors; see for_chunk for large ones.
