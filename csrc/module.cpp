@@ -8,6 +8,8 @@
 
 namespace py = pybind11;
 
+using Sizes = std::vector<int64_t>;
+
 static py::object words(const char* text) { return py::str(text).attr("split")(); }
 
 PYBIND11_MODULE(_C, m) {
@@ -37,10 +39,13 @@ PYBIND11_MODULE(_C, m) {
 #endif
     return info;
   });
-  m.def("convolution_path", [](bool transposed, std::vector<int64_t> input, std::vector<int64_t> weight, int64_t groups,
-                               int dtype, bool cuda, bool backward, bool need_input) {
-    const auto path = sdgan::convolution_path({transposed, std::move(input), std::move(weight), groups,
-                                               static_cast<sdgan::DType>(dtype), cuda, backward, need_input});
+  m.def("convolution_path", [](bool transposed, Sizes input, Sizes weight, Sizes output, Sizes stride, Sizes sides,
+                               Sizes dilation, int64_t groups, int dtype, bool cuda, bool channels_last, int pass,
+                               bool need_input) {
+    const auto path = sdgan::convolution_path({transposed, std::move(input), std::move(weight), std::move(output),
+                                               std::move(stride), std::move(sides), std::move(dilation), groups,
+                                               static_cast<sdgan::DType>(dtype), cuda, channels_last,
+                                               static_cast<sdgan::ConvolutionPass>(pass), need_input});
     return py::make_tuple(path.name(), path.reason);
   });
   m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA

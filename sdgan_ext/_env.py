@@ -20,7 +20,7 @@ def cpu_isa() -> str:
 
 def conv_backend() -> str:
     """SDGAN_CONV: which convolution kernels to use; ``auto`` picks per shape."""
-    return _choice("SDGAN_CONV", "auto", ("auto", "direct", "library", "gemm"))
+    return _choice("SDGAN_CONV", "auto", ("auto", "direct", "winograd", "library", "gemm"))
 
 
 def data_root() -> Path:

@@ -28,10 +28,11 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(sizes[2] > 0 && sizes[3] > 0, "the output would be empty");
 }
 
-ConvolutionKernel kernel(const Convolution& conv, const Tensor& input, const Tensor& weight, bool backward,
-                         bool need_input) {
-  return convolution_path({conv.transposed, sizes_of(input), sizes_of(weight), conv.groups, dtype_of(input, "input"),
-                           on_cuda(input), backward, need_input})
+ConvolutionKernel kernel(const Convolution& conv, const Tensor& input, const Tensor& weight, bool channels_last,
+                         ConvolutionPass pass, bool need_input = false) {
+  return convolution_path({conv.transposed, sizes_of(input), sizes_of(weight), output_sizes(conv, input, weight),
+                           conv.stride, conv.sides, conv.dilation, conv.groups, dtype_of(input, "input"),
+                           on_cuda(input), channels_last, pass, need_input})
       .kernel;
 }
 
@@ -74,9 +75,11 @@ Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& 
   check(conv, input, weight);
   if (bias) check_same_dtype(*bias, input, "bias and input");
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  switch (kernel(conv, input, weight, false, false)) {
+  switch (kernel(conv, input, weight, channels_last, ConvolutionPass::forward)) {
     case ConvolutionKernel::direct:
       return thin_convolution(conv, input, weight, bias, channels_last);
+    case ConvolutionKernel::winograd:
+      return winograd_convolution(conv, input, weight, bias, channels_last);
     case ConvolutionKernel::gemm:
       return gemm_convolution(conv, input, weight, bias, channels_last);
     default:
@@ -95,14 +98,23 @@ Gradients convolution_backward(const Convolution& conv, const Tensor& grad_outpu
     SDGAN_CHECK(sizes_of(saved) == sizes_of(grad_output), "saved does not have the output's shape");
   }
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  switch (kernel(conv, input, weight, true, wanted.input)) {
-    case ConvolutionKernel::direct:
-      return thin_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
-    case ConvolutionKernel::gemm:
-      return gemm_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
-    default:
-      return library_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+  const auto path = [&](ConvolutionPass pass) {
+    return kernel(conv, input, weight, channels_last, pass, wanted.input);
+  };
+  const ConvolutionKernel for_weight = path(ConvolutionPass::grad_weight);
+  const ConvolutionKernel for_input = wanted.input ? path(ConvolutionPass::grad_input) : for_weight;
+  const auto any = [&](ConvolutionKernel k) { return for_input == k || for_weight == k; };
+  if (any(ConvolutionKernel::winograd)) {
+    const Wanted by_winograd{for_input == ConvolutionKernel::winograd, for_weight == ConvolutionKernel::winograd};
+    return winograd_convolution_backward(conv, grad_output, input, weight, saved, wanted, by_winograd, channels_last);
   }
+  if (any(ConvolutionKernel::direct)) {
+    return thin_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+  }
+  if (any(ConvolutionKernel::gemm)) {
+    return gemm_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
+  }
+  return library_convolution_backward(conv, grad_output, input, weight, saved, wanted, channels_last);
 }
 
 }  // namespace sdgan

@@ -3,6 +3,7 @@
 //   convolution.cpp           checks, and follows convolution_path.h
 //   convolution_library.cpp   oneDNN, or cuDNN, through aten
 //   convolution_thin.cpp      kernels/thin_conv.h
+//   convolution_winograd.cpp  kernels/winograd.h, CPU alone
 //   convolution_gemm.cpp      kernels/conv_gemm.h, CUDA alone
 //   convolution_epilogue.cpp  the passes beside a product, kernels/conv_epilogue.h
 #pragma once
@@ -47,6 +48,12 @@ Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Ten
                          const OptionalTensor& bias, bool channels_last);
 Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                     const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
+Outputs winograd_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
+                             const OptionalTensor& bias, bool channels_last);
+// Each gradient by Winograd's kernel or by the library's.
+Gradients winograd_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
+                                        const Tensor& weight, const Tensor& saved, Wanted wanted, Wanted by_winograd,
+                                        bool channels_last);
 Outputs gemm_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
                          bool channels_last);
 Gradients gemm_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,

@@ -1,10 +1,13 @@
 #include "ops/convolution_path.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <utility>
 
 #include "kernels/thin_conv.h"
+#include "kernels/winograd.h"
+#include "ops/convolution_table.h"
 
 namespace sdgan {
 
@@ -12,11 +15,52 @@ namespace {
 
 constexpr auto kLibrary = ConvolutionKernel::library;
 constexpr auto kDirect = ConvolutionKernel::direct;
+constexpr auto kWinograd = ConvolutionKernel::winograd;
 constexpr auto kGemm = ConvolutionKernel::gemm;
 
 std::function<bool()>& tf32_question() {
   static auto* question = new std::function<bool()>;  // never destroyed: it holds an object of Python
   return *question;
+}
+
+// The kernel's parameters, as far as they decide; of a pass, because each is another product.
+WinogradParams winograd_params(const ConvolutionCall& call) {
+  const std::vector<int64_t>& coarse = call.transposed ? call.input : call.output;
+  const std::vector<int64_t>& fine = call.transposed ? call.output : call.input;
+  WinogradParams p;
+  p.product = call.pass == ConvolutionPass::grad_weight                            ? WinogradProduct::wgrad
+              : call.transposed == (call.pass == ConvolutionPass::forward) ? WinogradProduct::to_fine
+                                                                            : WinogradProduct::to_coarse;
+  p.taps = call.weight[2];
+  p.stride = call.stride[0];
+  p.vertical = {coarse[2], fine[2], call.sides[0]};
+  p.horizontal = {coarse[3], fine[3], call.sides[2]};
+  p.batch = call.input[0];
+  p.coarse_channels = coarse[1];
+  p.fine_channels = fine[1];
+  return p;
+}
+
+// Why there is no Winograd kernel for the call; nothing where there is one.
+const char* no_winograd(const ConvolutionCall& call) {
+  const auto& w = call.weight;
+  if (call.cuda) return "the Winograd kernels are for the CPU";
+  if (call.dtype != DType::f32) return "the Winograd kernels are for float32";
+  if (call.groups != 1) return "the Winograd kernels have no groups";
+  if (call.dilation[0] != 1 || call.dilation[1] != 1) return "the Winograd kernels have no dilation";
+  if (w[2] != w[3] || call.stride[0] != call.stride[1] ||
+      !winograd_serves(w[2], call.stride[0], call.sides[0], call.sides[2])) {
+    return "the Winograd kernels are for 3x3 of stride 1, and 3x3, 4x4 and 5x5 of stride 2";
+  }
+  return nullptr;
+}
+
+ConvolutionPath wide_path(const ConvolutionCall& call) {
+  if (const char* reason = no_winograd(call)) return {kLibrary, reason};
+  const double speedup = winograd_speedup(winograd_params(call), call.channels_last);
+  char reason[96];
+  std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed", speedup);
+  return {speedup >= kWorthwhile ? kWinograd : kLibrary, reason};
 }
 
 }  // namespace
@@ -35,12 +79,17 @@ ConvolutionPath convolution_path(const ConvolutionCall& call) {
                              "forces them"
                            : "our kernel has not been measured against cuDNN on a GPU yet; SDGAN_CONV=gemm forces it"};
   }
+  if (asked == "winograd") {
+    const char* reason = no_winograd(call);
+    return reason ? ConvolutionPath{kLibrary, reason} : ConvolutionPath{kWinograd, "SDGAN_CONV=winograd"};
+  }
+  if (!thin && asked == "auto") return wide_path(call);
   if (call.groups != 1) return {kLibrary, "the direct kernel has no groups"};
   if (!thin) return {kLibrary, "neither side has 1 to 4 channels"};
   if (asked == "direct") return {kDirect, "SDGAN_CONV=direct"};
   if (std::max(in, out) < 16) return {kLibrary, "both sides have fewer than 16 channels"};
   if (out <= kThinChannels) return {kDirect, "the output has 1 to 4 channels"};
-  if (call.backward && call.need_input) return {kDirect, "the gradient of the input has 1 to 4 channels"};
+  if (call.pass != ConvolutionPass::forward && call.need_input) return {kDirect, "the gradient of the input has 1 to 4 channels"};
   if (call.dtype == DType::bf16) return {kLibrary, "from few channels to many the library is as fast in bfloat16"};
   if (in > 3 || taps < 9) return {kLibrary, "from 4 channels, or with less than 9 taps, the library is as fast"};
   return {kDirect, "the input has 1 to 3 channels"};

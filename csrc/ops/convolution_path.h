@@ -10,29 +10,39 @@
 
 namespace sdgan {
 
+// The three products of a convolution and its derivative.
+enum class ConvolutionPass { forward, grad_input, grad_weight };
+
 struct ConvolutionCall {
   bool transposed = false;
   std::vector<int64_t> input;   // [N, C, H, W]
   std::vector<int64_t> weight;  // as torch's
+  std::vector<int64_t> output;  // [N, C, H, W]
+  std::vector<int64_t> stride;
+  std::vector<int64_t> sides;  // padding of conv2d, crop of conv_transpose2d: top, bottom, left, right
+  std::vector<int64_t> dilation;
   int64_t groups = 1;
   DType dtype = DType::f32;
   bool cuda = false;
-  bool backward = false;
+  bool channels_last = false;
+  ConvolutionPass pass = ConvolutionPass::forward;
   bool need_input = false;  // backward: the gradient of the input is wanted
 };
 
-enum class ConvolutionKernel { library, direct, gemm };
+enum class ConvolutionKernel { library, direct, winograd, gemm };
 
 struct ConvolutionPath {
   ConvolutionKernel kernel = ConvolutionKernel::library;
   std::string reason;
 
   const char* name() const {
-    return kernel == ConvolutionKernel::direct ? "direct" : kernel == ConvolutionKernel::gemm ? "gemm" : "library";
+    constexpr const char* names[] = {"library", "direct", "winograd", "gemm"};
+    return names[static_cast<int>(kernel)];
   }
 };
 
-// SDGAN_CONV=direct|library|gemm asks for a path; auto, the default, follows the measurements of docs/ops/conv.md.
+// SDGAN_CONV=direct|winograd|library|gemm asks for a path; auto, the default, follows measurements: those of
+// docs/ops/conv.md, and convolution_table.h.
 ConvolutionPath convolution_path(const ConvolutionCall& call);
 
 // Whether torch lets tf32 stand for float32 in convolutions. Its flag is Python's to read (the stable ABI does not know

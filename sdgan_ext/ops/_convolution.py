@@ -38,28 +38,43 @@ def no_weight_gradients():
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-def explain_conv(input: Tensor, weight: Tensor, groups: int = 1, *, transposed: bool = False) -> dict[str, str]:
+def explain_conv(
+    input: Tensor, weight: Tensor, groups: int = 1, *, transposed: bool = False, stride=1, sides=(0, 0, 0, 0), dilation=1
+) -> dict[str, str]:
     """Which kernel a convolution takes on the device of its input, and why.
 
-    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``gemm`` its own for any number of channels on
-    CUDA, ``library`` is oneDNN or cuDNN through torch. The variable ``SDGAN_CONV=auto|direct|library|gemm`` asks for
-    one; ``auto`` follows the measurements in docs/ops/conv.md, and takes the library where there are none.
+    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``winograd`` its own with fewer multiplications
+    on the CPU, ``gemm`` its own for any number of channels on CUDA, ``library`` is oneDNN or cuDNN through torch. The
+    variable ``SDGAN_CONV=auto|direct|winograd|library|gemm`` asks for one; ``auto`` follows measurements.
 
     Args:
-        input, weight, groups: as of :func:`conv2d`, or of :func:`conv_transpose2d` with ``transposed=True``. They are
-            not read: fake tensors will do, of a CUDA device too where there is none.
+        input, weight, groups, stride, dilation: as of :func:`conv2d`, or of :func:`conv_transpose2d` with
+            ``transposed=True``. They are not read: fake tensors will do, of a CUDA device too where there is none.
+        sides: padding or crop: top, bottom, left, right.
 
     Returns:
-        ``{"forward": "direct: the output has 1 to 4 channels", "backward": ..., "backward, weights only": ...}``; the
-        last is the backward pass of a network's first layer, whose input needs no gradient.
+        ``{"forward": "direct: the output has 1 to 4 channels", "grad_input": ..., "grad_weight": ...,
+        "grad_weight alone": ...}``; the last is that of a network's first layer, whose input needs no gradient.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
     check_arguments(input, weight, None, groups, None, transposed=transposed, runs=False)
-    call = (transposed, list((1, *input.shape)[-4:]), list(weight.shape), groups, _DTYPES[weight.dtype], input.is_cuda)
-    cases = {"forward": (False, False), "backward": (True, True), "backward, weights only": (True, False)}
-    return {case: ": ".join(_C.convolution_path(*call, *which)) for case, which in cases.items()}
+    stride, dilation = integers("stride", stride, 2, at_least=1), integers("dilation", dilation, 2, at_least=1)
+    shape = list((1, *input.shape)[-4:])
+    size = (conv_transpose_size if transposed else conv_size)(shape[2:], weight.shape[2:], stride, sides, dilation)
+    output = [shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *size]
+    channels_last = input.dim() == 4 and (_is_channels_last(input) or _is_channels_last(weight))
+    cases = {"forward": (0, False), "grad_input": (1, True), "grad_weight": (2, True), "grad_weight alone": (2, False)}
+    return {
+        case: ": ".join(
+            _C.convolution_path(
+                transposed, shape, list(weight.shape), output, stride, list(sides), dilation, groups,
+                _DTYPES[weight.dtype], input.is_cuda, channels_last, *which,
+            )
+        )
+        for case, which in cases.items()
+    }
 
 
 #: Asked by the native code, on CUDA and in float32, where Python's frame is not at hand: in compiled graphs too.

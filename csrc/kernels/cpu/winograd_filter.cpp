@@ -1,0 +1,144 @@
+// The weight in the transform's domain, packed for gemm.h: for each plane [k][slots * side written], k over the side that
+// is read. One slice is 16 channels of the side whose channels the vectors run over, the written side.
+#include "kernels/cpu/transpose.h"
+#include "kernels/cpu/winograd.h"
+
+namespace sdgan::SDGAN_ISA {
+namespace {
+
+// Taps [r * taps + s] of `count` <= lanes channels of the written side, as vectors over them, for `depth` <= lanes
+// channels of the read side: block[k][tap]. Vectors are loaded along whichever dimension is contiguous.
+template <int taps>
+struct TapBlock {
+  static constexpr int kTaps = taps * taps;
+  Vector block[kLane][kTaps];
+
+  SDGAN_INLINE void load_from(const float* weight, int64_t k_step, int64_t lane_step, int64_t row, int64_t column,
+                              int depth, int count) {
+    if (lane_step == 1) {
+      for (int k = 0; k < depth; ++k) {
+        for (int t = 0; t < kTaps; ++t) block[k][t] = read<float>(weight + k * k_step + place(t, row, column), 0, count);
+      }
+    } else if (k_step == 1) {
+      for (int t = 0; t < kTaps; ++t) {
+        Vector rows[kLane] = {};
+        for (int i = 0; i < count; ++i) rows[i] = read<float>(weight + i * lane_step + place(t, row, column), 0, depth);
+        transpose<float>(rows);
+        for (int k = 0; k < depth; ++k) block[k][t] = rows[k];
+      }
+    } else if (column == 1 && row == taps) {
+      for (int k = 0; k < depth; ++k) {
+        for (int from = 0; from < kTaps; from += kLane) {
+          const int first = from + kLane <= kTaps || kTaps < kLane ? from : kTaps - kLane;  // the last ones overlap
+          Vector rows[kLane] = {};
+          for (int i = 0; i < count; ++i) {
+            rows[i] = read<float>(weight + k * k_step + i * lane_step + first, 0, kTaps < kLane ? kTaps : kLane);
+          }
+          transpose<float>(rows);
+          for (int t = 0; t < (kTaps < kLane ? kTaps : kLane); ++t) block[k][first + t] = rows[t];
+        }
+      }
+    } else {
+      for (int k = 0; k < depth; ++k) {
+        for (int t = 0; t < kTaps; ++t) {
+          Vector lanes{};
+          for (int i = 0; i < count; ++i) lanes[i] = weight[k * k_step + i * lane_step + place(t, row, column)];
+          block[k][t] = lanes;
+        }
+      }
+    }
+  }
+
+ private:
+  static int64_t place(int t, int64_t row, int64_t column) { return t / taps * row + t % taps * column; }
+};
+
+// The product (row point, column point) of a pair of phases, from taps that are already those of the phases.
+template <int row_taps, int column_taps, int i, int j>
+SDGAN_INLINE Vector filter_product(const Vector (&g)[3][3]) {
+  Vector column[3];
+#pragma GCC unroll 3
+  for (int x = 0; x < column_taps; ++x) {
+    column[x] = combine<kFiltering[row_taps].filter[i].code(), 3>(&g[0][x]);
+    if constexpr (kFiltering[row_taps].halved[i]) column[x] *= 0.5f;
+  }
+  Vector out = combine<kFiltering[column_taps].filter[j].code()>(column);
+  if constexpr (kFiltering[column_taps].halved[j]) out *= 0.5f;
+  return out;
+}
+
+// Calls put(plane row, plane column, slot, value) for every product of one channel pair (a vector of them).
+template <class S, bool to_fine, class Put>
+SDGAN_INLINE void filter_products(const Vector* w, Put put) {
+  constexpr PlaneMap map = to_fine ? S::to_fine.map : S::to_coarse;
+  unrolled<S::stride>([&]<int p> {
+    unrolled<S::stride>([&]<int q> {
+      constexpr int rows = S::phase_taps(p), columns = S::phase_taps(q);
+      Vector g[3][3];
+      unrolled<rows>([&]<int x> {
+        unrolled<columns>([&]<int y> {
+          constexpr int r = S::stride * (to_fine ? rows - 1 - x : x) + p;
+          constexpr int s = S::stride * (to_fine ? columns - 1 - y : y) + q;
+          g[x][y] = w[r * S::taps + s];
+        });
+      });
+      unrolled<map.points[p]>([&]<int i> {
+        unrolled<map.points[q]>([&]<int j> {
+          constexpr int a = map.plane[p][i], b = map.plane[q][j];
+          const Vector u = filter_product<rows, columns, i, j>(g);
+          constexpr bool negative = to_fine && S::to_fine.sign[p][i] * S::to_fine.sign[q][j] < 0;
+          put.template operator()<a, b, map.slot(a, b, p, q)>(negative ? -u : u);
+        });
+      });
+    });
+  });
+}
+
+template <class S, bool to_fine>
+void transform(const WinogradParams& p, int64_t group) {
+  constexpr PlaneMap map = to_fine ? S::to_fine.map : S::to_coarse;
+  const int64_t read_channels = to_fine ? p.coarse_channels : p.fine_channels;
+  const int64_t written = to_fine ? p.fine_channels : p.coarse_channels;
+  const int64_t padded = to_fine ? p.padded_fine() : p.padded_coarse(), depth = p.padded_fine();
+  const int64_t read_stride = p.weight_stride[to_fine ? 0 : 1], write_stride = p.weight_stride[to_fine ? 1 : 0];
+  const int64_t end = std::min(16 * (group + 1), to_fine ? read_channels : depth);
+  TapBlock<S::taps> taps;
+  for (int64_t first = 16 * group; first < end; first += kLane) {
+    const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, kLane));
+    for (int64_t c = 0; c < padded; c += kLane) {
+      const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
+      if (some > 0 && count > 0) {
+        taps.load_from(p.weight + first * read_stride + c * write_stride, read_stride, write_stride, p.weight_stride[2],
+                       p.weight_stride[3], some, count);
+      }
+      for (int64_t k = first; k < std::min(end, first + kLane); ++k) {
+        if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);
+        filter_products<S, to_fine>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
+          // to_fine: slots lie side by side in the columns; to_coarse: one after another along k.
+          const int64_t slots = map.slots(a, b), n = to_fine ? slots * padded : padded;
+          const int64_t rows = to_fine ? read_channels : slots * depth;
+          const int64_t column = to_fine ? slot * padded + c : c, row = to_fine ? k : slot * depth + k;
+          const int64_t panel = column / kPanel, width = std::min(kPanel, n - panel * kPanel);
+          float* plane = p.filter + map.first(a, b) * (to_fine ? read_channels : depth) * padded;
+          store(plane + panel * kPanel * rows + row * width + column % kPanel, u);
+        });
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void winograd_filter(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {
+  with_scheme(p, [&](auto scheme) {
+    for (int64_t group = slice_begin; group < slice_end; ++group) {
+      if (p.product == WinogradProduct::to_fine) {
+        transform<decltype(scheme), true>(p, group);
+      } else {
+        transform<decltype(scheme), false>(p, group);
+      }
+    }
+  });
+}
+
+}  // namespace sdgan::SDGAN_ISA
