@@ -39,7 +39,14 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 
 
 def explain_conv(
-    input: Tensor, weight: Tensor, groups: int = 1, *, transposed: bool = False, stride=1, sides=(0, 0, 0, 0), dilation=1
+    input: Tensor,
+    weight: Tensor,
+    groups: int = 1,
+    *,
+    transposed: bool = False,
+    stride=1,
+    sides=(0, 0, 0, 0),
+    dilation=1,
 ) -> dict[str, str]:
     """Which kernel a convolution takes on the device of its input, and why.
 
@@ -69,8 +76,18 @@ def explain_conv(
     return {
         case: ": ".join(
             _C.convolution_path(
-                transposed, shape, list(weight.shape), output, stride, list(sides), dilation, groups,
-                _DTYPES[weight.dtype], input.is_cuda, channels_last, *which,
+                transposed,
+                shape,
+                list(weight.shape),
+                output,
+                stride,
+                list(sides),
+                dilation,
+                groups,
+                _DTYPES[weight.dtype],
+                input.is_cuda,
+                channels_last,
+                *which,
             )
         )
         for case, which in cases.items()

@@ -1,57 +1,11 @@
 // The weight in the transform's domain, packed for gemm.h: for each plane [k][slots * side written], k over the side that
 // is read. One slice is 16 channels of the side whose channels the vectors run over, the written side.
-#include "kernels/cpu/transpose.h"
-#include "kernels/cpu/winograd.h"
+#include "kernels/cpu/winograd_tap_block.h"
+
+#include <cstring>
 
 namespace sdgan::SDGAN_ISA {
 namespace {
-
-// Taps [r * taps + s] of `count` <= lanes channels of the written side, as vectors over them, for `depth` <= lanes
-// channels of the read side: block[k][tap]. Vectors are loaded along whichever dimension is contiguous.
-template <int taps>
-struct TapBlock {
-  static constexpr int kTaps = taps * taps;
-  Vector block[kLane][kTaps];
-
-  SDGAN_INLINE void load_from(const float* weight, int64_t k_step, int64_t lane_step, int64_t row, int64_t column,
-                              int depth, int count) {
-    if (lane_step == 1) {
-      for (int k = 0; k < depth; ++k) {
-        for (int t = 0; t < kTaps; ++t) block[k][t] = read<float>(weight + k * k_step + place(t, row, column), 0, count);
-      }
-    } else if (k_step == 1) {
-      for (int t = 0; t < kTaps; ++t) {
-        Vector rows[kLane] = {};
-        for (int i = 0; i < count; ++i) rows[i] = read<float>(weight + i * lane_step + place(t, row, column), 0, depth);
-        transpose<float>(rows);
-        for (int k = 0; k < depth; ++k) block[k][t] = rows[k];
-      }
-    } else if (column == 1 && row == taps) {
-      for (int k = 0; k < depth; ++k) {
-        for (int from = 0; from < kTaps; from += kLane) {
-          const int first = from + kLane <= kTaps || kTaps < kLane ? from : kTaps - kLane;  // the last ones overlap
-          Vector rows[kLane] = {};
-          for (int i = 0; i < count; ++i) {
-            rows[i] = read<float>(weight + k * k_step + i * lane_step + first, 0, kTaps < kLane ? kTaps : kLane);
-          }
-          transpose<float>(rows);
-          for (int t = 0; t < (kTaps < kLane ? kTaps : kLane); ++t) block[k][first + t] = rows[t];
-        }
-      }
-    } else {
-      for (int k = 0; k < depth; ++k) {
-        for (int t = 0; t < kTaps; ++t) {
-          Vector lanes{};
-          for (int i = 0; i < count; ++i) lanes[i] = weight[k * k_step + i * lane_step + place(t, row, column)];
-          block[k][t] = lanes;
-        }
-      }
-    }
-  }
-
- private:
-  static int64_t place(int t, int64_t row, int64_t column) { return t / taps * row + t % taps * column; }
-};
 
 // The product (row point, column point) of a pair of phases, from taps that are already those of the phases.
 template <int row_taps, int column_taps, int i, int j>
@@ -103,13 +57,16 @@ void transform(const WinogradParams& p, int64_t group) {
   const int64_t read_stride = p.weight_stride[to_fine ? 0 : 1], write_stride = p.weight_stride[to_fine ? 1 : 0];
   const int64_t end = std::min(16 * (group + 1), to_fine ? read_channels : depth);
   TapBlock<S::taps> taps;
+  taps.k_step = read_stride;
+  taps.lane_step = write_stride;
+  taps.row = p.weight_stride[2];
+  taps.column = p.weight_stride[3];
   for (int64_t first = 16 * group; first < end; first += kLane) {
     const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, kLane));
     for (int64_t c = 0; c < padded; c += kLane) {
       const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
       if (some > 0 && count > 0) {
-        taps.load_from(p.weight + first * read_stride + c * write_stride, read_stride, write_stride, p.weight_stride[2],
-                       p.weight_stride[3], some, count);
+        taps.load_from(p.weight + first * read_stride + c * write_stride, some, count);
       }
       for (int64_t k = first; k < std::min(end, first + kLane); ++k) {
         if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);

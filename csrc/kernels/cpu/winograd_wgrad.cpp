@@ -7,6 +7,7 @@
 // A slice owns the dw of a block of channels of both sides, so that its Z stays in the cache while all tiles go by. An
 // element adds the tiles in order, in blocks: the bits depend on nothing but the size of such a block.
 #include "kernels/cpu/winograd_fine_planes.h"
+#include "kernels/cpu/winograd_tap_block.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
@@ -22,14 +23,15 @@ struct Wgrad {
   const int64_t plane_size = p.block * row + kSkew;                              // of A
   FinePlanes<S> fine;
   const Buffer<float> zeros;
-  const Scratch<float> v, a;
-  Buffer<float> z;  // zeros, for an empty batch
+  const Scratch<float> v, a, z;
 
   Wgrad(const WinogradParams& params, int64_t coarse_first, int64_t coarse_count, int64_t fine_first,
         int64_t fine_count)
       : p(params), first_channel(coarse_first), channels(coarse_count), fine(params, p.block, fine_first, fine_count),
         zeros(padded), v(fine.size()), a(kPlanes * kPlanes * plane_size),
-        z(kMap.products() * fine.padded * padded) {}
+        z(size_of_z()) {}
+
+  int64_t size_of_z() const { return kMap.products() * fine.padded * padded + kPlanes * kPlanes * kSkew; }
 
   void transform_coarse(const Tile& tile, float* out) const {
     const int64_t height = p.vertical.coarse, width = p.horizontal.coarse;
@@ -57,13 +59,19 @@ struct Wgrad {
     });
   }
 
+  // Z of a plane. Between planes a skew, as in FinePlanes.
+  template <int i, int j>
+  float* products() const {
+    return z.data() + kMap.first(i, j) * fine.padded * padded + (i * kPlanes + j) * kSkew;
+  }
+
   void multiply(int64_t tiles, bool accumulate) {
     unrolled<kPlanes>([&]<int i> {
       unrolled<kPlanes>([&]<int j> {
         const int64_t rows = kMap.slots(i, j) * fine.padded;
         gemm<true>(rows, padded, tiles, {fine.template plane<i, j>(v.data()), rows},
                    {a.data() + (i * kPlanes + j) * plane_size, row},
-                   z.data() + kMap.first(i, j) * fine.padded * padded, padded, accumulate);
+                   products<i, j>(), padded, accumulate);
       });
     });
   }
@@ -89,36 +97,46 @@ struct Wgrad {
     return combine<code(column_phase, y)>(column);
   }
 
-  void store_gradient() const {
-    for (int64_t d = 0; d < fine.channels; ++d) {
-      for_channels(channels, [&](int64_t c, int count) {
-        float* out = p.grad_weight + (first_channel + c) * p.weight_stride[0] +
-                     (fine.first_channel + d) * p.weight_stride[1];
-        unrolled<S::stride>([&]<int row_phase> {
-          unrolled<S::stride>([&]<int column_phase> {
-            Vector in[kMaxPoints][kMaxPoints];
-            unrolled<kMap.points[row_phase]>([&]<int i> {
-              unrolled<kMap.points[column_phase]>([&]<int j> {
-                constexpr int a = kMap.plane[row_phase][i], b = kMap.plane[column_phase][j];
-                const int64_t slot = kMap.first(a, b) + kMap.slot(a, b, row_phase, column_phase);
-                in[i][j] = load(z.data() + (slot * fine.padded + d) * padded + c);
-              });
-            });
-            unrolled<S::phase_taps(row_phase)>([&]<int x> {
-              unrolled<S::phase_taps(column_phase)>([&]<int y> {
-                const Vector g = tap<row_phase, column_phase, x, y>(in);
-                float* at = out + (S::stride * x + row_phase) * p.weight_stride[2] +
-                            (S::stride * y + column_phase) * p.weight_stride[3];
-                for (int lane = 0; lane < count; ++lane) at[lane * p.weight_stride[0]] = g[lane];
-              });
-            });
+  // The taps of channel d of the block and a vector of coarse channels.
+  SDGAN_INLINE void gradient(int64_t d, int64_t c, Vector* out) const {
+    unrolled<S::stride>([&]<int row_phase> {
+      unrolled<S::stride>([&]<int column_phase> {
+        Vector in[kMaxPoints][kMaxPoints];
+        unrolled<kMap.points[row_phase]>([&]<int i> {
+          unrolled<kMap.points[column_phase]>([&]<int j> {
+            constexpr int a = kMap.plane[row_phase][i], b = kMap.plane[column_phase][j];
+            constexpr int slot = kMap.slot(a, b, row_phase, column_phase);
+            in[i][j] = load(products<a, b>() + (slot * fine.padded + d) * padded + c);
           });
         });
+        unrolled<S::phase_taps(row_phase)>([&]<int x> {
+          unrolled<S::phase_taps(column_phase)>([&]<int y> {
+            constexpr int r = S::stride * x + row_phase, s = S::stride * y + column_phase;
+            out[r * S::taps + s] = tap<row_phase, column_phase, x, y>(in);
+          });
+        });
+      });
+    });
+  }
+
+  void store_gradient() const {
+    TapBlock<S::taps> taps;
+    taps.k_step = p.weight_stride[1];
+    taps.lane_step = p.weight_stride[0];
+    taps.row = p.weight_stride[2];
+    taps.column = p.weight_stride[3];
+    for (int64_t first = 0; first < fine.channels; first += kLane) {
+      const int64_t some = std::min<int64_t>(kLane, fine.channels - first);
+      for_channels(channels, [&](int64_t c, int count) {
+        for (int64_t k = 0; k < some; ++k) gradient(first + k, c, taps.block[k]);
+        taps.store_to(p.grad_weight + (first_channel + c) * taps.lane_step + (fine.first_channel + first) * taps.k_step,
+                      static_cast<int>(some), count);
       });
     }
   }
 
   void run() {
+    if (p.tile_count() == 0) std::fill_n(z.data(), size_of_z(), 0.f);
     for (int64_t begin = 0; begin < p.tile_count(); begin += p.block) {
       const int64_t tiles = std::min(p.block, p.tile_count() - begin);
       for (int64_t t = 0; t < tiles; ++t) {
