@@ -49,37 +49,42 @@ SDGAN_INLINE void filter_products(const Vector* w, Put put) {
 }
 
 template <class S, bool to_fine>
-void transform(const WinogradParams& p, int64_t group) {
+void transform(const WinogradParams& p, int64_t begin, int64_t end) {  // read channels, the padding's with them
   constexpr PlaneMap map = to_fine ? S::to_fine.map : S::to_coarse;
   const int64_t read_channels = to_fine ? p.coarse_channels : p.fine_channels;
   const int64_t written = to_fine ? p.fine_channels : p.coarse_channels;
   const int64_t padded = to_fine ? p.padded_fine() : p.padded_coarse(), depth = p.padded_fine();
-  const int64_t read_stride = p.weight_stride[to_fine ? 0 : 1], write_stride = p.weight_stride[to_fine ? 1 : 0];
-  const int64_t end = std::min(16 * (group + 1), to_fine ? read_channels : depth);
   TapBlock<S::taps> taps;
-  taps.k_step = read_stride;
-  taps.lane_step = write_stride;
+  taps.k_step = p.weight_stride[to_fine ? 0 : 1];
+  taps.lane_step = p.weight_stride[to_fine ? 1 : 0];
   taps.row = p.weight_stride[2];
   taps.column = p.weight_stride[3];
-  for (int64_t first = 16 * group; first < end; first += kLane) {
-    const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, kLane));
+  const int64_t step = taps.lane_step == 1 ? 1 : kLane;  // along k
+
+  const auto block = [&](int64_t first, int64_t c) {
+    const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, step));
+    const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
+    if (some > 0 && count > 0) taps.load_from(p.weight + first * taps.k_step + c * taps.lane_step, some, count);
+    for (int64_t k = first; k < std::min(end, first + step); ++k) {
+      if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);
+      filter_products<S, to_fine>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
+        // to_fine: slots lie side by side in the columns; to_coarse: one after another along k.
+        const int64_t slots = map.slots(a, b), n = to_fine ? slots * padded : padded;
+        const int64_t rows = to_fine ? read_channels : slots * depth;
+        const int64_t column = to_fine ? slot * padded + c : c, row = to_fine ? k : slot * depth + k;
+        const int64_t panel = column / kPanel, width = std::min(kPanel, n - panel * kPanel);
+        float* plane = p.filter + map.first(a, b) * (to_fine ? read_channels : depth) * padded;
+        store(plane + panel * kPanel * rows + row * width + column % kPanel, u);
+      });
+    }
+  };
+  if (taps.k_step < taps.lane_step) {  // through memory in its order
     for (int64_t c = 0; c < padded; c += kLane) {
-      const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
-      if (some > 0 && count > 0) {
-        taps.load_from(p.weight + first * read_stride + c * write_stride, some, count);
-      }
-      for (int64_t k = first; k < std::min(end, first + kLane); ++k) {
-        if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);
-        filter_products<S, to_fine>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
-          // to_fine: slots lie side by side in the columns; to_coarse: one after another along k.
-          const int64_t slots = map.slots(a, b), n = to_fine ? slots * padded : padded;
-          const int64_t rows = to_fine ? read_channels : slots * depth;
-          const int64_t column = to_fine ? slot * padded + c : c, row = to_fine ? k : slot * depth + k;
-          const int64_t panel = column / kPanel, width = std::min(kPanel, n - panel * kPanel);
-          float* plane = p.filter + map.first(a, b) * (to_fine ? read_channels : depth) * padded;
-          store(plane + panel * kPanel * rows + row * width + column % kPanel, u);
-        });
-      }
+      for (int64_t first = begin; first < end; first += step) block(first, c);
+    }
+  } else {
+    for (int64_t first = begin; first < end; first += step) {
+      for (int64_t c = 0; c < padded; c += kLane) block(first, c);
     }
   }
 }
@@ -88,12 +93,10 @@ void transform(const WinogradParams& p, int64_t group) {
 
 void winograd_filter(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {
   with_scheme(p, [&](auto scheme) {
-    for (int64_t group = slice_begin; group < slice_end; ++group) {
-      if (p.product == WinogradProduct::to_fine) {
-        transform<decltype(scheme), true>(p, group);
-      } else {
-        transform<decltype(scheme), false>(p, group);
-      }
+    if (p.product == WinogradProduct::to_fine) {
+      transform<decltype(scheme), true>(p, 16 * slice_begin, std::min(16 * slice_end, p.coarse_channels));
+    } else {
+      transform<decltype(scheme), false>(p, 16 * slice_begin, 16 * slice_end);
     }
   });
 }
