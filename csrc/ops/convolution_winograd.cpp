@@ -1,4 +1,5 @@
 // Fewer multiplications: kernels/winograd.h, float32 on the CPU. The kernels are channels_last; an NCHW image is copied.
+#include "kernels/cpu/workspace.h"
 #include "kernels/winograd.h"
 
 #include <algorithm>
@@ -49,10 +50,8 @@ WinogradParams winograd_call(const Convolution& conv, const Tensor& input, const
 }
 
 // to_fine or to_coarse: the filter, then all tiles.
-void run(WinogradParams& p, const Tensor& like) {
-  const int64_t size = winograd_filter_size(p), stride = 1;
-  Tensor filter = empty(like, 1, &size, &stride);
-  p.filter = data(filter);
+void run(WinogradParams& p) {
+  p.filter = workspace(Workspace::filter, winograd_filter_size(p));
   const int64_t pairs = p.padded_coarse() * p.padded_fine() * winograd_products(p.taps, p.stride);
   const int64_t groups = (p.product == WinogradProduct::to_fine ? p.padded_coarse() : p.padded_fine()) / 16;
   parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
@@ -83,7 +82,7 @@ Outputs winograd_convolution(const Convolution& conv, const Tensor& input, const
   p.bias = bias ? data(dense_bias) : nullptr;
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
-  run(p, input);
+  run(p);
   return {in_layout(output, channels_last), keeps ? in_layout(preactivation, channels_last) : preactivation};
 }
 
@@ -108,7 +107,7 @@ Gradients winograd_convolution_backward(const Convolution& conv, const Tensor& g
                                      conv.transposed ? WinogradProduct::to_coarse : WinogradProduct::to_fine);
     (conv.transposed ? p.fine_in : p.coarse_in) = data(v);
     (conv.transposed ? p.coarse_out : p.fine_out) = data(image);
-    run(p, input);
+    run(p);
     grad_input = in_layout(image, channels_last);
   }
   if (wanted.weight && by_winograd.weight) {

@@ -25,18 +25,4 @@ struct CacheLines {
 template <class T>
 using Buffer = std::vector<T, CacheLines<T>>;
 
-// The same without zeros to begin with.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(std::size_t n) : data_(CacheLines<T>().allocate(n)) {}
-  ~Scratch() { CacheLines<T>().deallocate(data_, 0); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* data() const { return data_; }
-
- private:
-  T* data_;
-};
-
 }  // namespace sdgan::SDGAN_ISA

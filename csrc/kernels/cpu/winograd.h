@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/buffer.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/workspace.h"
 #include "kernels/winograd.h"
 #include "kernels/winograd_scheme.h"
 
@@ -72,10 +73,58 @@ SDGAN_INLINE void with_scheme(const WinogradParams& p, Body body) {
 struct Tile {
   int64_t image, row, column;
 };
-SDGAN_INLINE Tile tile_at(const WinogradParams& p, int64_t index) {
-  const int64_t columns = p.tile_columns(), rows = p.tile_rows();
-  return {index / columns / rows, 2 * (index / columns % rows), 2 * (index % columns)};
-}
+
+// The tiles of a block. At the end of an image of odd size a tile has no second row or column, and the points at infinity
+// count for nothing there. The tiles are ordered so that those which need them are neighbours:
+//
+//   second row alone | both | second column alone | neither
+class Tiles {
+ public:
+  struct Range {
+    int64_t first, count;
+  };
+
+  explicit Tiles(const WinogradParams& params) : p_(params), tiles_(params.block) {}
+
+  void fill(int64_t begin) {
+    count_ = std::min(p_.block, p_.tile_count() - begin);
+    int64_t place[4] = {};  // of a class: first its count, then its next place
+    for (int64_t i = 0; i < count_; ++i) ++place[kind(tile(begin + i))];
+    row_alone_ = place[0];
+    both_ = place[1];
+    column_alone_ = place[2];
+    for (int64_t kind = 0, first = 0; kind < 4; ++kind) first += std::exchange(place[kind], first);
+    for (int64_t i = 0; i < count_; ++i) tiles_.data()[place[kind(tile(begin + i))]++] = tile(begin + i);
+  }
+
+  int64_t count() const { return count_; }
+  const Tile& operator[](int64_t i) const { return tiles_.data()[i]; }
+  // Those with a second row and a second column, as far as they are asked for.
+  Range with(bool row, bool column) const {
+    return {column ? row_alone_ : 0, row && column ? both_
+                                     : row         ? row_alone_ + both_
+                                     : column      ? both_ + column_alone_
+                                                   : count_};
+  }
+
+ private:
+  SDGAN_INLINE Tile tile(int64_t index) const {
+    const int64_t columns = p_.tile_columns(), rows = p_.tile_rows();
+    return {index / columns / rows, 2 * (index / columns % rows), 2 * (index % columns)};
+  }
+  SDGAN_INLINE int kind(const Tile& tile) const {
+    const bool fine = p_.product == WinogradProduct::to_fine;
+    const auto second = [&](int64_t at, const WinogradAxis& axis) {
+      return fine ? p_.stride * (at + 1) < axis.fine : at + 1 < axis.coarse;
+    };
+    const bool row = second(tile.row, p_.vertical), column = second(tile.column, p_.horizontal);
+    return row ? column : 3 - column;
+  }
+
+  const WinogradParams& p_;
+  Buffer<Tile> tiles_;
+  int64_t count_ = 0, row_alone_ = 0, both_ = 0, column_alone_ = 0;
+};
 
 // Pixel (row, column) of an image [height, width, channels], or `outside` where there is none.
 SDGAN_INLINE const float* pixel(const float* image, int64_t row, int64_t column, int64_t height, int64_t width,

@@ -19,19 +19,24 @@ struct ToCoarse {
   const int64_t plane_size = p.block * padded + kSkew;  // of M
   FinePlanes<S> fine;
   const Buffer<float> zeros;
-  const Scratch<float> v, m;
+  float* const v;
+  float* const m;
+  Tiles tiles;
 
   explicit ToCoarse(const WinogradParams& params)
-      : p(params), fine(params, p.block, 0, p.fine_channels), zeros(padded), v(fine.size()), m(kPlanes * kPlanes * plane_size) {}
+      : p(params), fine(params, p.block, 0, p.fine_channels), zeros(padded),
+        v(workspace(Workspace::planes, fine.size() + kPlanes * kPlanes * plane_size)), m(v + fine.size()),
+        tiles(params) {}
 
-  void multiply(int64_t tiles) {
+  void multiply() {
     const int64_t depth = p.padded_fine();
     unrolled<kPlanes>([&]<int a> {
       unrolled<kPlanes>([&]<int b> {
-        constexpr int slots = kMap.slots(a, b);
-        gemm<false>(tiles, padded, slots * depth, {fine.template plane<a, b>(v.data()), slots * depth},
-                    {p.filter + kMap.first(a, b) * depth * padded, 0}, m.data() + (a * kPlanes + b) * plane_size,
-                    padded, false);
+        const int64_t k = kMap.slots(a, b) * depth;
+        const auto [first, count] = tiles.with(a == kPlanes - 1, b == kPlanes - 1);
+        gemm<false>(count, padded, k, {fine.template plane<a, b>(v) + first * k, k},
+                    {p.filter + kMap.first(a, b) * depth * padded, 0},
+                    m + (a * kPlanes + b) * plane_size + first * padded, padded, false);
       });
     });
   }
@@ -79,13 +84,11 @@ struct ToCoarse {
   }
 
   void block(int64_t index) {
-    const int64_t begin = index * p.block, tiles = std::min(p.block, p.tile_count() - begin);
-    for (int64_t t = 0; t < tiles; ++t) fine.transform(tile_at(p, begin + t), t, v.data());
-    multiply(tiles);
+    tiles.fill(index * p.block);
+    for (int64_t t = 0; t < tiles.count(); ++t) fine.transform(tiles[t], t, v);
+    multiply();
     with_epilogue(p, [&](auto activation) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        transform_output<activation>(tile_at(p, begin + t), m.data() + t * padded);
-      }
+      for (int64_t t = 0; t < tiles.count(); ++t) transform_output<activation>(tiles[t], m + t * padded);
     });
   }
 };

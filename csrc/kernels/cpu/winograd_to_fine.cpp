@@ -19,17 +19,21 @@ struct ToFine {
   const int64_t channels = p.coarse_channels, fine_channels = p.fine_channels, padded = p.padded_fine();
   const int64_t left_stride = p.padded_coarse();
   const int64_t plane_size = p.block * left_stride + kSkew;  // of V
+  const int64_t v_size = kMap.planes * kMap.planes * plane_size;
+  const int64_t m_size = kMap.products() * p.block * padded + kMap.planes * kMap.planes * kSkew;
   const Buffer<float> zeros;
-  const Scratch<float> v, m;
+  float* const v;
+  float* const m;
+  Tiles tiles;
 
   explicit ToFine(const WinogradParams& params)
-      : p(params), zeros(std::max(left_stride, padded)), v(kMap.planes * kMap.planes * plane_size),
-        m(kMap.products() * p.block * padded + kMap.planes * kMap.planes * kSkew) {}
+      : p(params), zeros(std::max(left_stride, padded)), v(workspace(Workspace::planes, v_size + m_size)), m(v + v_size),
+        tiles(params) {}
 
   // M of plane (a, b), a tile's row of which is slots * padded long.
   template <int a, int b>
   float* products() {
-    return m.data() + kMap.first(a, b) * p.block * padded + (a * kMap.planes + b) * kSkew;
+    return m + kMap.first(a, b) * p.block * padded + (a * kMap.planes + b) * kSkew;
   }
 
   void transform_input(const Tile& tile, float* out) {
@@ -60,13 +64,22 @@ struct ToFine {
     });
   }
 
-  void multiply(int64_t tiles) {
+  // Whether a plane serves no more than second rows, or columns, of the phases.
+  static constexpr bool only_second(int a) {
+    for (int phase = 0; phase < S::stride; ++phase) {
+      const int i = kMap.find(phase, a);
+      if (i >= 0 && S::filtering(phase).point[i] != 3) return false;
+    }
+    return true;
+  }
+
+  void multiply() {
     unrolled<kMap.planes>([&]<int a> {
       unrolled<kMap.planes>([&]<int b> {
-        constexpr int slots = kMap.slots(a, b);
-        const int64_t width = slots * padded;
-        gemm<false>(tiles, width, channels, {v.data() + (a * kMap.planes + b) * plane_size, left_stride},
-                    {p.filter + kMap.first(a, b) * channels * padded, 0}, products<a, b>(), width, false);
+        const int64_t width = kMap.slots(a, b) * padded;
+        const auto [first, count] = tiles.with(only_second(a), only_second(b));
+        gemm<false>(count, width, channels, {v + (a * kMap.planes + b) * plane_size + first * left_stride, left_stride},
+                    {p.filter + kMap.first(a, b) * channels * padded, 0}, products<a, b>() + first * width, width, false);
       });
     });
   }
@@ -126,15 +139,14 @@ struct ToFine {
   }
 
   void block(int64_t index) {
-    const int64_t begin = index * p.block, tiles = std::min(p.block, p.tile_count() - begin);
-    for (int64_t t = 0; t < tiles; ++t) transform_input(tile_at(p, begin + t), v.data() + t * left_stride);
-    multiply(tiles);
+    tiles.fill(index * p.block);
+    for (int64_t t = 0; t < tiles.count(); ++t) transform_input(tiles[t], v + t * left_stride);
+    multiply();
     with_epilogue(p, [&](auto activation) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const Tile tile = tile_at(p, begin + t);
+      for (int64_t t = 0; t < tiles.count(); ++t) {
         unrolled<S::stride>([&]<int row_phase> {
           unrolled<S::stride>(
-              [&]<int column_phase> { transform_output<row_phase, column_phase, activation>(tile, t); });
+              [&]<int column_phase> { transform_output<row_phase, column_phase, activation>(tiles[t], t); });
         });
       }
     });

@@ -22,16 +22,19 @@ struct Wgrad {
   const int64_t row = padded + kSkew;                                            // floats between tiles of A
   const int64_t plane_size = p.block * row + kSkew;                              // of A
   FinePlanes<S> fine;
+  const int64_t a_size = kPlanes * kPlanes * plane_size;
+  const int64_t z_size = kMap.products() * fine.padded * padded + kPlanes * kPlanes * kSkew;
   const Buffer<float> zeros;
-  const Scratch<float> v, a, z;
+  float* const v;
+  float* const a;
+  float* const z;
+  Tiles tiles;
 
   Wgrad(const WinogradParams& params, int64_t coarse_first, int64_t coarse_count, int64_t fine_first,
         int64_t fine_count)
       : p(params), first_channel(coarse_first), channels(coarse_count), fine(params, p.block, fine_first, fine_count),
-        zeros(padded), v(fine.size()), a(kPlanes * kPlanes * plane_size),
-        z(size_of_z()) {}
-
-  int64_t size_of_z() const { return kMap.products() * fine.padded * padded + kPlanes * kPlanes * kSkew; }
+        zeros(padded), v(workspace(Workspace::planes, fine.size() + a_size + z_size)), a(v + fine.size()), z(a + a_size),
+        tiles(params) {}
 
   void transform_coarse(const Tile& tile, float* out) const {
     const int64_t height = p.vertical.coarse, width = p.horizontal.coarse;
@@ -62,16 +65,16 @@ struct Wgrad {
   // Z of a plane. Between planes a skew, as in FinePlanes.
   template <int i, int j>
   float* products() const {
-    return z.data() + kMap.first(i, j) * fine.padded * padded + (i * kPlanes + j) * kSkew;
+    return z + kMap.first(i, j) * fine.padded * padded + (i * kPlanes + j) * kSkew;
   }
 
-  void multiply(int64_t tiles, bool accumulate) {
+  void multiply() {
     unrolled<kPlanes>([&]<int i> {
       unrolled<kPlanes>([&]<int j> {
         const int64_t rows = kMap.slots(i, j) * fine.padded;
-        gemm<true>(rows, padded, tiles, {fine.template plane<i, j>(v.data()), rows},
-                   {a.data() + (i * kPlanes + j) * plane_size, row},
-                   products<i, j>(), padded, accumulate);
+        const auto [first, count] = tiles.with(i == kPlanes - 1, j == kPlanes - 1);
+        gemm<true>(rows, padded, count, {fine.template plane<i, j>(v) + first * rows, rows},
+                   {a + (i * kPlanes + j) * plane_size + first * row, row}, products<i, j>(), padded, true);
       });
     });
   }
@@ -136,15 +139,14 @@ struct Wgrad {
   }
 
   void run() {
-    if (p.tile_count() == 0) std::fill_n(z.data(), size_of_z(), 0.f);
+    std::fill_n(z, z_size, 0.f);
     for (int64_t begin = 0; begin < p.tile_count(); begin += p.block) {
-      const int64_t tiles = std::min(p.block, p.tile_count() - begin);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const Tile tile = tile_at(p, begin + t);
-        fine.transform(tile, t, v.data());
-        transform_coarse(tile, a.data() + t * row);
+      tiles.fill(begin);
+      for (int64_t t = 0; t < tiles.count(); ++t) {
+        fine.transform(tiles[t], t, v);
+        transform_coarse(tiles[t], a + t * row);
       }
-      multiply(tiles, begin > 0);
+      multiply();
     }
     store_gradient();
   }
