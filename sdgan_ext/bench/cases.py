@@ -26,6 +26,11 @@ NCHW = f"{OURS} NCHW"
 BASELINES = {"eager": EAGER, "channels_last": CHANNELS_LAST, "compile": COMPILE}
 
 
+def compile_baseline(contestants: dict[str, tuple[Callable, tuple]]) -> tuple[Callable, tuple]:
+    function, inputs = contestants.get(CHANNELS_LAST) or contestants[EAGER]
+    return torch.compile(function, dynamic=False), inputs
+
+
 @dataclass(frozen=True)
 class Case:
     """One group of rows for each of its ``passes``.
@@ -37,6 +42,7 @@ class Case:
         work: for the passes named, the least that must be done.
         explain: the inputs of a contestant of ours to kernels by pass, see :func:`sdgan_ext.ops.explain_conv`.
         budget: seconds for all samples of all contestants.
+        compiled: of the contestants, one more that torch.compile is behind; None where there is none.
         quick: whether a quick look includes it.
     """
 
@@ -48,6 +54,7 @@ class Case:
     passes: tuple[str, ...] = PASSES
     work: Callable[[str], Work] | None = None
     explain: Callable[[tuple], dict[str, str]] | None = None
+    compiled: Callable[[dict], tuple[Callable, tuple]] | None = compile_baseline
     budget: float = 20.0
     quick: bool = False
 
@@ -58,14 +65,13 @@ class Case:
             contestants = self.build()
         if set(contestants) != set(self.names):
             raise ValueError(f"{self.op} {self.shape} builds {sorted(contestants)}, its names are {self.names}")
-        if compile and COMPILE not in contestants:
+        if compile and self.compiled:
             torch._dynamo.reset()
-            function, inputs = contestants.get(CHANNELS_LAST) or contestants[EAGER]
-            contestants[COMPILE] = (torch.compile(function, dynamic=False), inputs)
+            contestants[COMPILE] = self.compiled(contestants)
         return contestants
 
     def names_with(self, compile: bool) -> tuple[str, ...]:
-        return self.names + ((COMPILE,) if compile and COMPILE not in self.names else ())
+        return self.names + ((COMPILE,) if compile and self.compiled else ())
 
     def kernels(self, contestants: dict[str, tuple[Callable, tuple]], passes: str) -> dict[str, str]:
         """For contestants of ours, the kernels that run: "direct", or "library, direct" for two passes."""
