@@ -64,6 +64,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
     what a library takes without asking torch's allocator counts, and what it keeps for the next call too, unless it had
     kept it from earlier ones. None where the system has no such mark (it is Linux's) to be reset.
     """
+    _warm_up()
     try:
         _release_unused()
         before = _resident("VmRSS")
@@ -77,6 +78,14 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
         return closure, None
     closure()
     return closure, max(0, _resident("VmHWM") - before)
+
+
+@functools.lru_cache
+def _warm_up() -> None:
+    """What torch takes once in a process is nobody's."""
+    x, weight = (torch.ones(16, 16, 16, 16, requires_grad=True) for _ in range(2))
+    y = torch.nn.functional.conv2d(x, weight).relu()
+    torch.autograd.grad([y], [x, weight], [torch.ones_like(y)])  # this form of it imports a lot
 
 
 def _release_unused() -> None:

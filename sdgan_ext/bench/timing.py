@@ -22,7 +22,7 @@ PASSES = ("forward", "forward + backward")
 
 @dataclass(frozen=True)
 class Timing:
-    """Sorted seconds a call. ``disturbed``: no sample was quiet, and these are those of the quietest probes."""
+    """Sorted seconds a call. ``disturbed``: few samples were quiet, and these are those of the quietest probes."""
 
     seconds: list[float]
     disturbed: bool = False
@@ -114,7 +114,8 @@ def interleave(
 
 
 def undisturbed(pairs: list[tuple[float, float]], quiet: float) -> Timing:
-    """Of (disturbance, seconds) pairs, those that were disturbed ``quiet`` at most; if none was, the best three."""
+    """Of (disturbance, seconds) pairs, those disturbed ``quiet`` at most, or else the three least disturbed."""
     pairs = sorted(pairs)
     kept = [seconds for disturbance, seconds in pairs if disturbance <= quiet]
-    return Timing(sorted(kept or [seconds for _, seconds in pairs[:3]]), disturbed=not kept)
+    disturbed = len(kept) < min(3, len(pairs))
+    return Timing(sorted([seconds for _, seconds in pairs[:3]] if disturbed else kept), disturbed)

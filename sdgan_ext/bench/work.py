@@ -56,7 +56,9 @@ class Conv:
 
         height, width = _pair(self.kernel)
         kernel = f"{height}x{width} s{sizes(self.stride)}"
-        return f"{self.into}->{self.out} {kernel} @{sizes(self.size)} {self.activation or ''}".strip()
+        four = isinstance(self.padding, tuple) and len(self.padding) == 4
+        pads = f"pads {'-'.join(map(str, self.padding))} " if four else ""
+        return f"{self.into}->{self.out} {kernel} @{sizes(self.size)} {pads}{self.activation or ''}".strip()
 
     @property
     def out_size(self) -> tuple[int, int]:
