@@ -45,7 +45,7 @@ def measure(
         closures[name], memory[name] = peak_memory(lambda: closure_of(function, inputs, passes))  # noqa: B023
         if name == COMPILE:
             memory[name] = None  # most of it is the compiler's
-    timings = interleave(closures, budget, warm=0)
+    timings = interleave(closures, budget, warm=1)
     kernels = case.kernels(contestants, passes)
     work = case.work(passes) if case.work else None
     peaks = measured_peaks(case.dtype) if work else None

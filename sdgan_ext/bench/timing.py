@@ -2,7 +2,8 @@
 
 Around every sample a small matrix product is timed. Samples between slow probes were disturbed by somebody else and do
 not count: those stay whose probes are within 20% of the fastest one. One thread is timed by its CPU clock, which stands
-still while somebody else has the core; several threads by the wall clock.
+still while somebody else has the core; several threads by the wall clock. A sample of short calls lasts a millisecond;
+by the wall clock it is their median, for one that waits 8 ms for its core would outweigh a hundred that do not.
 """
 
 from __future__ import annotations
@@ -93,16 +94,14 @@ def interleave(
 
     calls = {}
     for name, closure in closures.items():
-        for _ in range(warm):
-            closure()
-        calls[name] = max(1, round(1e-3 / max(seconds_of(closure), 1e-7)))
+        calls[name] = max(1, round(1e-3 / max(min(seconds_of(closure) for _ in range(warm + 1)), 1e-7)))
     probes = [probe() for _ in range(10)]
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in closures}
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 2 or time.perf_counter() < end:
         for name, closure in closures.items():
             before = probe()
-            seconds = seconds_of(closure, calls[name]) / calls[name]
+            seconds = _sample(closure, calls[name])
             after = probe()
             timed[name].append((max(before, after), seconds))
             probes += [before, after]
@@ -111,6 +110,12 @@ def interleave(
         if all(sum(disturbance <= quiet for disturbance, _ in pairs) >= samples for pairs in timed.values()):
             break
     return {name: undisturbed(pairs, 1.2 * min(probes)) for name, pairs in timed.items()}
+
+
+def _sample(closure: Callable[[], object], calls: int) -> float:
+    if torch.get_num_threads() == 1:
+        return seconds_of(closure, calls) / calls
+    return statistics.median(seconds_of(closure) for _ in range(calls))
 
 
 def undisturbed(pairs: list[tuple[float, float]], quiet: float) -> Timing:
