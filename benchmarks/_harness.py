@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import pytest
 import torch
 
 from sdgan_ext.bench import machine, table
@@ -259,7 +258,6 @@ class Replay:
 def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], None]]:
     """A pytest-benchmark test over the cases, parametrised by conftest.py, and the ``main`` of the file."""
 
-    @pytest.mark.bench_file(name=name, cases=cases)
     def test_speed(comparison, contestant, session, benchmark):
         timings, rows = session.measure(name, *comparison)
         clock = Replay(timings[contestant].seconds)
@@ -268,4 +266,5 @@ def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], N
         benchmark.extra_info |= next(row for row in rows if row["contestant"] == contestant)
         benchmark.pedantic(clock.tick, rounds=len(timings[contestant].seconds))
 
+    test_speed.bench_file = name, cases
     return test_speed, lambda: run(name, cases)

@@ -12,7 +12,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "bench_file(name, cases): set by _harness.entry_points")
     config.stash[SESSION] = Session(config.option, lambda line: print(line, flush=True))
     config.stash[EXPECTED] = {}
 
@@ -23,16 +22,16 @@ def session(pytestconfig) -> Session:
 
 
 def pytest_generate_tests(metafunc):
-    marker = metafunc.definition.get_closest_marker("bench_file")
-    if marker is None:
+    if "comparison" not in metafunc.fixturenames:
         return
+    name, cases = metafunc.function.bench_file
     session, entries = metafunc.config.stash[SESSION], []
-    for comparison in session.comparisons(marker.kwargs["cases"]):
+    for comparison in session.comparisons(cases):
         threads, case, passes = comparison
         for contestant in case.names_with(session.compile):
-            name = f"{case.op} {case.shape} {case.dtype}, {passes}, {threads} threads, {contestant}"
-            entries.append(pytest.param(comparison, contestant, id=name))
-    metafunc.config.stash[EXPECTED][marker.kwargs["name"]] = len(entries)
+            label = f"{case.op} {case.shape} {case.dtype}, {passes}, {threads} threads, {contestant}"
+            entries.append(pytest.param(comparison, contestant, id=label))
+    metafunc.config.stash[EXPECTED][name] = len(entries)
     metafunc.parametrize(("comparison", "contestant"), entries)
 
 

@@ -18,6 +18,7 @@ COLORS = {
     "eager": "#d5dae1",
     "eager, D not frozen": "#e6e9ee",
     "eager channels_last": "#aab4c2",
+    "eager softplus": "#aab4c2",
     "compile": "#e5cf9f",
     "sdgan_ext": "#3f7fd4",
     "sdgan_ext NCHW": "#9cc3f0",

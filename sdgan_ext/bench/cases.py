@@ -165,29 +165,38 @@ def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = Fa
 
 
 # ------------------------------------------------------------------------------------- losses, noise and the norm
+def _against_ones_and_zeros(real: Tensor, fake: Tensor) -> Tensor:
+    loss = F.binary_cross_entropy_with_logits
+    return loss(real, torch.ones_like(real)) + loss(fake, torch.zeros_like(fake))
+
+
 DISCRIMINATOR_LOSSES = {
-    "non_saturating": lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+    "non_saturating": _against_ones_and_zeros,
     "hinge": lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
     "least_squares": lambda real, fake: 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(),
     "wasserstein": lambda real, fake: fake.mean() - real.mean(),
     "relativistic": lambda real, fake: F.softplus(fake - real).mean(),
 }
+#: The same loss for those who know that it needs no targets.
+SOFTPLUS = f"{EAGER} softplus"
 RECONSTRUCTION_LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "bce": F.binary_cross_entropy_with_logits}
 
 
-def _element_case(op, label, shape, dtype, stock, ours, inputs, *, elements=None, **options) -> Case:
-    """``inputs()`` gives those of both sides."""
+def _element_case(op, label, shape, dtype, stock, ours, inputs, *, elements=None, others=None, **options) -> Case:
+    """``inputs()`` gives those of all sides; ``others`` are further contestants in stock PyTorch."""
     count = torch.Size(shape).numel() if elements is None else elements
+    functions = {EAGER: stock, **(others or {}), OURS: ours}
 
     def build():
         given = inputs()
-        return {EAGER: (stock, given), OURS: (ours, given)}
+        return {name: (function, given) for name, function in functions.items()}
 
     return Case(
         op,
         f"{sizes(shape)} {label}".strip(),
         build,
-        dtype=dtype,
+        tuple(functions),
+        dtype,
         work=lambda passes: elementwise(op, count, _bytes(dtype), passes),
         **options,
     )
@@ -199,17 +208,33 @@ def _random(shape, dtype: str, *, grad: bool = True, uniform: bool = False) -> T
 
 
 def discriminator_loss_case(shape, objective: str = "non_saturating", dtype: str = "float32", **options) -> Case:
-    ours = lambda real, fake: ops.discriminator_loss(real, fake, objective)  # noqa: E731
-    inputs = lambda: (_random(shape, dtype), _random(shape, dtype))  # noqa: E731
-    stock = DISCRIMINATOR_LOSSES[objective]
-    count = 2 * torch.Size(shape).numel()
-    return _element_case("discriminator_loss", objective, shape, dtype, stock, ours, inputs, elements=count, **options)
+    if objective == "non_saturating":
+        options["others"] = {SOFTPLUS: lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean()}
+    return _element_case(
+        "discriminator_loss",
+        objective,
+        shape,
+        dtype,
+        DISCRIMINATOR_LOSSES[objective],
+        lambda real, fake: ops.discriminator_loss(real, fake, objective),
+        lambda: (_random(shape, dtype), _random(shape, dtype)),
+        elements=2 * torch.Size(shape).numel(),
+        **options,
+    )
 
 
 def generator_loss_case(shape, dtype: str = "float32", **options) -> Case:
-    stock = lambda fake: F.softplus(-fake).mean()  # noqa: E731
-    inputs = lambda: (_random(shape, dtype),)  # noqa: E731
-    return _element_case("generator_loss", "non_saturating", shape, dtype, stock, ops.generator_loss, inputs, **options)
+    return _element_case(
+        "generator_loss",
+        "non_saturating",
+        shape,
+        dtype,
+        lambda fake: F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake)),
+        ops.generator_loss,
+        lambda: (_random(shape, dtype),),
+        others={SOFTPLUS: lambda fake: F.softplus(-fake).mean()},
+        **options,
+    )
 
 
 def bce_case(op: str, shape, dtype: str = "float32", **options) -> Case:

@@ -44,7 +44,8 @@ class Timing:
 def closure_of(function: Callable, inputs: tuple, passes: str = PASSES[1]) -> Callable[[], object]:
     """A call without arguments of the passes named: "forward", "backward", "forward + backward", or else all there is.
 
-    The gradients are those of all inputs that require one; with "forward" none does.
+    The gradients are those of all inputs that require one; with "forward" none does. A loss is differentiated as
+    ``loss.backward()`` does it, other outputs with random gradients.
     """
     if passes == "forward":
         inputs = tuple(t.detach() if isinstance(t, torch.Tensor) else t for t in inputs)
@@ -66,7 +67,10 @@ def closure_of(function: Callable, inputs: tuple, passes: str = PASSES[1]) -> Ca
             return torch.autograd.grad(held[0], leaves, held[1], retain_graph=True)
 
         return backward
-    grad_outputs = [torch.randn_like(output) for output in forward()]
+    outputs = forward()
+    alone = len(outputs) == 1 and outputs[0].dim() == 0
+    grad_outputs = None if alone else [torch.randn_like(output) for output in outputs]
+    del outputs
     return lambda: torch.autograd.grad(forward(), leaves, grad_outputs)
 
 
@@ -90,6 +94,7 @@ def interleave(
     a = torch.randn(384, 384)
 
     def probe() -> float:
+        torch.mm(a, a)  # the contestant's data may have taken its place in the cache, which is no disturbance
         return seconds_of(lambda: torch.mm(a, a), 2)
 
     calls = {}
