@@ -435,7 +435,7 @@ def _bench_arguments(parser: _Parser) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Time an operation at a shape of yours against stock PyTorch."""
+    """Time an operation at a shape of yours on the CPU, against stock PyTorch."""
     from sdgan_ext.bench import command
 
     _set_threads(arguments)

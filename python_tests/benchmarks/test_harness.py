@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import _goals  # noqa: E402
+import _harness  # noqa: E402
 import _sd_kl  # noqa: E402
 import plot  # noqa: E402
 from _harness import Session, write_rows  # noqa: E402
@@ -75,6 +76,12 @@ def test_a_quick_look_writes_nothing_unless_asked(quick, only, writes, tmp_path)
     options = dict(quick=quick, only=only, compile=False, threads=[1])
     assert (Session(type("Options", (), options | {"out": None})).out is not None) == writes
     assert Session(type("Options", (), options | {"out": tmp_path})).out == tmp_path
+
+
+def test_a_quick_look_ends(monkeypatch, capsys):
+    monkeypatch.setattr(_harness, "QUICK_END", -1.0)
+    _harness.run("bench_bce", cases_of("bench_bce"), ["--quick", "--threads", "1"])
+    assert capsys.readouterr().out.endswith("the time of a quick look is up\n")
 
 
 # ----------------------------------------------------------------------------------------------------------- the grid
