@@ -74,15 +74,17 @@ class Case:
         return self.names + ((COMPILE,) if compile and self.compiled else ())
 
     def kernels(self, contestants: dict[str, tuple[Callable, tuple]], passes: str) -> dict[str, str]:
-        """For contestants of ours, the kernels that run: "direct", or "library, direct" for two passes."""
+        """For contestants of ours, the kernels that run: "direct", or where not all parts take the same, "library, direct"."""
         if self.explain is None:
             return {}
         kernels = {}
         for name, (_, inputs) in contestants.items():
             if name.startswith(OURS):
                 taken = self.explain(inputs)
-                run = [taken[part].split(":")[0] for part in passes.split(" + ") if part in taken]
-                kernels[name] = ", ".join(dict.fromkeys(run)) if len(set(run)) == 1 else ", ".join(run)
+                backward = [part for part in taken if part != "forward" and not part.endswith(("only", "alone"))]
+                parts = ["forward"] + (backward if passes == PASSES[1] else [])
+                run = [taken[part].split(":")[0] for part in parts]
+                kernels[name] = run[0] if len(set(run)) == 1 else ", ".join(run)
         return kernels
 
 
