@@ -1,4 +1,7 @@
-# make demo [DATA=folder] | make test | make bench | make lint
+# make demo [DATA=folder] | make test | make bench | make bench-quick | make plots | make lint
+#
+# bench measures everything and writes benchmarks/results, in an hour; bench-quick takes a look in minutes and writes
+# nothing; plots draws what was measured. BENCH="--threads 1 2 --compile" gives options of benchmarks/README.md.
 #
 # Each sets up .venv first: it needs Python 3.10 to 3.13, a C++ compiler and make.
 #
@@ -23,7 +26,7 @@ NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -name '*.cpp' -o -na
 CPU_WHEELS = [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >&2 \
 	|| $(BIN)/pip config list | grep -qE 'index|find-links' || echo --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test bench gpu-check lint clean
+.PHONY: demo test bench bench-quick plots gpu-check lint clean
 
 demo: .venv/installed
 	$(BIN)/sdgan-ext train --preset mnist-small --data $(DATA)
@@ -38,8 +41,17 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 	SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/$(NATIVE)/cuda_on_host/_C*.so)" $(BIN)/python -m pytest python_tests/ops python_tests/nn
 
+BENCHMARKS = $(BIN)/python -m pytest -q -s benchmarks/bench_*.py --benchmark-group-by=group --benchmark-sort=fullname \
+	--benchmark-columns=min,median,max,rounds
+
 bench: .venv/installed
-	$(BIN)/python benchmarks/bench_train_step.py
+	$(BENCHMARKS) $(BENCH)
+
+bench-quick: .venv/installed
+	$(BENCHMARKS) --quick $(BENCH)
+
+plots: .venv/installed
+	$(BIN)/python benchmarks/plot.py
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_check.py --part $(or $(PART),all) --data $(DATA) $(if $(MINUTES),--minutes $(MINUTES))

@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import math
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _harness import ROOT, conditions
+from _harness import conditions
 
 #: What a card does at best, in FLOP/s and bytes/s. H200: measured, 8192^3 products of random bfloat16 and a copy of
 #: 8.6 GB, read and written; TF32 taken as half. H100: the same processor; bandwidth from its data sheet.
@@ -73,14 +72,8 @@ def gpu_conditions(machine: Machine) -> dict[str, str]:
         "cuda": torch.version.cuda or "none",
         "driver": _driver(),
         "commit": os.environ.get("COMMIT") or here["commit"],
-        "dirty": _dirty() if here["commit"] != "unknown" else "",
+        "dirty": here["dirty"],
     }
-
-
-def _dirty() -> str:
-    """Results do not count: an earlier part may just have written them."""
-    command = ["git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
-    return str(bool(subprocess.run(command, capture_output=True, text=True).stdout.strip()))
 
 
 def _driver() -> str:
@@ -108,82 +101,3 @@ def read_rows(path: Path) -> list[dict]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-# ------------------------------------------------------------------------------------------------------- arithmetic
-@dataclass(frozen=True)
-class Work:
-    """The least a pass must do: ``flop`` on tensor cores (0 for passes of memory alone) and ``bytes`` of traffic."""
-
-    flop: float
-    bytes: float
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.flop + other.flop, self.bytes + other.bytes)
-
-    def seconds(self, peaks: dict[str, float], precision: str) -> float:
-        return max(self.flop / peaks.get(precision, math.inf), self.bytes / peaks["bytes"])
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with bias and activation on square images; ``size`` and ``into`` are those of its input."""
-
-    transposed: bool
-    into: int
-    out: int
-    size: int
-    kernel: int
-    stride: int
-    padding: int
-    activation: str
-    output_padding: int = 0
-
-    @property
-    def out_size(self) -> int:
-        if self.transposed:
-            return (self.size - 1) * self.stride - 2 * self.padding + self.kernel + self.output_padding
-        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
-
-    @property
-    def op(self) -> str:
-        return "conv_transpose2d" if self.transposed else "conv2d"
-
-    def pairs(self) -> int:
-        """(input, output) pairs that meet, along one side: taps that fall on the border's zeros are no work."""
-        small, large = (self.size, self.out_size) if self.transposed else (self.out_size, self.size)
-        places = range(small), range(self.kernel)
-        return sum(0 <= i * self.stride - self.padding + t < large for i in places[0] for t in places[1])
-
-    def elements(self, batch: int) -> tuple[int, int, int]:
-        """Of x, w and y."""
-        return (
-            batch * self.size**2 * self.into,
-            self.kernel**2 * self.into * self.out,
-            batch * self.out_size**2 * self.out,
-        )
-
-    def forward(self, batch: int, bytes: int) -> Work:
-        """2 FLOP for each pair of pixels and pair of channels; x and w read once, y written once."""
-        return Work(2 * batch * self.pairs() ** 2 * self.into * self.out, sum(self.elements(batch)) * bytes)
-
-    def backward(self, batch: int, bytes: int) -> Work:
-        """As many FLOP for x as for w; dy, y, x and w read, dx written, dw written in float32."""
-        x, w, y = self.elements(batch)
-        return Work(2 * self.forward(batch, bytes).flop, (2 * y + 2 * x + w) * bytes + 4 * w)
-
-
-#: Elements that a loss or a norm must move for one of its input, forward and backward together.
-TRAFFIC = {
-    "discriminator_loss": 2.0,  # of the two inputs together: each logit read, its gradient written
-    "generator_loss": 2.0,
-    "binary_cross_entropy_with_logits": 5.0,  # forward input, target; backward the same again, and the gradient
-    "binary_cross_entropy": 5.0,
-    "reconstruction_loss": 5.0,
-    "sample_gaussian": 9.0,  # forward mean, logvar, z; backward mean, logvar, z, dz, and two gradients
-    "batch_norm": 8.0,  # forward x for the sums, x again, y; backward x and dy for the sums, again, and dx
-}
-
-
-def elementwise(op: str, elements: int, bytes: int) -> Work:
-    return Work(0, TRAFFIC[op] * elements * bytes)

@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import bench_adversarial_loss
-import bench_bce
-import bench_gaussian
-import bench_reconstruction_loss
 import torch
-import torch.nn.functional as F
-from _gpu import Conv, Machine, Work, elementwise
-from _harness import GpuTimer, _closure, graphed, in_format, kernels_launched
+from _gpu import Machine
+from _harness import GpuTimer, graphed, kernels_launched
 
 from sdgan_ext import ops
+from sdgan_ext.bench import cases as suite
+from sdgan_ext.bench.cases import functions, in_format, tensors_of
+from sdgan_ext.bench.timing import closure_of
+from sdgan_ext.bench.work import Conv, Work, elementwise
 
 BASELINE = "eager channels_last"
 DTYPES = {"bf16": (torch.bfloat16, 2), "tf32": (torch.float32, 4), "float32": (torch.float32, 4)}
@@ -157,52 +156,9 @@ def under(closure: Callable[[], object], *, search: bool, path: str = "auto") ->
 PASSES = ("forward", "backward", "forward + backward")
 
 
-def functions(conv: Conv) -> tuple[Callable, Callable]:
-    slope = {"negative_slope": 0.2} if conv.activation == "leaky_relu" else {}
-    sides = (conv.stride, conv.padding) + ((conv.output_padding,) if conv.transposed else ())
-
-    def stock(x, weight, bias):
-        return getattr(F, conv.activation)(getattr(F, conv.op)(x, weight, bias, *sides), **slope)
-
-    def ours(x, weight, bias):
-        return getattr(ops, conv.op)(x, weight, bias, *sides, activation=conv.activation, **slope)
-
-    return stock, ours
-
-
-def tensors_of(conv: Conv, batch: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:
-    into = (conv.into, conv.out) if conv.transposed else (conv.out, conv.into)
-    scale = (conv.into * conv.kernel**2) ** -0.5
-    shapes = (batch, conv.into, conv.size, conv.size), (*into, conv.kernel, conv.kernel), (conv.out,)
-    x, weight, bias = (torch.randn(shape, device=device) for shape in shapes)
-    return x.to(dtype), (weight * scale).to(dtype), bias.to(dtype)
-
-
-def closure_of(function: Callable, inputs: tuple[torch.Tensor, ...], passes: str) -> Callable[[], object]:
-    if passes == "forward":
-        inputs = tuple(t.detach() for t in inputs)
-        return lambda: function(*inputs)
-    if passes == "forward + backward":
-        return _closure(function, inputs)
-    held: list[torch.Tensor] = []
-
-    def backward() -> object:
-        if not held:  # made by the first call, under the settings of its contestant
-            output = function(*inputs)
-            held.extend((output, torch.randn_like(output)))
-        return torch.autograd.grad(held[0], inputs, held[1], retain_graph=True)
-
-    return backward
-
-
 def conv_labels(conv: Conv, batch: int, precision: str, passes: str) -> dict[str, object]:
     shape = f"{conv.into}->{conv.out} {conv.kernel}x{conv.kernel} s{conv.stride} @{conv.size}"
     return {"op": conv.op, "shape": shape, "batch": batch, "dtype": precision, "passes": passes}
-
-
-def work_of(conv: Conv, batch: int, bytes: int, passes: str) -> Work:
-    forward, backward = conv.forward(batch, bytes), conv.backward(batch, bytes)
-    return {"forward": forward, "backward": backward}.get(passes, forward + backward)
 
 
 def taken_by_auto(conv: Conv, inputs: tuple[torch.Tensor, ...], passes: str) -> str:
@@ -234,7 +190,7 @@ def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
             os.environ["SDGAN_CONV"] = "auto"
             taken = taken_by_auto(conv, last, passes)
             labels = conv_labels(conv, batch, precision, passes)
-            work = work_of(conv, batch, bytes, passes)
+            work = conv.work(batch, bytes, passes)
             count = passes == PASSES[-1]
             rows += compare(context, labels, contestants, work, precision, BASELINE, taken, count)
         return rows
@@ -259,7 +215,7 @@ def compiled_conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
                 "sdgan_ext": under(closure_of(ours, last, passes), search=True),
             }
             labels = conv_labels(conv, batch, precision, passes)
-            work = work_of(conv, batch, bytes, passes)
+            work = conv.work(batch, bytes, passes)
             rows += compare(context, labels, contestants, work, precision, "compile")
         return rows
 
@@ -272,7 +228,7 @@ def element_cell(case, elements: int, dtype: str = "float32", device_build: Call
 
     def measure(context: Context) -> list[dict]:
         with torch.device(context.device):
-            contestants = {name: _closure(*contestant) for name, contestant in case.build().items()}
+            contestants = {name: closure_of(*contestant) for name, contestant in case.build().items()}
         baseline = BASELINE if BASELINE in contestants else "eager"
         for name in (baseline, "sdgan_ext"):
             contestants[f"{name}, in a graph"] = lazily_graphed(contestants[name], context.device)
@@ -295,49 +251,24 @@ def lazily_graphed(closure: Callable[[], object], device: str) -> Callable[[], o
     return run
 
 
-def batch_norm_case(shape: tuple[int, ...], dtype: torch.dtype):
-    def build() -> dict:
-        mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
-
-        def stock(x, weight, bias):
-            return F.relu(F.batch_norm(x, mean, var, weight, bias, True))
-
-        def ours(x, weight, bias):
-            return ops.batch_norm(x, mean, var, weight, bias, True, activation="relu")
-
-        def inputs(format):
-            x = torch.randn(shape).to(dtype, memory_format=format).requires_grad_()
-            return x, torch.ones(shape[1], requires_grad=True), torch.zeros(shape[1], requires_grad=True)
-
-        last = inputs(torch.channels_last)
-        return {
-            "eager": (stock, inputs(torch.contiguous_format)),
-            BASELINE: (stock, last),
-            "sdgan_ext": (ours, last),
-        }
-
-    from _harness import Case
-
-    return Case("batch_norm", "x".join(map(str, shape)) + " relu", build)
-
-
 def element_cells(rehearse: bool) -> Iterator[Cell]:
-    loss, many = bench_adversarial_loss, 2**22
+    many = 2**22
     for n in (64,) if rehearse else (64, 512, 4096, 65536, many):
-        yield element_cell(loss.discriminator(n, "non_saturating"), 2 * n)
+        yield element_cell(suite.discriminator_loss_case((n, 1)), 2 * n)
     for n in (64,) if rehearse else (64, many):
-        yield element_cell(loss.generator(n), n)
-    for rows, columns in ((64, 100),) if rehearse else ((64, 100), (512, 128), (65536, 128)):
-        yield element_cell(bench_gaussian.case(rows, columns), rows * columns)
+        yield element_cell(suite.generator_loss_case((n, 1)), n)
+    for shape in ((64, 100),) if rehearse else ((64, 100), (512, 128), (65536, 128)):
+        yield element_cell(suite.gaussian_case(shape), torch.Size(shape).numel())
     for shape in ((64, 1, 28, 28),) if rehearse else ((64, 1, 28, 28), (128, 3, 64, 64)):
         elements = torch.Size(shape).numel()
-        yield element_cell(bench_reconstruction_loss.case("mse", shape), elements)
-        for name in bench_bce.NAMES:
-            yield element_cell(bench_bce.case(name, shape), elements)
+        yield element_cell(suite.reconstruction_loss_case(shape), elements)
+        for name in ("binary_cross_entropy_with_logits", "binary_cross_entropy"):
+            yield element_cell(suite.bce_case(name, shape), elements)
     shapes = [(4, 8, 4, 4)] if rehearse else [(128, 256, 8, 8), (128, 128, 16, 16), (128, 64, 32, 32)]
     for shape in shapes:
-        for dtype in ("bf16", "float32"):
-            yield element_cell(batch_norm_case(shape, DTYPES[dtype][0]), torch.Size(shape).numel(), dtype)
+        for dtype in ("bfloat16", "float32"):
+            case = suite.batch_norm_case(shape, dtype=dtype, nchw=False)
+            yield element_cell(case, torch.Size(shape).numel(), {"bfloat16": "bf16"}.get(dtype, dtype))
 
 
 # ---------------------------------------------------------------------------------------------------------- all

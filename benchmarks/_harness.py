@@ -1,121 +1,36 @@
-"""Times contestants against each other: interleaved, A B A B, on a machine that others may share.
+"""What the bench files have in common: a list of cases becomes a table, a CSV and a pytest-benchmark comparison.
 
-A bench file lists cases and ends in ``test_speed, main = entry_points("bench_x", cases)``; then
+A bench file has ``CASES`` and ends in ``test_speed, main = entry_points("bench_x", CASES)``; then
 
-    python benchmarks/bench_x.py [--quick] [--threads 1 2] [--compile]     prints ratios, writes results/bench_x.csv
-    pytest benchmarks/bench_x.py                                           pytest-benchmark, one group per case
+    python benchmarks/bench_x.py [--quick] [--threads 1 2] [--compile] [--only TEXT] [--out FOLDER]
+    pytest benchmarks/bench_x.py [the same]          and pytest-benchmark's tables, one group per op and shape
 
-Around every sample a small matrix product is timed. Samples between slow probes were disturbed by somebody else and do
-not count: those stay whose probes are within 20% of the fastest one. One thread is timed by its CPU clock, which stands
-still while somebody else has the core; several threads by the wall clock.
+How contestants are timed, interleaved and probed, is `sdgan_ext/bench/timing.py`, which `sdgan-ext bench` has too.
+Under pytest each comparison is measured once, for all its contestants; pytest-benchmark is then given the samples, by a
+clock that replays them. So its tables, the printed ones and the CSV say the same.
 
 A GPU is nobody else's: `GpuTimer`, which benchmarks/gpu_check.py uses, interleaves the same way and needs no probes.
 """
 
 import argparse
 import csv
-import os
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from sdgan_ext.bench import machine, table
+from sdgan_ext.bench.cases import Case
+from sdgan_ext.bench.timing import Timing
+
 ROOT = Path(__file__).resolve().parents[1]
-BASELINE = "eager"
-#: Name and layout of what a row holds; the conditions follow in the file.
-COLUMNS = {"op": "36", "shape": "46", "contestant": "40", "threads": ">8", "min_us": ">12", "median_us": ">12"}
-COLUMNS |= {"p80_us": ">12", "samples": ">9", "speedup": ">9"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row group of a table.
-
-    ``build()`` returns the contestants, name -> (function, inputs); the one named "eager" is what ratios refer to.
-    Where an input requires a gradient, forward and backward are timed, otherwise the call alone.
-    """
-
-    op: str
-    shape: str
-    build: Callable[[], dict[str, tuple[Callable, tuple]]]
-    budget: float = 20.0  # seconds for all samples of all contestants
-
-    def closures(self, compile: bool = False) -> dict[str, Callable[[], object]]:
-        contestants = self.build()
-        if compile:
-            function, inputs = contestants[BASELINE]
-            contestants["compile"] = (torch.compile(function), inputs)
-        return {name: _closure(*contestant) for name, contestant in contestants.items()}
-
-
-def _closure(function: Callable, inputs: tuple) -> Callable[[], object]:
-    leaves = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
-    if not leaves:
-        return lambda: function(*inputs)
-
-    def forward() -> list[torch.Tensor]:
-        outputs = function(*inputs)
-        return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-
-    grad_outputs = [torch.randn_like(output) for output in forward()]
-    return lambda: torch.autograd.grad(forward(), leaves, grad_outputs)
-
-
-def in_format(memory_format: torch.memory_format, tensors: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Leaves that require a gradient; those of four dimensions in ``memory_format``."""
-    copies = (t.clone(memory_format=memory_format) if t.dim() == 4 else t.clone() for t in tensors)
-    return tuple(copy.requires_grad_() for copy in copies)
-
-
-# ------------------------------------------------------------------------------------------------------ timing
-def _seconds(closure: Callable[[], object], calls: int = 1) -> float:
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    for _ in range(calls):
-        closure()
-    return clock() - start
-
-
-def interleave(closures: dict[str, Callable[[], object]], budget: float, samples: int = 15) -> dict[str, list[float]]:
-    """Sorted seconds a call of each contestant, undisturbed samples only.
-
-    Goes on until every contestant has ``samples`` of them, for ``budget`` seconds at most.
-    """
-    a = torch.randn(384, 384)
-
-    def probe() -> float:
-        return _seconds(lambda: torch.mm(a, a), 2)
-
-    calls = {}
-    for name, closure in closures.items():
-        _seconds(closure, 2)
-        calls[name] = max(1, round(1e-3 / _seconds(closure)))
-    probes = [probe() for _ in range(10)]
-    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in closures}
-    end = time.perf_counter() + budget
-    while time.perf_counter() < end:
-        for name, closure in closures.items():
-            before = probe()
-            seconds = _seconds(closure, calls[name]) / calls[name]
-            after = probe()
-            timed[name].append((max(before, after), seconds))
-            probes += [before, after]
-        quiet = 1.2 * min(probes)
-        if all(sum(disturbance <= quiet for disturbance, _ in pairs) >= samples for pairs in timed.values()):
-            break
-    return {name: _undisturbed(pairs, 1.2 * min(probes)) for name, pairs in timed.items()}
-
-
-def _undisturbed(pairs: list[tuple[float, float]], quiet: float) -> list[float]:
-    pairs = sorted(pairs)
-    kept = [seconds for disturbance, seconds in pairs if disturbance <= quiet]
-    return sorted(kept or [seconds for _, seconds in pairs[:3]])
+RESULTS = ROOT / "benchmarks" / "results"
+QUICK_SECONDS = 0.5  # for a comparison
+QUICK_END = 210.0  # after which a quick look begins no further one: on a busy machine they take their time
 
 
 # ------------------------------------------------------------------------------------------------------ on a GPU
@@ -248,7 +163,7 @@ def kernels_launched(closure: Callable[[], object], device: str) -> int | None:
 
 # --------------------------------------------------------------------------------------------------- reporting
 def conditions() -> dict[str, str]:
-    """What a figure depends on and must be quoted with."""
+    """What a figure depends on and must be quoted with. Results do not make a tree dirty: a run writes them."""
 
     def git(*arguments: str) -> str:
         try:
@@ -256,77 +171,110 @@ def conditions() -> dict[str, str]:
         except OSError:  # no git
             return ""
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "torch": torch.__version__,
-        "cpu": f"{os.cpu_count()} x {models[0] if models else platform.processor() or platform.machine()}",
-        "allocator": Path(os.environ.get("LD_PRELOAD", "libc")).name,
-        "commit": git("rev-parse", "--short=12", "HEAD") or "unknown",
-        "dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))),
-    }
+    commit = git("rev-parse", "--short=12", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return machine.conditions() | {"commit": commit or "unknown", "dirty": str(bool(changes)) if commit else ""}
 
 
-def table_line(row: dict[str, object]) -> str:
-    return "".join(f"{row[name]:{layout}}" for name, layout in COLUMNS.items())
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def rows_of(case: Case, seconds: dict[str, list[float]]) -> list[dict[str, object]]:
-    base = statistics.median(seconds[BASELINE])
-    rows = []
-    for name, kept in seconds.items():
-        median = statistics.median(kept)
-        rows.append(
-            {
-                "op": case.op,
-                "shape": case.shape,
-                "contestant": name,
-                "threads": torch.get_num_threads(),
-                "min_us": f"{kept[0] * 1e6:.1f}",
-                "median_us": f"{median * 1e6:.1f}",
-                "p80_us": f"{kept[int(0.8 * (len(kept) - 1))] * 1e6:.1f}",
-                "samples": len(kept),
-                "speedup": f"{base / median:.2f}",
-            }
-        )
-    return rows
+def add_options(add: Callable) -> None:
+    """Those of a bench file and of pytest; ``add`` is argparse's or pytest's way to add one."""
+    add("--quick", action="store_true", help="the most important cases, half a second each; nothing is written")
+    add("--threads", type=int, nargs="+", help="numbers of threads; torch's choice unless given")
+    add("--compile", action="store_true", help="torch.compile of the baseline as a further contestant")
+    add("--only", default="", help="the cases whose op and shape contain this; nothing is written")
+    add("--out", type=Path, help="the folder for the CSV; benchmarks/results unless given, or none is written")
 
 
-def run(name: str, cases: Iterable[Case], argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=f"{name}: medians and ratios over {BASELINE}, interleaved")
-    parser.add_argument("--quick", action="store_true", help="a second a case, nothing written")
-    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()], help="numbers of threads")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of the baseline as a further contestant")
-    options = parser.parse_args(argv)
-    where = conditions()
-    print("  ".join(f"{key} {value}" for key, value in where.items()))
-    print(table_line({name: name for name in COLUMNS}))
-    rows = []
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for case in cases:
-            seconds = interleave(case.closures(options.compile), 1.0 if options.quick else case.budget)
-            for row in rows_of(case, seconds):
-                rows.append({**row, **where})
-                print(table_line(row), flush=True)
-    if not options.quick:
-        path = ROOT / "benchmarks" / "results" / f"{name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"wrote {path.relative_to(ROOT)}")
+class Session:
+    """Measures comparisons, prints and keeps their rows, and writes those of a bench file that was run as a whole."""
+
+    def __init__(self, options, write: Callable[[str], None] = print):
+        self.quick, self.compile, self.only = options.quick, options.compile, options.only
+        self.threads = options.threads or [torch.get_num_threads()]
+        self.out = options.out or (None if options.quick or options.only else RESULTS)
+        self.write = write
+        self.where = conditions()
+        self.rows: dict[str, list[dict]] = {}
+        self._latest: tuple = (None, None)
+        self._end = time.monotonic() + QUICK_END if self.quick else float("inf")
+
+    def begin(self) -> None:
+        self.write("  ".join(f"{key} {value}" for key, value in self.where.items()))
+        self.write(table.heading())
+
+    def comparisons(self, cases: Iterable[Case]) -> list[tuple[int, Case, str]]:
+        """(threads, case, passes) of what is to be measured."""
+        chosen = [case for case in cases if self.only in f"{case.op} {case.shape}" and (case.quick or not self.quick)]
+        return [(threads, case, passes) for threads in self.threads for case in chosen for passes in case.passes]
+
+    def measure(self, name: str, threads: int, case: Case, passes: str) -> tuple[dict[str, Timing], list[dict]] | None:
+        """Times and row of every contestant; None when a quick look's time is up. The latest one is remembered."""
+        key = (name, threads, case.op, case.shape, case.dtype, passes)
+        if self._latest[0] != key:
+            if time.monotonic() > self._end:
+                return None
+            torch.set_num_threads(threads)
+            budget = QUICK_SECONDS if self.quick else case.budget
+            timings, rows = table.measure(case, passes, budget, compile=self.compile)
+            self._latest = key, (timings, rows)
+            self.rows.setdefault(name, []).extend(row | self.where for row in rows)
+            self.write(table.title(rows[0]))
+            for row in rows:
+                self.write(table.line(row))
+        return self._latest[1]
+
+    def finish(self, name: str) -> None:
+        if self.out is not None and self.rows.get(name):
+            write_rows(self.out / f"{name}.csv", self.rows[name])
+            self.write(f"wrote {self.out / name}.csv")
+
+
+def run(name: str, cases: list[Case], argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=f"{name}: medians and their ratios, interleaved")
+    add_options(parser.add_argument)
+    session = Session(parser.parse_args(argv), lambda line: print(line, flush=True))
+    session.begin()
+    for comparison in session.comparisons(cases):
+        if session.measure(name, *comparison) is None:
+            session.write("the time of a quick look is up")
+            return
+    session.finish(name)
+
+
+class Replay:
+    """A clock that goes on by the next sample whenever ``tick`` is called."""
+
+    def __init__(self, seconds: list[float]):
+        self.seconds, self.now = iter(seconds), 0.0
+
+    def tick(self) -> None:
+        self.now += next(self.seconds, 0.0)
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], None]]:
-    """A pytest-benchmark test over the cases, and the ``main`` that prints and writes their table."""
+    """A pytest-benchmark test over the cases, parametrised by conftest.py, and the ``main`` of the file."""
 
-    @pytest.mark.parametrize("contestant", [BASELINE, "sdgan_ext"])
-    @pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.op}-{case.shape}")
-    def test_speed(case, contestant, benchmark):
-        benchmark.group = f"{case.op} {case.shape}"
-        benchmark(case.closures()[contestant])
+    def test_speed(comparison, contestant, session, benchmark):
+        measured = session.measure(name, *comparison)
+        if measured is None:
+            pytest.skip("the time of a quick look is up")
+        timings, rows = measured
+        clock = Replay(timings[contestant].seconds)
+        benchmark._timer = clock  # a marker would have to know it before anything is measured
+        benchmark.group, benchmark.name = table.title(rows[0]), contestant
+        benchmark.extra_info |= next(row for row in rows if row["contestant"] == contestant)
+        benchmark.pedantic(clock.tick, rounds=len(timings[contestant].seconds))
 
+    test_speed.bench_file = name, cases
     return test_speed, lambda: run(name, cases)

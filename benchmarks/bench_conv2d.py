@@ -1,43 +1,37 @@
 """Convolution, bias and activation, forward and backward, against the stock layer in both memory formats."""
 
-import torch
-import torch.nn.functional as F
-from _harness import Case, entry_points, in_format
+from _harness import entry_points
 
-from sdgan_ext import ops
+from sdgan_ext.bench.cases import conv_case
+from sdgan_ext.bench.work import Conv
 
-# batch, channels in, size, channels out, kernel, stride, padding, activation
-SHAPES = [
-    (64, 1, 28, 128, 5, 2, 2, "relu"),
-    (64, 128, 14, 128, 5, 2, 2, "relu"),
-    (64, 128, 28, 1, 5, 1, 2, "tanh"),
-    (64, 3, 64, 64, 4, 2, 1, "leaky_relu"),
-    (64, 64, 32, 128, 4, 2, 1, "leaky_relu"),
-    (64, 256, 8, 512, 4, 2, 1, "leaky_relu"),
+# in, out, size, kernel, stride, padding, activation
+DCGAN_64 = [
+    Conv(False, 64, 128, 32, 4, 2, 1, "leaky_relu"),
+    Conv(False, 128, 256, 16, 4, 2, 1, "leaky_relu"),
+    Conv(False, 256, 512, 8, 4, 2, 1, "leaky_relu"),
+]
+SEED = Conv(False, 128, 128, 14, 5, 2, 2, "relu")
+THIN = [
+    (Conv(False, 128, 1, 28, 5, 1, 2, "tanh"), 64),
+    (Conv(False, 1, 128, 28, 5, 2, 2, "relu"), 64),
+    (Conv(False, 3, 64, 64, 4, 2, 1, "leaky_relu"), 16),
+]
+OTHERS = [
+    Conv(False, 64, 128, 32, 5, 2, 2, "leaky_relu"),
+    Conv(False, 128, 128, 14, 5, 2, (1, 2, 1, 2), "relu"),
+    Conv(False, 64, 64, 32, 3, 1, 1, "silu"),
+    Conv(False, 64, 128, 32, 3, 2, 1, "relu"),
+    Conv(False, 60, 100, (18, 26), 4, 2, 1, "leaky_relu"),
 ]
 
-
-def case(batch, into, size, out, kernel, stride, padding, activation):
-    slope = {"negative_slope": 0.2} if activation == "leaky_relu" else {}
-
-    def stock(x, weight, bias):
-        return getattr(F, activation)(F.conv2d(x, weight, bias, stride, padding), **slope)
-
-    def ours(x, weight, bias):
-        return ops.conv2d(x, weight, bias, stride, padding, activation=activation, **slope)
-
-    def build():
-        tensors = torch.randn(batch, into, size, size), torch.randn(out, into, kernel, kernel) * 0.05, torch.randn(out)
-        return {
-            "eager": (stock, in_format(torch.contiguous_format, tensors)),
-            "eager channels_last": (stock, in_format(torch.channels_last, tensors)),
-            "sdgan_ext": (ours, in_format(torch.channels_last, tensors)),
-        }
-
-    return Case("conv2d", f"{batch}x{into}x{size}x{size} to {out}, {kernel}x{kernel} s{stride} {activation}", build)
-
-
-CASES = [case(*shape) for shape in SHAPES]
+CASES = [conv_case(conv, batch, nchw=batch == 16, quick=batch == 16) for conv in DCGAN_64 for batch in (16, 32)]
+CASES += [conv_case(SEED, 64, nchw=True, quick=True)]
+CASES += [conv_case(conv, batch, nchw=True, quick=conv.out == 1) for conv, batch in THIN]
+CASES += [conv_case(conv, 16) for conv in OTHERS]
+CASES += [conv_case(conv, 16, "bfloat16", nchw=True) for conv in DCGAN_64]
+CASES += [conv_case(SEED, 64, "bfloat16")]
+CASES += [conv_case(conv, batch, "bfloat16", nchw=True, quick=conv.out == 1) for conv, batch in THIN]
 
 test_speed, main = entry_points("bench_conv2d", CASES)
 

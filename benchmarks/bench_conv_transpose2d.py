@@ -1,43 +1,34 @@
 """Transposed convolution, bias and activation, forward and backward, against the stock layer in both memory formats."""
 
-import torch
-import torch.nn.functional as F
-from _harness import Case, entry_points, in_format
+from _harness import entry_points
 
-from sdgan_ext import ops
+from sdgan_ext.bench.cases import conv_case
+from sdgan_ext.bench.work import Conv
 
-# batch, channels in, size, channels out, kernel, stride, padding, output_padding, activation
-SHAPES = [
-    (64, 128, 7, 128, 5, 2, 2, 1, "relu"),
-    (64, 128, 14, 128, 5, 2, 2, 1, "relu"),
-    (64, 512, 4, 256, 4, 2, 1, 0, "relu"),
-    (64, 256, 8, 128, 4, 2, 1, 0, "relu"),
-    (64, 128, 16, 64, 4, 2, 1, 0, "relu"),
-    (64, 64, 32, 3, 4, 2, 1, 0, "tanh"),
-    (64, 32, 14, 1, 4, 2, 1, 0, "tanh"),
+# in, out, size, kernel, stride, padding, activation, output_padding
+DCGAN_64 = [
+    Conv(True, 512, 256, 8, 4, 2, 1, "relu"),
+    Conv(True, 256, 128, 16, 4, 2, 1, "relu"),
+    Conv(True, 128, 64, 32, 4, 2, 1, "relu"),
+]
+SEED = [Conv(True, 128, 128, 7, 5, 2, 2, "relu", 1), Conv(True, 128, 128, 14, 5, 2, 2, "relu", 1)]
+THIN = Conv(True, 64, 3, 32, 4, 2, 1, "tanh")
+OTHERS = [
+    Conv(True, 512, 256, 4, 4, 2, 1, "relu"),
+    Conv(True, 256, 128, 8, 4, 2, 1, "relu"),
+    Conv(True, 128, 64, 16, 4, 2, 1, "relu"),
+    Conv(True, 128, 64, 14, 3, 2, 1, "relu", 1),
+    Conv(True, 128, 64, 14, 2, 2, 0, "relu"),
+    Conv(True, 100, 60, (9, 13), 4, 2, 1, "leaky_relu"),
+    Conv(True, 32, 1, 14, 4, 2, 1, "tanh"),
 ]
 
-
-def case(batch, into, size, out, kernel, stride, padding, output_padding, activation):
-    def stock(x, weight, bias):
-        return getattr(F, activation)(F.conv_transpose2d(x, weight, bias, stride, padding, output_padding))
-
-    def ours(x, weight, bias):
-        return ops.conv_transpose2d(x, weight, bias, stride, padding, output_padding, activation=activation)
-
-    def build():
-        tensors = torch.randn(batch, into, size, size), torch.randn(into, out, kernel, kernel) * 0.05, torch.randn(out)
-        return {
-            "eager": (stock, in_format(torch.contiguous_format, tensors)),
-            "eager channels_last": (stock, in_format(torch.channels_last, tensors)),
-            "sdgan_ext": (ours, in_format(torch.channels_last, tensors)),
-        }
-
-    shape = f"{batch}x{into}x{size}x{size} to {out}, {kernel}x{kernel} s{stride} {activation}"
-    return Case("conv_transpose2d", shape, build)
-
-
-CASES = [case(*shape) for shape in SHAPES]
+CASES = [conv_case(conv, batch, nchw=batch == 16, quick=batch == 16) for conv in DCGAN_64 for batch in (16, 32)]
+CASES += [conv_case(conv, 64, nchw=True, quick=True) for conv in SEED]
+CASES += [conv_case(THIN, batch, nchw=True, quick=batch == 16) for batch in (16, 64)]
+CASES += [conv_case(conv, 64, nchw=conv.out == 1) for conv in OTHERS]
+CASES += [conv_case(conv, 16, "bfloat16", nchw=True, quick=conv is THIN) for conv in (*DCGAN_64, THIN)]
+CASES += [conv_case(conv, 64, "bfloat16") for conv in SEED]
 
 test_speed, main = entry_points("bench_conv_transpose2d", CASES)
 

@@ -5,21 +5,25 @@ phases of docs/training.md with each network's gradients asked for by name. Both
 and the R1 penalty, which is taken every 16th step. One difference: stock convolutions have no asymmetric padding, so
 where ours pads and crops (1, 2) the stock layers pad and crop 2 with output_padding=1, as much work and no copy.
 
-    eager                                NCHW, torch.optim.Adam with its defaults, D frozen in phase E+G
-    eager, D not frozen                  the same, with plain backward(): D's weight gradients are computed, not used
-    eager channels_last, fused Adam      as "eager", with the settings that suit the CPU
-    ... , D not frozen
-    sdgan_ext                            training.train_step with default settings
+    eager                  NCHW, torch.optim.Adam with its defaults, D frozen in phase E+G
+    eager, D not frozen    the same, with plain backward(): D's weight gradients are computed, not used
+    eager channels_last    as "eager", with the settings that suit the CPU: channels_last, fused Adam
+    compile                the latter with its networks compiled; the step between them is not
+    sdgan_ext              training.train_step with default settings
+
+"sd-kl-like" is no preset but the model of _sd_kl.py. In bfloat16 all are under autocast.
 """
 
 import itertools
 
 import torch
 import torch.nn.functional as F
-from _harness import Case, entry_points
+from _harness import entry_points
+from _sd_kl import IMAGE_SIZE, Autoencoder, OurLayers, StockLayers
 from torch import nn
 
 import sdgan_ext.training.steps as steps
+from sdgan_ext.bench.cases import CHANNELS_LAST, EAGER, OURS, Case
 from sdgan_ext.models.geometry import level_sizes, margins
 from sdgan_ext.models.presets import preset
 from sdgan_ext.models.vae_gan import VAEGAN
@@ -168,33 +172,84 @@ def set_gradients(network, grads):
 
 
 # ------------------------------------------------------------------------------------------------------- cases
-def ours(config, train, x):
-    model = VAEGAN(config)
-    optimizers = make_optimizers(model, train)
-    return lambda: steps.train_step(model, optimizers, x, train, step=0)
+NOT_FROZEN = "eager, D not frozen"
 
 
-def case(name, batch):
+def under_autocast(step, dtype):
+    """``step`` as it is, or in bfloat16 where autocast knows how."""
+    if dtype == "float32":
+        return step
+
+    def cast(*inputs):
+        with torch.autocast("cpu", torch.bfloat16):
+            step(*inputs)
+
+    return cast
+
+
+def preset_case(name, batch, dtype="float32", **options):
     config, train = preset(name)
     train = train.replace(r1_gamma=0.0)
 
+    def stock(x, memory_format, fused, freeze=True, wrap=None):
+        contestant = Stock(config, train, memory_format, fused, freeze)
+        if wrap:
+            contestant.networks = [wrap(network) for network in contestant.networks]
+        return under_autocast(contestant.step, dtype), (x.contiguous(memory_format=memory_format),)
+
     def build():
         x = torch.rand(batch, config.channels, *config.image_size) * 2 - 1
-        contestants = {}
-        for settings, memory_format, fused in [
-            ("eager", torch.contiguous_format, None),
-            ("eager channels_last, fused Adam", torch.channels_last, True),
-        ]:
-            images = x.contiguous(memory_format=memory_format)
-            for frozen in (True, False):
-                stock = Stock(config, train, memory_format, fused, frozen)
-                contestants[settings + ("" if frozen else ", D not frozen")] = (stock.step, (images,))
-        return contestants | {"sdgan_ext": (ours(config, train, x), ())}
+        model = VAEGAN(config)
+        optimizers = make_optimizers(model, train)
+        ours = lambda: steps.train_step(model, optimizers, x, train, step=0)  # noqa: E731
+        return {
+            EAGER: stock(x, torch.contiguous_format, None),
+            NOT_FROZEN: stock(x, torch.contiguous_format, None, freeze=False),
+            CHANNELS_LAST: stock(x, torch.channels_last, True),
+            OURS: (under_autocast(ours, dtype), ()),
+        }
 
-    return Case("train_step", f"{name}, batch {batch}", build, budget=150.0)
+    def compiled(contestants):
+        _, (x,) = contestants[CHANNELS_LAST]
+        return stock(x, torch.channels_last, True, wrap=torch.compile)
+
+    return step_case(
+        f"{name}, batch {batch}", build, compiled, (EAGER, NOT_FROZEN, CHANNELS_LAST, OURS), dtype, **options
+    )
 
 
-CASES = [case("seed", 64), case("mnist-small", 64), case("dcgan-64", 16)]
+def sd_kl_case(batch, **options):
+    def stock(x, memory_format, fused, **how):
+        step = Autoencoder(StockLayers, memory_format, fused, **how).step
+        return step, (x.contiguous(memory_format=memory_format),)
+
+    def build():
+        x = torch.rand(batch, 3, IMAGE_SIZE, IMAGE_SIZE) * 2 - 1
+        last = x.contiguous(memory_format=torch.channels_last)
+        return {
+            EAGER: stock(x, torch.contiguous_format, None),
+            CHANNELS_LAST: stock(x, torch.channels_last, True),
+            OURS: (Autoencoder(OurLayers, torch.channels_last, True).step, (last,)),
+        }
+
+    def compiled(contestants):
+        _, (x,) = contestants[CHANNELS_LAST]
+        return stock(x, torch.channels_last, True, wrap=torch.compile)
+
+    return step_case(f"sd-kl-like, batch {batch}", build, compiled, (EAGER, CHANNELS_LAST, OURS), **options)
+
+
+def step_case(shape, build, compiled, names, dtype="float32", **options):
+    return Case("train_step", shape, build, names, dtype, ("step",), compiled=compiled, budget=120.0, **options)
+
+
+CASES = [
+    preset_case("seed", 64, quick=True),
+    preset_case("dcgan-64", 16),
+    sd_kl_case(4, quick=True),
+    preset_case("mnist-small", 64),
+    preset_case("seed", 64, "bfloat16"),
+]
 
 test_speed, main = entry_points("bench_train_step", CASES)
 

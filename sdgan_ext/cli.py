@@ -1,4 +1,4 @@
-"""``sdgan-ext``: train, sample, reconstruct, interpolate, doctor.
+"""``sdgan-ext``: train, sample, reconstruct, interpolate, bench, doctor.
 
 A user's mistake ends in one sentence on stderr and exit code 2. Flags come from the fields of the configuration
 dataclasses by way of argparse; tyro would make them too, but reports a mistake in a box of many lines.
@@ -28,6 +28,7 @@ examples:
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
+  sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
 exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
 130 stopped by Ctrl-C and 143 by SIGTERM, both after saving
@@ -425,6 +426,23 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+# ------------------------------------------------------------------------------------------------------- bench
+def _bench_arguments(parser: _Parser) -> None:
+    from sdgan_ext.bench import command
+
+    command.add_arguments(parser)
+    _threads_argument(parser)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time an operation at a shape of yours on the CPU, against stock PyTorch."""
+    from sdgan_ext.bench import command
+
+    _set_threads(arguments)
+    command.bench(arguments, lambda line: print(line, flush=True))
+    return 0
+
+
 # ------------------------------------------------------------------------------------------------------ doctor
 def doctor(arguments: argparse.Namespace) -> int:
     """Print what is installed, compiled in and usable here, and test it; exit code 1 when a test fails."""
@@ -452,5 +470,6 @@ _COMMANDS = {
     "sample": (_sample_arguments, sample),
     "reconstruct": (_reconstruct_arguments, reconstruct),
     "interpolate": (_interpolate_arguments, interpolate),
+    "bench": (_bench_arguments, bench),
     "doctor": (_threads_argument, doctor),
 }
