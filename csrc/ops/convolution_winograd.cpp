@@ -24,8 +24,9 @@ void balance(WinogradParams& p) {
     while (p.slice_count() < threads && p.fine_block > 16) p.fine_block /= 2;
     while (p.slice_count() < threads && p.coarse_block > 32) p.coarse_block /= 2;
   } else {
-    const int64_t tiles = p.tile_count(), rounds = (tiles + kTiles * threads - 1) / (kTiles * threads);
-    p.block = std::max<int64_t>(1, (tiles + rounds * threads - 1) / (rounds * threads));
+    const int64_t tiles = std::max<int64_t>(1, p.tile_count()), together = kTiles * threads;
+    const int64_t slices = (tiles + together - 1) / together * threads;
+    p.block = (tiles + slices - 1) / slices;
   }
 }
 
