@@ -95,6 +95,7 @@ void gemm_width(int64_t width, int64_t m, int64_t depth, const float* a, int64_t
 // C [m, n] (+)= A [m, k] B [k, n]; n is a multiple of the vector's lanes.
 template <bool transposed>
 void gemm(int64_t m, int64_t n, int64_t k, GemmLeft left, GemmRight right, float* c, int64_t ldc, bool accumulate) {
+  if (m == 0) return;
   for (int64_t from = 0; from < k; from += kDepth) {
     const int64_t depth = std::min(kDepth, k - from);
     const float* a = left.data + from * (transposed ? left.stride : 1);
