@@ -2,7 +2,7 @@
 // plane [tile][slots * channels], a slot for each pair of phases that has the plane's points.
 #pragma once
 
-#include "kernels/cpu/winograd.h"
+#include "kernels/cpu/winograd_tiles.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/transpose.h"
-#include "kernels/cpu/winograd.h"
+#include "kernels/cpu/winograd_tiles.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {

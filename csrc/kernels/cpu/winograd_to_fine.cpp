@@ -4,7 +4,7 @@
 //
 // Bytes of memory: X and Y once, the filter once a block. 4 x 4 taps: 36 products a tile in place of 64; 5 x 5: 49 in
 // place of 100; 3 x 3: 25 in place of 36; 3 x 3 of stride 1: 16 in place of 36.
-#include "kernels/cpu/winograd.h"
+#include "kernels/cpu/winograd_tiles.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {

@@ -14,7 +14,6 @@ namespace sdgan::SDGAN_ISA {
 namespace {
 
 using winograd::kFiltering;
-using winograd::kMaxPlanes;
 using winograd::kMaxPoints;
 using winograd::kMaxWindow;
 using winograd::kOutput;
