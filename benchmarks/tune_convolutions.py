@@ -1,9 +1,9 @@
 """Measures where the Winograd kernels beat the library, and writes csrc/ops/convolution_table.h, which `auto` follows.
 
-    python benchmarks/tune_convolutions.py                     measures, writes the CSV and the table: 15 minutes
-    python benchmarks/tune_convolutions.py --isa avx2          measures only that instruction set, keeps the others' rows
-    python benchmarks/tune_convolutions.py --quick [--threads 2]    a few cells, nothing written
-    python benchmarks/tune_convolutions.py --from-csv          writes the table from the CSV
+    python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 20 minutes
+    python benchmarks/tune_convolutions.py --isa avx2       measures that instruction set, keeps the other's rows
+    python benchmarks/tune_convolutions.py --quick [--threads 2]      a few cells, nothing written
+    python benchmarks/tune_convolutions.py --from-csv       writes the table from the CSV
 
 A cell is a product of a scheme, with its filter transform, as the op runs it: to_fine is conv_transpose2d, to_coarse
 conv2d, wgrad the weight gradient of conv2d; no bias, no activation, images of 8 x 8 coarse pixels, which tiles cover.
@@ -177,7 +177,7 @@ def percent(rows: list[dict[str, str]]) -> dict[tuple, int]:
     known = {}
     for row in rows:
         numbers = (int(row[name]) for name in ("taps", "stride", "coarse", "fine", "tiles"))
-        known[row["isa"], row["layout"], row["product"], *numbers] = min(999, round(100 * float(row["speedup"])))
+        known[(row["isa"], row["layout"], row["product"], *numbers)] = min(999, round(100 * float(row["speedup"])))
     return known
 
 
@@ -200,7 +200,7 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
         return "{" + ",".join(groups) + "},"
 
     out = [
-        "// Written by benchmarks/tune_convolutions.py from benchmarks/results/tune_convolutions.csv; not to be edited.",
+        "// Written by benchmarks/tune_convolutions.py from benchmarks/results/tune_convolutions.csv.",
         "// Library time / Winograd time of a product, in percent; how measured: the script.",
         *(f"// {note}" for note in notes),
         "#pragma once",
@@ -212,7 +212,7 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
         f"constexpr int kTableChannels[{len(CHANNELS)}] = {{{list_of(CHANNELS)}}};",
         f"constexpr int kTableTiles[{len(TILES)}] = {{{list_of(TILES)}}};",
         "",
-        "// A line is a number of coarse channels, a group in it a number of tiles, a figure a number of fine channels.",
+        "// A line: some number of coarse channels; a group in it: of tiles; a figure: of fine channels.",
         f"// [{list_of(ISAS)}] [{list_of(LAYOUTS)}] [{list_of(PRODUCTS)}]",
         f"// [{list_of(f'{taps}x{taps} s{stride}' for taps, stride in SCHEMES)}] [coarse] [tiles] [fine]",
         "// clang-format off",

@@ -1,6 +1,7 @@
 #include "ops/convolution_path.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -17,6 +18,8 @@ constexpr auto kLibrary = ConvolutionKernel::library;
 constexpr auto kDirect = ConvolutionKernel::direct;
 constexpr auto kWinograd = ConvolutionKernel::winograd;
 constexpr auto kGemm = ConvolutionKernel::gemm;
+
+constexpr double kWorthwhile = 1.05;  // what a figure of the table may be off
 
 std::function<bool()>& tf32_question() {
   static auto* question = new std::function<bool()>;  // never destroyed: it holds an object of Python
@@ -41,6 +44,47 @@ WinogradParams winograd_params(const ConvolutionCall& call) {
   return p;
 }
 
+// Where a value lies on a grid of the table, in the logarithm; the ends go on beyond it.
+struct Place {
+  int below = 0;
+  double part = 0;  // of the way to the next
+};
+
+template <int n>
+Place place(const int (&grid)[n], int64_t value) {
+  if (value <= grid[0]) return {0, 0};
+  if (value >= grid[n - 1]) return {n - 2, 1};
+  int below = 0;
+  while (value >= grid[below + 1]) ++below;
+  const double step = std::log(static_cast<double>(grid[below + 1]) / grid[below]);
+  return {below, std::log(static_cast<double>(value) / grid[below]) / step};
+}
+
+// Library time / Winograd time by convolution_table.h: between its figures by interpolation, and less by what the
+// kernel computes for nothing, tiles across the edge and channels up to 16. It must not depend on the number of
+// threads: another kernel has other bits.
+double winograd_speedup(const WinogradParams& p, bool channels_last) {
+  const Isa isa = cpu_isa();
+  if (isa == Isa::generic || std::min(p.coarse_channels, p.fine_channels) < kTableChannels[0]) return 0;
+  const auto& table = kWinogradPercent[isa == Isa::avx512][channels_last][static_cast<int>(p.product)]
+                                      [p.stride == 1 ? 0 : p.taps - 2];
+  const Place coarse = place(kTableChannels, p.padded_coarse()), fine = place(kTableChannels, p.padded_fine());
+  const Place tiles = place(kTableTiles, p.tile_count());
+  double percent = 0;
+  for (int corner = 0; corner < 8; ++corner) {
+    const int c = corner & 1, t = corner >> 1 & 1, d = corner >> 2;
+    const double share = (c ? coarse.part : 1 - coarse.part) * (t ? tiles.part : 1 - tiles.part) *
+                         (d ? fine.part : 1 - fine.part);
+    percent += share * table[coarse.below + c][tiles.below + t][fine.below + d];
+  }
+  const bool to_fine = p.product == WinogradProduct::to_fine;
+  const int64_t pixels = to_fine ? p.vertical.fine * p.horizontal.fine : p.vertical.coarse * p.horizontal.coarse;
+  const int64_t tile = to_fine ? 4 * p.stride * p.stride : 4;
+  const double used = static_cast<double>(pixels * p.coarse_channels * p.fine_channels) /
+                      (p.tile_rows() * p.tile_columns() * tile * p.padded_coarse() * p.padded_fine());
+  return percent / 100 * used;
+}
+
 // Why there is no Winograd kernel for the call; nothing where there is one.
 const char* no_winograd(const ConvolutionCall& call) {
   const auto& w = call.weight;
@@ -58,14 +102,41 @@ const char* no_winograd(const ConvolutionCall& call) {
 ConvolutionPath wide_path(const ConvolutionCall& call) {
   if (const char* reason = no_winograd(call)) return {kLibrary, reason};
   const double speedup = winograd_speedup(winograd_params(call), call.channels_last);
+  if (speedup == 0) {
+    return {kLibrary, cpu_isa() == Isa::generic ? "the Winograd kernels are slow without AVX2"
+                                                : "fewer than 16 channels leave the Winograd kernels idle"};
+  }
   char reason[96];
   std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed", speedup);
   return {speedup >= kWorthwhile ? kWinograd : kLibrary, reason};
 }
 
+double multiplications(const ConvolutionCall& call, ConvolutionKernel kernel) {
+  const std::vector<int64_t>& coarse = call.transposed ? call.input : call.output;
+  if (kernel == kWinograd) {
+    const WinogradParams p = winograd_params(call);
+    return static_cast<double>(p.tile_count()) * winograd_products(p.taps, p.stride) * p.padded_coarse() *
+           p.padded_fine();
+  }
+  double count = coarse[0] * coarse[2] * coarse[3];
+  for (const int64_t size : call.weight) count *= size;
+  return count;
+}
+
+ConvolutionPath pick(const ConvolutionCall& call);
+
 }  // namespace
 
 ConvolutionPath convolution_path(const ConvolutionCall& call) {
+  ConvolutionPath path = pick(call);
+  path.multiplications = multiplications(call, path.kernel);
+  if (path.kernel == kWinograd) path.speedup = winograd_speedup(winograd_params(call), call.channels_last);
+  return path;
+}
+
+namespace {
+
+ConvolutionPath pick(const ConvolutionCall& call) {
   const char* variable = std::getenv("SDGAN_CONV");
   const std::string asked = variable ? variable : "auto";
   const int64_t in = call.input[1], out = call.transposed ? call.weight[1] : call.weight[0];
@@ -94,6 +165,8 @@ ConvolutionPath convolution_path(const ConvolutionCall& call) {
   if (in > 3 || taps < 9) return {kLibrary, "from 4 channels, or with less than 9 taps, the library is as fast"};
   return {kDirect, "the input has 1 to 3 channels"};
 }
+
+}  // namespace
 
 void ask_tf32(std::function<bool()> question) { tf32_question() = std::move(question); }
 bool tf32_allowed() { return tf32_question() && tf32_question()(); }
