@@ -91,6 +91,7 @@ const char* no_winograd(const ConvolutionCall& call) {
   if (call.cuda) return "the Winograd kernels are for the CPU";
   if (call.dtype != DType::f32) return "the Winograd kernels are for float32";
   if (call.groups != 1) return "the Winograd kernels have no groups";
+  if (call.input[0] == 0) return "there are no images";
   if (call.dilation[0] != 1 || call.dilation[1] != 1) return "the Winograd kernels have no dilation";
   if (w[2] != w[3] || call.stride[0] != call.stride[1] ||
       !winograd_serves(w[2], call.stride[0], call.sides[0], call.sides[2])) {
@@ -108,7 +109,8 @@ ConvolutionPath wide_path(const ConvolutionCall& call) {
   }
   char reason[96];
   std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed", speedup);
-  return {speedup >= kWorthwhile ? kWinograd : kLibrary, reason};
+  if (speedup < kWorthwhile) return {kLibrary, reason};
+  return {kWinograd, reason, speedup};
 }
 
 double multiplications(const ConvolutionCall& call, ConvolutionKernel kernel) {
@@ -130,7 +132,6 @@ ConvolutionPath pick(const ConvolutionCall& call);
 ConvolutionPath convolution_path(const ConvolutionCall& call) {
   ConvolutionPath path = pick(call);
   path.multiplications = multiplications(call, path.kernel);
-  if (path.kernel == kWinograd) path.speedup = winograd_speedup(winograd_params(call), call.channels_last);
   return path;
 }
 
@@ -152,7 +153,8 @@ ConvolutionPath pick(const ConvolutionCall& call) {
   }
   if (asked == "winograd") {
     const char* reason = no_winograd(call);
-    return reason ? ConvolutionPath{kLibrary, reason} : ConvolutionPath{kWinograd, "SDGAN_CONV=winograd"};
+    if (reason) return {kLibrary, reason};
+    return {kWinograd, "SDGAN_CONV=winograd", winograd_speedup(winograd_params(call), call.channels_last)};
   }
   if (!thin && asked == "auto") return wide_path(call);
   if (call.groups != 1) return {kLibrary, "the direct kernel has no groups"};
