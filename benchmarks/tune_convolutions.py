@@ -6,7 +6,8 @@
     python benchmarks/tune_convolutions.py --from-csv       writes the table from the CSV
 
 A cell is a product of a scheme, with its filter transform, as the op runs it: to_fine is conv_transpose2d, to_coarse
-conv2d, wgrad the weight gradient of conv2d; no bias, no activation, images of 8 x 8 coarse pixels, which tiles cover.
+conv2d, wgrad the weight gradient of conv2d; no bias, no activation, images of 8 x 8 coarse pixels, which tiles cover;
+with as many coarse as fine channels also images of 4 x 4 and 7 x 7.
 Library and Winograd take turns. A pair whose probes are slow was disturbed and does not count; of the others' ratios,
 the median does. One thread by its CPU clock; the instruction set is the same for oneDNN. A cell that would take long
 (`measured`) has the value of the next smaller number of tiles: its planes and images are far from small already.
@@ -26,7 +27,20 @@ from _harness import ROOT, conditions
 
 CSV = ROOT / "benchmarks" / "results" / "tune_convolutions.csv"
 TABLE = ROOT / "csrc" / "ops" / "convolution_table.h"
-COLUMNS = ("isa", "layout", "product", "taps", "stride", "coarse", "fine", "tiles", "library_us", "speedup", "pairs")
+COLUMNS = (
+    "isa",
+    "layout",
+    "product",
+    "taps",
+    "stride",
+    "coarse",
+    "fine",
+    "tiles",
+    "side",
+    "library_us",
+    "speedup",
+    "pairs",
+)
 
 ISAS = ("avx2", "avx512")
 LAYOUTS = ("nchw", "channels_last")
@@ -34,9 +48,18 @@ PRODUCTS = ("to_fine", "to_coarse", "wgrad")
 SCHEMES = ((3, 1), (3, 2), (4, 2), (5, 2))  # taps, stride
 CHANNELS = (16, 32, 64, 128, 256, 512)
 TILES = (8, 64, 512, 4096)
+SIDES = (4, 7)  # of images that are small, and whose tiles go across the edge; the others' is side_of(tiles)
 
 _BUDGET = 0.04  # seconds a cell, for as many pairs as that allows
 _PAIRS = 3  # at least
+
+
+def side_of(tiles: int) -> int:
+    return 4 if tiles < 16 else 8
+
+
+def tiles_of_small(channels: int) -> int:
+    return 512 if channels <= 128 else 64
 
 
 def measured(coarse: int, fine: int, tiles: int) -> bool:
@@ -59,10 +82,9 @@ class Bench:
             return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
         return flat.view(n, channels, height, width)
 
-    def closure(self, layout: str, product: str, taps: int, stride: int, coarse: int, fine: int, tiles: int):
+    def closure(self, layout: str, product: str, taps: int, stride: int, coarse: int, fine: int, tiles: int, size: int):
         last = layout == "channels_last"
-        size = 4 if tiles < 16 else 8
-        n = tiles * 4 // size**2
+        n = tiles // ((size + 1) // 2) ** 2
         crop = taps // 2 if stride == 1 or taps == 5 else 1
         x = self.tensor(n, coarse, size, size, last) if product != "to_coarse" else None
         y = self.tensor(n, fine, stride * size, stride * size, last) if product != "to_fine" else None
@@ -122,7 +144,10 @@ def cells(quick: bool):
                     for fine in (32, 128) if quick else CHANNELS:
                         for tiles in (64, 512) if quick else TILES:
                             if measured(coarse, fine, tiles):
-                                yield layout, product, taps, stride, coarse, fine, tiles
+                                yield layout, product, taps, stride, coarse, fine, tiles, side_of(tiles)
+                for channels in () if quick else CHANNELS:
+                    for side in SIDES:
+                        yield layout, product, taps, stride, channels, channels, tiles_of_small(channels), side
 
 
 def measure(isa: str, quick: bool, threads: int) -> None:
@@ -173,10 +198,10 @@ def write_csv(notes: list[str], rows: list[dict[str, str]], path: Path = CSV) ->
 
 
 def percent(rows: list[dict[str, str]]) -> dict[tuple, int]:
-    """(isa, layout, product, taps, stride, coarse, fine, tiles) -> library time / Winograd time, in percent."""
+    """(isa, layout, product, taps, stride, coarse, fine, tiles, side) -> library time / Winograd time, in percent."""
     known = {}
     for row in rows:
-        numbers = (int(row[name]) for name in ("taps", "stride", "coarse", "fine", "tiles"))
+        numbers = (int(row[name]) for name in ("taps", "stride", "coarse", "fine", "tiles", "side"))
         known[(row["isa"], row["layout"], row["product"], *numbers)] = min(999, round(100 * float(row["speedup"])))
     return known
 
@@ -195,7 +220,7 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
             values = []
             for fine in CHANNELS:
                 there = max(t for t in TILES if t <= tiles and measured(coarse, fine, t))
-                values.append(known[(*place, coarse, fine, there)])
+                values.append(known[(*place, coarse, fine, there, side_of(there))])
             groups.append("{" + ",".join(f"{value:3}" for value in values) + "}")
         return "{" + ",".join(groups) + "},"
 
@@ -219,20 +244,47 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
         f"constexpr uint16_t kWinogradPercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PRODUCTS)}][{len(SCHEMES)}]"
         f"[{len(CHANNELS)}][{len(TILES)}][{len(CHANNELS)}] = {{",
     ]
-    for isa in ISAS:
-        out.append("{")
-        for layout in LAYOUTS:
-            out.append("{")
-            for product in PRODUCTS:
-                out.append("{")
-                for taps, stride in SCHEMES:
-                    out.append(f"{{  // {isa}, {layout}, {product}, {taps}x{taps} s{stride}")
-                    out.extend(line(isa, layout, product, taps, stride, coarse) for coarse in CHANNELS)
-                    out.append("},")
-                out.append("},")
-            out.append("},")
-        out.append("},")
+    out.extend(nested(lambda *place: ["{", *(line(*place, coarse) for coarse in CHANNELS), "},"]))
+    out += [
+        "};",
+        "",
+        f"// The same of images of {list_of(SIDES)} coarse pixels each way over that of 8, with as many fine as coarse",
+        "// channels, and equal tiles. [isa] [layout] [product] [scheme] [side] [channels]",
+        f"constexpr int kTableSides[{len(SIDES)}] = {{{list_of(SIDES)}}};",
+        f"constexpr uint16_t kImagePercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PRODUCTS)}][{len(SCHEMES)}]"
+        f"[{len(SIDES)}][{len(CHANNELS)}] = {{",
+    ]
+
+    def image_line(*place) -> str:
+        groups = []
+        for side in SIDES:
+            values = []
+            for channels in CHANNELS:
+                tiles = tiles_of_small(channels)
+                here, there = (known[(*place, channels, channels, tiles, s)] for s in (side, side_of(tiles)))
+                values.append(round(100 * here / there))
+            groups.append("{" + ",".join(f"{value:3}" for value in values) + "}")
+        return "{" + ",".join(groups) + "},"
+
+    out.extend(nested(lambda *place: [image_line(*place)]))
     return "\n".join([*out, "};", "// clang-format on", "", "}  // namespace sdgan", ""])
+
+
+def nested(lines_of):
+    """The braces around the lines of each (isa, layout, product, taps, stride), the first of them with a comment."""
+    for isa in ISAS:
+        yield "{"
+        for layout in LAYOUTS:
+            yield "{"
+            for product in PRODUCTS:
+                yield "{"
+                for taps, stride in SCHEMES:
+                    first, *others = lines_of(isa, layout, product, taps, stride)
+                    yield f"{first}  // {isa}, {layout}, {product}, {taps}x{taps} s{stride}"
+                    yield from others
+                yield "},"
+            yield "},"
+        yield "},"
 
 
 def main() -> None:

@@ -51,38 +51,57 @@ struct Place {
 };
 
 template <int n>
-Place place(const int (&grid)[n], int64_t value) {
+Place place(const int (&grid)[n], double value) {
   if (value <= grid[0]) return {0, 0};
   if (value >= grid[n - 1]) return {n - 2, 1};
   int below = 0;
   while (value >= grid[below + 1]) ++below;
   const double step = std::log(static_cast<double>(grid[below + 1]) / grid[below]);
-  return {below, std::log(static_cast<double>(value) / grid[below]) / step};
+  return {below, std::log(value / grid[below]) / step};
 }
 
-// Library time / Winograd time by convolution_table.h: between its figures by interpolation, and less by what the
-// kernel computes for nothing, tiles across the edge and channels up to 16. It must not depend on the number of
-// threads: another kernel has other bits.
+double between(const uint16_t* figures, Place at) {
+  return figures[at.below] * (1 - at.part) + figures[at.below + 1] * at.part;
+}
+
+// Library time / Winograd time by convolution_table.h. It must not depend on the number of threads: another kernel has
+// other bits. What the table leaves open, docs/ops/conv.md has the figures:
+//   images below 8 x 8      cost the library more; from 8 tiles on, which the table has of such images alone
+//   tiles across the edge   by what that costs 7 x 7, whose tiles cover 8 x 8, to the power of the pixels' logarithm
+//   channels up to 16       the root of the share that is of use: the library has them too
+//   less than 8 tiles       the square of their share of 8: the transform of filter or gradient is all the time
 double winograd_speedup(const WinogradParams& p, bool channels_last) {
   const Isa isa = cpu_isa();
   if (isa == Isa::generic || std::min(p.coarse_channels, p.fine_channels) < kTableChannels[0]) return 0;
-  const auto& table = kWinogradPercent[isa == Isa::avx512][channels_last][static_cast<int>(p.product)]
-                                      [p.stride == 1 ? 0 : p.taps - 2];
+  const int layout = channels_last, product = static_cast<int>(p.product), scheme = p.stride == 1 ? 0 : p.taps - 2;
+  const auto& table = kWinogradPercent[isa == Isa::avx512][layout][product][scheme];
+  const auto& image = kImagePercent[isa == Isa::avx512][layout][product][scheme];
+  const double padded = static_cast<double>(p.padded_coarse()) * p.padded_fine();
   const Place coarse = place(kTableChannels, p.padded_coarse()), fine = place(kTableChannels, p.padded_fine());
-  const Place tiles = place(kTableTiles, p.tile_count());
-  double percent = 0;
-  for (int corner = 0; corner < 8; ++corner) {
-    const int c = corner & 1, t = corner >> 1 & 1, d = corner >> 2;
-    const double share = (c ? coarse.part : 1 - coarse.part) * (t ? tiles.part : 1 - tiles.part) *
-                         (d ? fine.part : 1 - fine.part);
-    percent += share * table[coarse.below + c][tiles.below + t][fine.below + d];
+  const Place tiles = place(kTableTiles, p.tile_count()), both = place(kTableChannels, std::sqrt(padded));
+
+  double speedup = 0;
+  for (const auto& [c, c_part] : {std::pair(0, 1 - coarse.part), std::pair(1, coarse.part)}) {
+    for (const auto& [t, t_part] : {std::pair(0, 1 - tiles.part), std::pair(1, tiles.part)}) {
+      speedup += c_part * t_part * between(table[coarse.below + c][tiles.below + t], fine) / 100;
+    }
   }
+
+  const double small = between(image[0], both) / 100, seven = between(image[1], both) / 100;
+  const double side = std::sqrt(static_cast<double>(p.vertical.coarse) * p.horizontal.coarse);
+  const double smallness = std::clamp(std::log2(8 / side), 0.0, 1.0);
+  const double from_8_tiles = tiles.below > 0 ? 1 : tiles.part;
+  speedup *= std::pow(small, smallness * from_8_tiles);
+
   const bool to_fine = p.product == WinogradProduct::to_fine;
   const int64_t pixels = to_fine ? p.vertical.fine * p.horizontal.fine : p.vertical.coarse * p.horizontal.coarse;
-  const int64_t tile = to_fine ? 4 * p.stride * p.stride : 4;
-  const double used = static_cast<double>(pixels * p.coarse_channels * p.fine_channels) /
-                      (p.tile_rows() * p.tile_columns() * tile * p.padded_coarse() * p.padded_fine());
-  return percent / 100 * used;
+  const int64_t covered = p.tile_rows() * p.tile_columns() * (to_fine ? 4 * p.stride * p.stride : 4);
+  const double edge = std::min(1.0, seven / std::pow(small, std::log2(8.0 / 7)));
+  speedup *= std::pow(edge, std::log(static_cast<double>(pixels) / covered) / std::log(49.0 / 64));
+
+  speedup *= std::sqrt(p.coarse_channels * p.fine_channels / padded);
+  const double few = std::min(1.0, static_cast<double>(p.tile_count()) / kTableTiles[0]);
+  return speedup * few * few;
 }
 
 // Why there is no Winograd kernel for the call; nothing where there is one.

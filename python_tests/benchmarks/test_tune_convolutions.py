@@ -1,5 +1,6 @@
 """`auto` follows csrc/ops/convolution_table.h, and that is what the command makes of the committed measurements."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -69,27 +70,40 @@ def test_the_pick_follows_the_table(measured, layout, taps, stride):
                 if not tune.measured(coarse, fine, tiles):
                     tiles = 512
                 for product, (kernel, estimate) in picks(layout, taps, stride, coarse, fine, batch, size).items():
-                    known = measured[ISA, layout, product, taps, stride, coarse, fine, tiles] / 100
+                    place = (ISA, layout, product, taps, stride, coarse, fine, tiles, tune.side_of(tiles))
+                    known = measured[place] / 100
                     assert abs(estimate - known) < 0.006
                     assert kernel == ("winograd" if known >= WORTHWHILE else "library")
 
 
-@needs_table
-def test_between_the_cells(measured):
-    def known(product, coarse, fine, tiles):
-        return measured[ISA, "channels_last", product, 4, 2, coarse, fine, tiles] / 100
+def estimates(*geometry):
+    return [(product, estimate) for product, (_, estimate) in picks("channels_last", 4, 2, *geometry).items()]
 
-    for product, (_, estimate) in picks("channels_last", 4, 2, 64, 64, 4, 7).items():  # 4 x 4 tiles cover 7 x 7
-        assert abs(estimate - known(product, 64, 64, 64) * 49 / 64) < 0.006
-    for product, (_, estimate) in picks("channels_last", 4, 2, 24, 64, 4, 8).items():  # computed as 32 channels
-        assert abs(estimate - known(product, 32, 64, 64) * 24 / 32) < 0.006
-    for product, (_, estimate) in picks("channels_last", 4, 2, 64, 64, 16, 8).items():  # 256 tiles: 2/3 of the way
+
+@needs_table
+def test_beside_the_cells(measured):
+    def known(product, coarse, fine, tiles, side=None):
+        place = (ISA, "channels_last", product, 4, 2, coarse, fine, tiles, side or tune.side_of(tiles))
+        return measured[place] / 100
+
+    def image(product, side):
+        return known(product, 64, 64, 512, side) / known(product, 64, 64, 512)
+
+    for product, estimate in estimates(24, 64, 4, 8):  # computed as 32 channels
+        assert abs(estimate - known(product, 32, 64, 64) * (24 / 32) ** 0.5) < 0.006
+    for product, estimate in estimates(64, 64, 16, 8):  # 256 tiles: 2/3 of the way
         assert abs(estimate - (known(product, 64, 64, 64) + 2 * known(product, 64, 64, 512)) / 3) < 0.006
-    for batch, size, tiles in ((1, 2, 8), (1024, 8, 4096)):  # beyond the ends
-        for product, (_, estimate) in picks("channels_last", 4, 2, 64, 64, batch, size).items():
-            assert abs(estimate - known(product, 64, 64, tiles)) < 0.006
-    for product, (_, estimate) in picks("channels_last", 4, 2, 1024, 16, 4, 8).items():
+    for product, estimate in estimates(64, 64, 1024, 8):  # beyond the last
+        assert abs(estimate - known(product, 64, 64, 4096)) < 0.006
+    for product, estimate in estimates(1024, 16, 4, 8):
         assert abs(estimate - known(product, 512, 16, 64)) < 0.006
+    for product, estimate in estimates(64, 64, 1, 4):  # 4 tiles
+        assert abs(estimate - known(product, 64, 64, 8) / 4) < 0.006
+    for product, estimate in estimates(64, 64, 128, 4):  # small images
+        assert abs(estimate - known(product, 64, 64, 512) * image(product, 4)) < 0.02
+    for product, estimate in estimates(64, 64, 32, 7):  # 4 x 4 tiles cover 7 x 7
+        cost = min(image(product, 7), image(product, 4) ** math.log2(8 / 7))
+        assert abs(estimate - known(product, 64, 64, 512) * cost) < 0.02
 
 
 def test_where_there_is_no_estimate():
