@@ -19,7 +19,6 @@ constexpr auto kDirect = ConvolutionKernel::direct;
 constexpr auto kWinograd = ConvolutionKernel::winograd;
 constexpr auto kGemm = ConvolutionKernel::gemm;
 
-constexpr double kWorthwhile = 1.05;  // what a figure of the table may be off
 
 std::function<bool()>& tf32_question() {
   static auto* question = new std::function<bool()>;  // never destroyed: it holds an object of Python
@@ -69,6 +68,7 @@ double between(const uint16_t* figures, Place at) {
 //   images below 8 x 8      cost the library more; from 8 tiles on, which the table has of such images alone
 //   tiles across the edge   by what that costs 7 x 7, whose tiles cover 8 x 8, to the power of the pixels' logarithm
 //   channels up to 16       the root of the share that is of use: the library has them too
+//   wgrad, up to 32 x 16    one slice: half the speed-up is left with two threads
 //   less than 8 tiles       the square of their share of 8: the transform of filter or gradient is all the time
 double winograd_speedup(const WinogradParams& p, bool channels_last) {
   const Isa isa = cpu_isa();
@@ -100,8 +100,19 @@ double winograd_speedup(const WinogradParams& p, bool channels_last) {
   speedup *= std::pow(edge, std::log(static_cast<double>(pixels) / covered) / std::log(49.0 / 64));
 
   speedup *= std::sqrt(p.coarse_channels * p.fine_channels / padded);
+  if (p.product == WinogradProduct::wgrad && p.padded_coarse() <= 32 && p.padded_fine() <= 16) speedup /= 2;
   const double few = std::min(1.0, static_cast<double>(p.tile_count()) / kTableTiles[0]);
   return speedup * few * few;
+}
+
+// The least estimate that is followed: how far estimates were off, for one and two threads; docs/ops/conv.md.
+double worthwhile(const WinogradParams& p) {
+  double least = std::min(p.padded_coarse(), p.padded_fine()) <= 32 ? 1.15 : 1.05;
+  if (p.product != WinogradProduct::wgrad) {  // from 64 tiles to 512
+    const double few = 1 - std::clamp(std::log(p.tile_count() / 64.0) / std::log(8.0), 0.0, 1.0);
+    least = std::max(least, 1.05 + 0.2 * few);
+  }
+  return least;
 }
 
 // Why there is no Winograd kernel for the call; nothing where there is one.
@@ -121,14 +132,16 @@ const char* no_winograd(const ConvolutionCall& call) {
 
 ConvolutionPath wide_path(const ConvolutionCall& call) {
   if (const char* reason = no_winograd(call)) return {kLibrary, reason};
-  const double speedup = winograd_speedup(winograd_params(call), call.channels_last);
+  const WinogradParams p = winograd_params(call);
+  const double speedup = winograd_speedup(p, call.channels_last), least = worthwhile(p);
   if (speedup == 0) {
     return {kLibrary, cpu_isa() == Isa::generic ? "the Winograd kernels are slow without AVX2"
                                                 : "fewer than 16 channels leave the Winograd kernels idle"};
   }
-  char reason[96];
-  std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed", speedup);
-  if (speedup < kWorthwhile) return {kLibrary, reason};
+  char reason[128];
+  std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed, %s %.2f", speedup,
+                speedup < least ? "below" : "at least", least);
+  if (speedup < least) return {kLibrary, reason};
   return {kWinograd, reason, speedup};
 }
 
