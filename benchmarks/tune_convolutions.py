@@ -1,6 +1,6 @@
 """Measures where the Winograd kernels beat the library, and writes csrc/ops/convolution_table.h, which `auto` follows.
 
-    python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 20 minutes
+    python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 12 minutes
     python benchmarks/tune_convolutions.py --isa avx2       measures that instruction set, keeps the other's rows
     python benchmarks/tune_convolutions.py --quick [--threads 2]      a few cells, nothing written
     python benchmarks/tune_convolutions.py --from-csv       writes the table from the CSV

@@ -1,7 +1,7 @@
 """``sd.explain``: which kernels a model's convolutions take, without computing anything. docs/ops/conv.md."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,7 +42,8 @@ class Pass:
 class Convolution:
     """A convolution that ran. A pass that nobody asks for is None: the gradient of an input or weight that needs none.
 
-    ``module``: its name in the model, or where there is no name its class; empty outside of modules.
+    ``module``: its name in the model, or where there is no name its class; empty outside of modules. ``op``: that of
+    ``ops``, or ``torch.`` and that of torch.
     """
 
     module: str
@@ -68,8 +69,8 @@ class Explanation(list):
     def __str__(self) -> str:
         if not self:
             return "no convolutions"
-        names = [field.name for field in fields(Convolution)]
-        lines = [[*names, "multiplications"], *([*_cells(row), _share(row)] for row in self)]
+        header = "module op input weight stride dtype layout forward grad_input grad_weight multiplications".split()
+        lines = [header, *(_cells(row) for row in self)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -89,17 +90,13 @@ class Explanation(list):
 
 
 def _cells(row: Convolution) -> list[str]:
-    def cell(value) -> str:
-        if isinstance(value, tuple):
-            return "x".join(map(str, value))
-        return {None: "-", True: "yes", False: "no"}[value] if value in (None, True, False) else str(value)
-
-    return [cell(getattr(row, field.name)).removeprefix("torch.") for field in fields(row)]
-
-
-def _share(row: Convolution) -> str:
-    made, direct = (sum(getattr(p, name) for p in row.passes.values()) for name in ("multiplications", "direct"))
-    return f"{made:.2e}, {made / direct:.0%}" if direct else "0"
+    taken = row.passes.values()
+    made, direct = sum(p.multiplications for p in taken), sum(p.direct for p in taken)
+    sizes = ("x".join(map(str, size)) for size in (row.input, row.weight, row.stride))
+    layout = "nhwc" if row.channels_last else "nchw"
+    passes = (str(p) if p else "-" for p in (row.forward, row.grad_input, row.grad_weight))
+    share = f"{made:.1e} {made / direct:.0%}" if direct else "0"
+    return [row.module, row.op, *sizes, str(row.dtype).removeprefix("torch."), layout, *passes, share]
 
 
 def explain(function: Callable, *inputs, **options) -> Explanation:
@@ -199,12 +196,12 @@ class _Recorder:
         passes = {case: Pass(*path[:2], path[2] or None, round(path[3]), direct) for case, path in asked.items()}
         if not ours:
             passes = dict.fromkeys(passes, Pass("torch", "a convolution of torch's own", None, direct, direct))
-        name = f"{'sdgan_ext' if ours else 'torch'}.{'conv_transpose2d' if transposed else 'conv2d'}"
+        name = "conv_transpose2d" if transposed else "conv2d"
         weights = "grad_weight" if needs_input else "grad_weight alone"
         self.rows.append(
             Convolution(
                 self._where(),
-                name,
+                name if ours else f"torch.{name}",
                 tuple(input.shape),
                 tuple(weight.shape),
                 tuple(stride),

@@ -139,8 +139,8 @@ ConvolutionPath wide_path(const ConvolutionCall& call) {
                                                 : "fewer than 16 channels leave the Winograd kernels idle"};
   }
   char reason[128];
-  std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed, %s %.2f", speedup,
-                speedup < least ? "below" : "at least", least);
+  std::snprintf(reason, sizeof reason, "Winograd's kernel is estimated at %.2f times the library's speed, %s %.2f",
+                speedup, speedup < least ? "below" : "at least", least);
   if (speedup < least) return {kLibrary, reason};
   return {kWinograd, reason, speedup};
 }
