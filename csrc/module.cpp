@@ -46,7 +46,7 @@ PYBIND11_MODULE(_C, m) {
                                                std::move(stride), std::move(sides), std::move(dilation), groups,
                                                static_cast<sdgan::DType>(dtype), cuda, channels_last,
                                                static_cast<sdgan::ConvolutionPass>(pass), need_input});
-    return py::make_tuple(path.name(), path.reason);
+    return py::make_tuple(path.name(), path.reason, path.speedup, path.multiplications);
   });
   m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
     sdgan::ask_tf32([question = std::move(question)] {

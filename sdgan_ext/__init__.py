@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import data, losses, models, nn, ops, training
+    from ._explain import explain
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig, preset
     from .training.config import TrainConfig
@@ -29,6 +30,7 @@ _HOMES = {
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",
+    "explain": "_explain",  # a module of that name would hide it once imported
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "build_info",
     "data",
+    "explain",
     "losses",
     "models",
     "nn",

@@ -25,10 +25,11 @@ def build_info() -> dict:
     """What was compiled in and what this machine can run.
 
     Keys: ``version``, ``torch`` (running), ``compiler``, ``cpu_isa`` (in use; force it with SDGAN_CPU_ISA),
-    ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA kernels compiled in), ``cuda_reason``,
-    ``cuda_version`` (nvcc's, as torch.version.cuda), ``cuda_architectures`` (as CMake writes them).
+    ``conv`` (SDGAN_CONV as it is now, ``auto`` unless set), ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA
+    kernels compiled in), ``cuda_reason``, ``cuda_version`` (nvcc's, as torch.version.cuda), ``cuda_architectures`` (as
+    CMake writes them).
     """
-    return {**_C.build_info(), "torch": torch.__version__}
+    return {**_C.build_info(), "torch": torch.__version__, "conv": _env.conv_backend()}
 
 
 _asked = _env.cpu_isa()

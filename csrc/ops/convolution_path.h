@@ -34,6 +34,8 @@ enum class ConvolutionKernel { library, direct, winograd, gemm };
 struct ConvolutionPath {
   ConvolutionKernel kernel = ConvolutionKernel::library;
   std::string reason;
+  double speedup = 0;          // estimate of winograd's over the library, by convolution_table.h; 0: there is none
+  double multiplications = 0;  // that the kernel makes; of the direct algorithm for all others than winograd
 
   const char* name() const {
     constexpr const char* names[] = {"library", "direct", "winograd", "gemm"};

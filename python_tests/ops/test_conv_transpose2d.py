@@ -143,8 +143,10 @@ def test_explain():
     with cases.backend("auto"):
         x, w, _ = tensors(64, 3, (4, 4))
         assert ops.explain_conv(x, w, transposed=True)["forward"] == "direct: the output has 1 to 4 channels"
-        x, w, _ = tensors(8, 6, (4, 4), groups=2)
-        assert ops.explain_conv(x, w, 2, transposed=True)["forward"] == "library: the direct kernel has no groups"
+        x, w, _ = tensors(32, 32, (4, 4))
+        assert ops.explain_conv(x, w, transposed=True)["forward"] == "library: the Winograd kernels are for float32"
+        x, w, _ = tensors(16, 12, (4, 4), groups=2, dtype=torch.float32)
+        assert ops.explain_conv(x, w, 2, transposed=True)["forward"] == "library: the Winograd kernels have no groups"
 
 
 IMAGE, WEIGHT = torch.ones(1, 4, 6, 6), torch.ones(4, 2, 3, 3)

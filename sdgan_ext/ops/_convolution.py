@@ -48,9 +48,9 @@ def explain_conv(
     sides=(0, 0, 0, 0),
     dilation=1,
 ) -> dict[str, str]:
-    """Which kernel a convolution takes on the device of its input, and why.
+    """Which kernel a convolution takes on the device of its input, and why. :func:`sdgan_ext.explain` asks for a model.
 
-    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``winograd`` its own with fewer multiplications
+    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``winograd`` its own of fewer multiplications
     on the CPU, ``gemm`` its own for any number of channels on CUDA, ``library`` is oneDNN or cuDNN through torch. The
     variable ``SDGAN_CONV=auto|direct|winograd|library|gemm`` asks for one; ``auto`` follows measurements.
 
@@ -68,30 +68,20 @@ def explain_conv(
     """
     check_arguments(input, weight, None, groups, None, transposed=transposed, runs=False)
     stride, dilation = integers("stride", stride, 2, at_least=1), integers("dilation", dilation, 2, at_least=1)
+    asked = paths(input, weight, stride, list(sides), dilation, groups, transposed=transposed)
+    return {case: f"{kernel}: {reason}" for case, (kernel, reason, *_) in asked.items()}
+
+
+def paths(input, weight, stride, sides, dilation, groups, *, transposed: bool) -> dict[str, tuple]:
+    """The kernel of each pass, the reason, its estimated speed-up over the library or 0, and its multiplications."""
     shape = list((1, *input.shape)[-4:])
     size = (conv_transpose_size if transposed else conv_size)(shape[2:], weight.shape[2:], stride, sides, dilation)
     output = [shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *size]
     channels_last = input.dim() == 4 and (_is_channels_last(input) or _is_channels_last(weight))
+    geometry = (transposed, shape, list(weight.shape), output, stride, sides, dilation, groups)
+    where = (_DTYPES[weight.dtype], input.is_cuda, channels_last)
     cases = {"forward": (0, False), "grad_input": (1, True), "grad_weight": (2, True), "grad_weight alone": (2, False)}
-    return {
-        case: ": ".join(
-            _C.convolution_path(
-                transposed,
-                shape,
-                list(weight.shape),
-                output,
-                stride,
-                list(sides),
-                dilation,
-                groups,
-                _DTYPES[weight.dtype],
-                input.is_cuda,
-                channels_last,
-                *which,
-            )
-        )
-        for case, which in cases.items()
-    }
+    return {case: _C.convolution_path(*geometry, *where, *which) for case, which in cases.items()}
 
 
 #: Asked by the native code, on CUDA and in float32, where Python's frame is not at hand: in compiled graphs too.

@@ -1,0 +1,259 @@
+"""``sd.explain``: which kernels a model's convolutions take, without computing anything. docs/ops/conv.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses import fake_tensor
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from .ops import _convolution
+
+__all__ = ["Convolution", "Explanation", "Pass", "explain"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass of a convolution takes.
+
+    Attributes:
+        kernel: ``winograd``, ``direct``, ``gemm`` or ``library``; ``torch`` where it is not a convolution of ours.
+        reason: why.
+        speedup: estimate over the library, or None where there is no table: all but ``winograd``.
+        multiplications: that the kernel makes; those of the direct algorithm where it is not ``winograd``.
+        direct: multiplications of the direct algorithm.
+    """
+
+    kernel: str
+    reason: str
+    speedup: float | None
+    multiplications: int
+    direct: int
+
+    def __str__(self) -> str:
+        return self.kernel if self.speedup is None else f"{self.kernel} {self.speedup:.2f}x"
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution that ran. A pass that nobody asks for is None: the gradient of an input or weight that needs none.
+
+    ``module``: its name in the model, or where there is no name its class; empty outside of modules. ``op``: that of
+    ``ops``, or ``torch.`` and that of torch.
+    """
+
+    module: str
+    op: str
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    channels_last: bool
+    forward: Pass
+    grad_input: Pass | None
+    grad_weight: Pass | None
+
+    @property
+    def passes(self) -> dict[str, Pass]:
+        names = ("forward", "grad_input", "grad_weight")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+class Explanation(list):
+    """A list of :class:`Convolution`, in the order in which they ran; ``str`` makes a table."""
+
+    def __str__(self) -> str:
+        if not self:
+            return "no convolutions"
+        header = "module op input weight stride dtype layout forward grad_input grad_weight multiplications".split()
+        lines = [header, *(_cells(row) for row in self)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
+        reasons: dict[str, list[str]] = {}
+        for row in self:
+            told: dict[str, list[str]] = {}
+            for name, taken in row.passes.items():
+                if taken.kernel != "winograd" or taken.reason.startswith("SDGAN_CONV"):
+                    told.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
+            for reason, names in told.items():
+                which = "" if len(names) == len(row.passes) else f" {', '.join(names)}"
+                reasons.setdefault(reason, []).append(f"{row.module or row.op}{which}")
+        return "\n".join([*text, *(f"{reason} ({'; '.join(where)})" for reason, where in reasons.items())])
+
+    __repr__ = __str__
+
+
+def _cells(row: Convolution) -> list[str]:
+    taken = row.passes.values()
+    made, direct = sum(p.multiplications for p in taken), sum(p.direct for p in taken)
+    sizes = ("x".join(map(str, size)) for size in (row.input, row.weight, row.stride))
+    layout = "nhwc" if row.channels_last else "nchw"
+    passes = (str(p) if p else "-" for p in (row.forward, row.grad_input, row.grad_weight))
+    share = f"{made:.1e} {made / direct:.0%}" if direct else "0"
+    return [row.module, row.op, *sizes, str(row.dtype).removeprefix("torch."), layout, *passes, share]
+
+
+def explain(function: Callable, *inputs, **options) -> Explanation:
+    """Which kernel each convolution takes in ``function(*inputs, **options)``, and why::
+
+        print(sd.explain(model.generator, torch.empty(64, 128)))
+
+    The function runs on fake tensors: nothing is computed, no parameter, buffer or random state changes, and large
+    shapes cost no memory. It must not read the values of tensors.
+
+    Args:
+        function: a model, a method of one, or any function; a compiled model is explained as it was before.
+        inputs, options: what to call it with. Their shapes, dtypes, devices, layouts and ``requires_grad`` count.
+
+    Returns:
+        A list of :class:`Convolution` that prints as a table: for each of ours and of torch's own, the kernel and the
+        estimated speed-up over the library of the forward pass and of the gradients that autograd would ask for
+        (where neither input nor weight require one, of both), by ``csrc/ops/convolution_table.h``.
+
+    Raises:
+        TypeError: function cannot be called.
+        ValueError: function reads values.
+    """
+    if not callable(function):
+        raise TypeError(f"function must be a model or a function, got {type(function).__name__}")
+    function = getattr(function, "_orig_mod", function)  # of torch.compile
+    owner = getattr(function, "__self__", function)
+    model = owner if isinstance(owner, torch.nn.Module) else torch.nn.Module()
+
+    fake = fake_tensor.FakeTensorMode()
+
+    def faked(tensor: Tensor) -> Tensor:
+        return fake.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
+
+    inputs, options = tree_map_only(Tensor, faked, (inputs, options))
+    caller = _Caller(function, model)
+    state = {name: faked(t) for name, t in (*caller.named_parameters(), *caller.named_buffers())}
+    recorder = _Recorder(fake, {module: name for name, module in model.named_modules()})
+    try:
+        with fake, recorder:
+            torch.func.functional_call(caller, state, inputs, options)
+    except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"function reads the values of tensors ({error.func}); it must not, for they are fake"
+        ) from error
+    return recorder.rows
+
+
+class _Caller(torch.nn.Module):
+    """A function of ``model``, a method of it perhaps, as a module that functional_call takes."""
+
+    def __init__(self, function: Callable, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self._function = (function,)  # not a submodule
+
+    def forward(self, *inputs, **options):
+        return self._function[0](*inputs, **options)
+
+
+class _Recorder:
+    """While entered, lists the convolutions that run."""
+
+    def __init__(self, fake: fake_tensor.FakeTensorMode, names: dict[torch.nn.Module, str]):
+        self._fake = fake
+        self.rows = Explanation()
+        self._names = names
+        self._inside: list[torch.nn.Module] = []
+        self._needs = (True, True)
+
+    def __enter__(self):
+        self._handles = (
+            register_module_forward_pre_hook(lambda module, inputs: self._inside.append(module)),
+            register_module_forward_hook(lambda module, inputs, output: self._inside.remove(module), always_call=True),
+        )
+        self._modes = (_Calls(self._called), _Ran(self._ran, self._fake))
+        for mode in self._modes:
+            mode.__enter__()
+
+    def __exit__(self, *error):
+        for mode in reversed(self._modes):
+            mode.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def _called(self, input, weight, *_) -> None:
+        """Above autograd, which takes off what it knows before an operation runs."""
+        self._needs = (input.requires_grad, weight.requires_grad)
+
+    def _ran(self, ours: bool, transposed: bool, output, input, weight, stride, sides, dilation, groups) -> None:
+        """Below autograd and autocast: dtypes are those of the kernel."""
+        needs_input, needs_weight = self._needs if any(self._needs) else (True, True)
+        self._needs = (True, True)
+        asked = _convolution.paths(input, weight, stride, sides, dilation, groups, transposed=transposed)
+        coarse = input if transposed else output
+        direct = coarse.numel() // coarse.shape[1] * weight.numel()
+        passes = {case: Pass(*path[:2], path[2] or None, round(path[3]), direct) for case, path in asked.items()}
+        if not ours:
+            passes = dict.fromkeys(passes, Pass("torch", "a convolution of torch's own", None, direct, direct))
+        name = "conv_transpose2d" if transposed else "conv2d"
+        weights = "grad_weight" if needs_input else "grad_weight alone"
+        self.rows.append(
+            Convolution(
+                self._where(),
+                name if ours else f"torch.{name}",
+                tuple(input.shape),
+                tuple(weight.shape),
+                tuple(stride),
+                weight.dtype,
+                _convolution._is_channels_last(input) or _convolution._is_channels_last(weight),
+                passes["forward"],
+                passes["grad_input"] if needs_input else None,
+                passes[weights] if needs_weight else None,
+            )
+        )
+
+    def _where(self) -> str:
+        inside = [module for module in self._inside if not isinstance(module, _Caller)]
+        if not inside:
+            return ""
+        return self._names.get(inside[-1]) or type(inside[-1]).__name__
+
+
+class _Calls(TorchFunctionMode):
+    FUNCTIONS = (torch.conv2d, torch.conv_transpose2d, torch.ops.sdgan_ext.conv2d, torch.ops.sdgan_ext.conv_transpose2d)
+
+    def __init__(self, called: Callable):
+        super().__init__()
+        self._called = called
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.FUNCTIONS and len(args) >= 2:
+            self._called(*args)
+        return function(*args, **(kwargs or {}))
+
+
+class _Ran(TorchDispatchMode):
+    def __init__(self, ran: Callable, fake: fake_tensor.FakeTensorMode):
+        super().__init__()
+        self._ran = ran
+        self._fake = fake
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
+        output = function(*args, **(kwargs or {}))
+        ops = torch.ops
+        if function in (ops.sdgan_ext.conv2d.default, ops.sdgan_ext.conv_transpose2d.default):
+            input, weight, _, stride, sides, dilation, groups, *_ = args
+            transposed = function is ops.sdgan_ext.conv_transpose2d.default
+            self._ran(True, transposed, output[0], input, weight, stride, sides, dilation, groups)
+        elif function is ops.aten.convolution.default and args[0].dim() == 4:
+            input, weight, _, stride, padding, dilation, transposed, output_padding, groups = args
+            ends = [p - o for p, o in zip(padding, output_padding, strict=True)]
+            sides = [padding[0], ends[0], padding[1], ends[1]]
+            self._ran(False, transposed, output, input, weight, stride, sides, dilation, groups)
+        return output
+
+    def _faked(self, tensor: Tensor) -> Tensor:
+        """Of a model that a function brings along; FakeTensorMode by itself would compute with small tensors."""
+        return tensor if isinstance(tensor, fake_tensor.FakeTensor) else self._fake.from_tensor(tensor)
