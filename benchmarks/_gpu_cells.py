@@ -15,9 +15,8 @@ import torch
 from _gpu import Machine
 from _harness import GpuTimer, graphed, kernels_launched
 
-from sdgan_ext import ops
 from sdgan_ext.bench import cases as suite
-from sdgan_ext.bench.cases import functions, in_format, tensors_of
+from sdgan_ext.bench.cases import functions, in_format, kernels_of, tensors_of
 from sdgan_ext.bench.timing import closure_of
 from sdgan_ext.bench.work import Conv, Work, elementwise
 
@@ -162,10 +161,9 @@ def conv_labels(conv: Conv, batch: int, precision: str, passes: str) -> dict[str
 
 
 def taken_by_auto(conv: Conv, inputs: tuple[torch.Tensor, ...], passes: str) -> str:
-    try:
-        return ops.explain_conv(*inputs[:2], transposed=conv.transposed)[passes].split(":")[0]
-    except (KeyError, TypeError):
-        return ""
+    parts = {"forward": ["forward"], "backward": ["grad_input", "grad_weight"]}.get(passes, [])
+    taken = kernels_of(conv, *inputs[:2])
+    return ", ".join(dict.fromkeys(taken[part].split(":")[0] for part in parts))
 
 
 def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:

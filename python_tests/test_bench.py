@@ -22,7 +22,7 @@ def said(capsys, *argv):
 # ------------------------------------------------------------------------------------------------------- the command
 def test_a_convolution_is_compared_in_both_layouts_forward_and_with_backward(capsys):
     out = said(capsys, "conv_transpose2d", *CONV, "--dtype", "bfloat16")
-    assert re.search(r"^forward: \w+: ", out, re.MULTILINE) and re.search(r"^backward: \w+: ", out, re.MULTILINE)
+    assert re.search(r"^forward: \w+: ", out, re.MULTILINE) and re.search(r"^grad_input: \w+: ", out, re.MULTILINE)
     for passes in ("forward", "forward + backward"):
         assert f"conv_transpose2d 2 x 8->6 4x4 s2 @5x6 relu, bfloat16, {passes}, 1 thread\n" in out
     for name in ("eager", "eager channels_last", r"sdgan_ext \[\w.*\]", r"sdgan_ext NCHW \[\w.*\]"):

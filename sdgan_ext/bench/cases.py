@@ -18,7 +18,7 @@ from .. import ops
 from .timing import PASSES
 from .work import Conv, Work, elementwise
 
-__all__ = ["BASELINES", "Case", "conv_case", "functions", "in_format", "tensors_of"]
+__all__ = ["BASELINES", "Case", "conv_case", "functions", "in_format", "kernels_of", "tensors_of"]
 
 EAGER, CHANNELS_LAST, COMPILE, OURS = "eager", "eager channels_last", "compile", "sdgan_ext"
 NCHW = f"{OURS} NCHW"
@@ -81,7 +81,7 @@ class Case:
         for name, (_, inputs) in contestants.items():
             if name.startswith(OURS):
                 taken = self.explain(inputs)
-                backward = [part for part in taken if part != "forward" and not part.endswith(("only", "alone"))]
+                backward = ["grad_input", "grad_weight"]
                 parts = ["forward"] + (backward if passes == PASSES[1] else [])
                 run = [taken[part].split(":")[0] for part in parts]
                 kernels[name] = run[0] if len(set(run)) == 1 else ", ".join(run)
@@ -143,6 +143,10 @@ def tensors_of(conv: Conv, batch: int, dtype: torch.dtype, device: str = "cpu") 
     return x.to(dtype), (weight * scale).to(dtype), bias.to(dtype)
 
 
+def kernels_of(conv: Conv, x: Tensor, weight: Tensor) -> dict[str, str]:
+    return ops.explain_conv(x, weight, transposed=conv.transposed, stride=conv.stride, sides=conv.sides)
+
+
 def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = False, **options) -> Case:
     """``nchw``: ours in that layout competes as well."""
     names = (EAGER, CHANNELS_LAST, OURS) + ((NCHW,) if nchw else ())
@@ -161,7 +165,7 @@ def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = Fa
         names,
         dtype,
         work=lambda passes: conv.work(batch, _bytes(dtype), passes),
-        explain=lambda inputs: ops.explain_conv(*inputs[:2], transposed=conv.transposed),
+        explain=lambda inputs: kernels_of(conv, *inputs[:2]),
         **options,
     )
 

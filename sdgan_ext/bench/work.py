@@ -49,6 +49,14 @@ class Conv:
     def op(self) -> str:
         return "conv_transpose2d" if self.transposed else "conv2d"
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """What is padded, or of a transposed one cropped: top, bottom, left, right."""
+        if isinstance(self.padding, tuple) and len(self.padding) == 4:
+            return self.padding
+        kept = _pair(self.output_padding) if self.transposed else (0, 0)
+        return tuple(side for pad, keep in zip(_pair(self.padding), kept, strict=True) for side in (pad, pad - keep))
+
     def __str__(self) -> str:
         def sizes(value) -> str:
             pair = _pair(value)
