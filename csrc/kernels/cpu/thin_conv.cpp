@@ -48,6 +48,25 @@ SDGAN_INLINE void multiply(Vec<T> (&acc)[rows][vectors], int64_t depth, Left lef
   }
 }
 
+// Moves a register tile: at(i) is where row i lies. Unrolled, or the compiler keeps the whole tile in memory.
+template <class T, int rows, int vectors, class At>
+SDGAN_INLINE void load_tile(Vec<T> (&acc)[rows][vectors], At at) {
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) acc[i][v] = load(at(i) + v * kLanes<T>);
+  }
+}
+
+template <class T, int rows, int vectors, class At>
+SDGAN_INLINE void store_tile(const Vec<T> (&acc)[rows][vectors], At at) {
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) store(at(i) + v * kLanes<T>, acc[i][v]);
+  }
+}
+
 template <int rows, int vectors, class Body>
 SDGAN_INLINE void with_rows(int count, Body& body, int64_t first_row, int64_t first_vector) {
   if constexpr (rows > 1) {
@@ -298,16 +317,12 @@ struct Pass {
         const T* thin = tile_in.data() + shift + i0;
         const T* weight = plan.to_wide.data() + f.to_wide + v0 * L;
         Vec<T> acc[tile_rows][tile_vectors];
-        for (auto& acc_row : acc) {
-          for (int v = 0; v < tile_vectors; ++v) acc_row[v] = load(&bias[(v0 + v) * L]);
-        }
+        load_tile<T>(acc, [&](int) { return &bias[v0 * L]; });
         multiply<T>(
             acc, f.taps.size(), [&](int i, int64_t t) { return thin[f.taps[t].offset + i]; },
             [&](int64_t t) { return weight + t * pixel; });
         T* to = out + first * pixel + i0 * step + v0 * L;
-        for (int i = 0; i < tile_rows; ++i) {
-          for (int v = 0; v < tile_vectors; ++v) store(to + i * step + v * L, acc[i][v]);
-        }
+        store_tile<T>(acc, [&](int i) { return to + i * step; });
       });
     });
   }
@@ -318,19 +333,17 @@ struct Pass {
       Vec<T> acc[tile_rows][tile_vectors];
       const T* thin[tile_rows];
       T* sum[tile_rows];
-      for (int i = 0; i < tile_rows; ++i) {
-        sum[i] = partial + f.taps[t0 + i].index * pixel + v0 * L;
-        for (int v = 0; v < tile_vectors; ++v) acc[i][v] = load(sum[i] + v * L);
-      }
+#pragma GCC unroll 8
+      for (int i = 0; i < tile_rows; ++i) sum[i] = partial + f.taps[t0 + i].index * pixel + v0 * L;
+      load_tile<T>(acc, [&](int i) { return sum[i]; });
       for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
+#pragma GCC unroll 8
         for (int i = 0; i < tile_rows; ++i) thin[i] = tile_in.data() + f.taps[t0 + i].offset + shift;
         const T* wide = x + first * pixel + v0 * L;
         multiply<T>(
             acc, f.columns, [&](int i, int64_t j) { return thin[i][j]; }, [&](int64_t j) { return wide + j * step; });
       });
-      for (int i = 0; i < tile_rows; ++i) {
-        for (int v = 0; v < tile_vectors; ++v) store(sum[i] + v * L, acc[i][v]);
-      }
+      store_tile<T>(acc, [&](int i) { return sum[i]; });
     });
   }
 
@@ -341,16 +354,12 @@ struct Pass {
       for_tiles<T>(f.columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
         const T* wide = x + first * pixel + i0 * step;
         const T* weight = plan.to_taps.data() + f.to_taps + v0 * L;
-        Vec<T> acc[tile_rows][tile_vectors];
-        for (auto& acc_row : acc) {
-          for (auto& a : acc_row) a = Vec<T>{};
-        }
+        Vec<T> acc[tile_rows][tile_vectors] = {};
         multiply<T>(
             acc, p.channels, [&](int i, int64_t c) { return wide[i * step + c]; },
             [&](int64_t c) { return weight + c * padded; });
-        for (int i = 0; i < tile_rows; ++i) {
-          for (int v = 0; v < tile_vectors; ++v) store(&products[(i0 + i) * padded + (v0 + v) * L], acc[i][v]);
-        }
+        T* to = &products[i0 * padded + v0 * L];
+        store_tile<T>(acc, [&](int i) { return to + i * padded; });
       });
       std::fill(&products[f.columns * padded], &products[columns * padded], T(0));
       transpose_products(padded);
@@ -362,8 +371,10 @@ struct Pass {
     for (int64_t i = 0; i < columns; i += L) {
       for (int64_t t = 0; t < padded; t += L) {
         Vec<T> block[L];
+#pragma GCC unroll 16
         for (int l = 0; l < L; ++l) block[l] = load(&products[(i + l) * padded + t]);
         transpose<T>(block);
+#pragma GCC unroll 16
         for (int l = 0; l < L; ++l) store(&transposed[(t + l) * columns_stride + plan.span + i], block[l]);
       }
     }
