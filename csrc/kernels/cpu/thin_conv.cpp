@@ -246,6 +246,8 @@ struct Pass {
   const bool plain = p.channels_last && std::is_same_v<S, T> && p.channels == pixel;
   const int64_t columns = round_up(width, L);                   // of the transposed products, beside their margins
   const int64_t columns_stride = columns + 2 * plan.span + L;
+  const T *ahead = nullptr, *ahead_end = nullptr;  // of the wide rows that come next
+  int64_t ahead_piece = 0;
   Buffer<T> dense = Buffer<T>(thin_size + L);         // a thin image as it lies in memory
   Buffer<T> tile_in = Buffer<T>(p.thin_in ? plan.tile_size : 0);
   Buffer<T> tile_out = Buffer<T>(p.thin_out ? plan.tile_size : 0);
@@ -277,7 +279,7 @@ struct Pass {
         const bool in_place = plain && !p.wide_saved;
         if (!in_place) read_wide(n, row, rows);
         const T* x = in_place ? static_cast<const T*>(p.wide_in) + first : stage.data();
-        if (in_place) prefetch(x + rows * width * pixel, std::min(rows, p.vertical.wide - row - rows) * width * pixel);
+        if (in_place) expect(x + rows * width * pixel, std::min(plan.block_rows, p.vertical.wide - row - rows));
         if (p.wide_sums) add_wide(x, rows * width, sums);
         for (const Phase& f : plan.phases) {
           if (p.weight_gradient) wgrad(f, x, row, rows, partial);
@@ -296,9 +298,17 @@ struct Pass {
     if (p.thin_out) write_thin(n);
   }
 
-  // The products read in an order that the hardware does not foresee.
-  void prefetch(const T* from, int64_t count) const {
-    for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+  // The products read in an order that the hardware does not foresee: each register tile asks for a piece of the next
+  // block, few enough lines to be under way at once.
+  void expect(const T* rows, int64_t count) {
+    ahead = rows;
+    ahead_end = rows + count * width * pixel;
+    const int64_t tiles = (p.weight_gradient ? p.taps() * vectors / kAccumulators : 0) + (p.thin_out ? count * width / 8 : 0);
+    ahead_piece = (ahead_end - ahead) / std::max<int64_t>(1, tiles) + L;
+  }
+  SDGAN_INLINE void prefetch() {
+    const T* end = std::min(ahead_end, ahead + ahead_piece);
+    for (; ahead < end; ahead += 64 / sizeof(T)) __builtin_prefetch(ahead);
   }
 
   // Calls body(tile shift, first wide pixel of the block) for the rows of a phase in the block.
@@ -330,6 +340,7 @@ struct Pass {
   void wgrad(const Phase& f, const T* x, int64_t row, int64_t rows, T* partial) {
     const int64_t step = plan.horizontal.step() * pixel;
     for_tiles<T>(f.taps.size(), vectors, [&]<int tile_rows, int tile_vectors>(int64_t t0, int64_t v0) {
+      prefetch();
       Vec<T> acc[tile_rows][tile_vectors];
       const T* thin[tile_rows];
       T* sum[tile_rows];
@@ -352,6 +363,7 @@ struct Pass {
     const int64_t padded = round_up(f.taps.size(), L);
     for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
       for_tiles<T>(f.columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
+        prefetch();
         const T* wide = x + first * pixel + i0 * step;
         const T* weight = plan.to_taps.data() + f.to_taps + v0 * L;
         Vec<T> acc[tile_rows][tile_vectors] = {};
