@@ -26,9 +26,10 @@ namespace {
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // ------------------------------------------------------------------------------------------ the product
-// acc[i][v] stay in registers: 24 of 32, or 12 of 16. More than 8 rows would need more pointers than there are.
+// acc[i][v] stay in registers beside a row of the right side and one value of the left: 24 + 4 + 1 of 32, or 12 + 3 + 1
+// of 16. More than 8 rows would need more pointers than there are.
 constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
-constexpr int kMaxVectors = kVectorBytes == 64 ? 8 : 4;
+constexpr int kMaxVectors = kVectorBytes == 64 ? 4 : 3;
 constexpr int max_rows(int vectors) { return std::min(8, kAccumulators / vectors); }
 
 // acc[i][v] += sum over k < depth of left(i, k) * right(k)[v]
@@ -85,29 +86,24 @@ void for_row_tiles(int64_t rows, Body& body, int64_t first_vector) {
   }
 }
 
-// Calls body.operator()<rows, vectors>(first_row, first_vector) for register tiles that cover rows x vectors. Doubles
-// get narrow tiles: they serve gradient checks, and every tile is code.
+template <int vectors, class Body>
+SDGAN_INLINE void with_vectors(int64_t count, int64_t rows, Body& body, int64_t first_vector) {
+  if constexpr (vectors > 1) {
+    if (count < vectors) return with_vectors<vectors - 1>(count, rows, body, first_vector);
+  }
+  for_row_tiles<vectors>(rows, body, first_vector);
+}
+
+// Calls body.operator()<rows, vectors>(first_row, first_vector) for register tiles of about one size that cover
+// rows x vectors. Doubles get narrow tiles: they serve gradient checks, and every tile is code.
 template <class T, class Body>
 void for_tiles(int64_t rows, int64_t vectors, Body body) {
   constexpr int most = sizeof(T) == sizeof(float) ? kMaxVectors : 2;
-  for (int64_t v = 0; v < vectors;) {
-    const int64_t left = vectors - v;
-    if (most >= 8 && left >= 8) {
-      for_row_tiles<std::min(8, most)>(rows, body, v);
-      v += 8;
-    } else if (most >= 4 && left >= 4) {
-      for_row_tiles<std::min(4, most)>(rows, body, v);
-      v += 4;
-    } else if (most >= 4 && left == 3) {
-      for_row_tiles<std::min(3, most)>(rows, body, v);
-      v += 3;
-    } else if (left >= 2) {
-      for_row_tiles<2>(rows, body, v);
-      v += 2;
-    } else {
-      for_row_tiles<1>(rows, body, v);
-      v += 1;
-    }
+  const int64_t tiles = (vectors + most - 1) / most;
+  for (int64_t tile = 0, first = 0; tile < tiles; ++tile) {
+    const int64_t count = vectors / tiles + (tile < vectors % tiles);
+    with_vectors<most>(count, rows, body, first);
+    first += count;
   }
 }
 
