@@ -69,9 +69,17 @@ struct ThinConvParams {
 
   SDGAN_HD Activation output_activation() const { return wide_saved || thin_saved ? Activation::none : activation; }
 
-  // A slice is a group of whole images. Sums over the batch have at most 32 partial results, added in order.
+  // A slice is a group of whole images where there are sums over the batch: at most 32 partial results, added in order.
+  // Else it is an image, or some rows of one where images are few.
   int64_t slice_images() const { return sums_over_batch ? (batch + 31) / 32 : 1; }
-  int64_t slice_count() const { return batch == 0 ? 0 : (batch + slice_images() - 1) / slice_images(); }
+  int64_t written_rows() const { return wide_out ? vertical.wide : vertical.thin; }
+  int64_t row_slices() const {
+    const int64_t most = sums_over_batch || batch == 0 ? 1 : (31 + batch) / batch;
+    return most < written_rows() ? most : written_rows();
+  }
+  int64_t slice_count() const {
+    return batch == 0 ? 0 : (batch + slice_images() - 1) / slice_images() * row_slices();
+  }
   SDGAN_HD int64_t taps() const { return vertical.taps * horizontal.taps * thin_channels; }
   int64_t padded_channels() const { return (channels + 15) / 16 * 16; }
   int64_t partial_size() const { return (taps() + 1) * padded_channels(); }  // dW as [r, s, k][c], then the sums

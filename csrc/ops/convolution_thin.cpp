@@ -44,7 +44,7 @@ ThinCall thin_call(const Convolution& conv, const Tensor& input, const Tensor& w
 void run(const ThinConvParams& p, const Tensor& like) {
   if (on_cuda(like)) return launch(like, [&](CudaStream stream) { return launch_thin_conv(p, stream); });
   const int64_t image = p.vertical.wide * p.horizontal.wide * p.channels * p.taps();  // multiplications
-  parallel_slices(p.slice_count(), image * p.slice_images() / 16,
+  parallel_slices(p.slice_count(), image * p.slice_images() / p.row_slices() / 16,
                   [&](int64_t begin, int64_t end) { thin_conv(p, begin, end); });
 }
 

@@ -1,218 +1,24 @@
 // Vectors run over taps or over wide channels, never over the thin ones.
 //
-// The thin image lives in a tile: a padded copy in the compute type, where every tap of every wide pixel is in bounds,
-// stored as planes in which the pixels that one tap meets, along a row of wide pixels, are neighbours. For tap t and
-// wide pixel i of a row, the thin value is tile[offset[t] + i]; hence
+// The thin image that is read lives in a tile: a padded copy in the compute type, where every tap of every wide pixel is
+// in bounds. For tap t and wide pixel i of a row, the thin value is tile[offset[t] + i * pixel_advance]; hence
 //
-//   thin_to_wide   X[i][c]  = sum over t of tile[offset[t] + i] * W[t][c]      broadcast x vector of channels
-//   wgrad          dW[t][c] = sum over i of tile[offset[t] + i] * X[i][c]      broadcast x vector of channels
+//   thin_to_wide   X[i][c]  = sum over t of tile[offset[t] + ..] * W[t][c]     broadcast x vector of channels
+//   wgrad          dW[t][c] = sum over i of tile[offset[t] + ..] * X[i][c]     broadcast x vector of channels
 //   wide_to_thin   P[i][t]  = sum over c of X[i][c] * W[c][t]                  broadcast x vector of taps,
-//                  then P is transposed and tile[offset[t] + i] += P[t][i], as sums of shifted vectors (col2im)
+//                  transposed and kept for as many wide rows as meet one thin row, which then is a sum of shifted
+//                  vectors of pixels (col2im)
 //
 // are one register-blocked product. Where wide is the fine side of a strided convolution, a wide pixel meets only the
 // taps of its phase (its position modulo the stride): the rows and columns of one phase are treated together.
-#include "kernels/thin_conv.h"
-
-#include <algorithm>
-#include <utility>
-
-#include "kernels/cpu/buffer.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/thin_conv_plan.h"
 #include "kernels/cpu/transpose.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t kStreamedBytes = 16 << 20;
 
-// ------------------------------------------------------------------------------------------ the product
-// acc[i][v] stay in registers: 24 of 32, or 12 of 16. More than 8 rows would need more pointers than there are.
-constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
-constexpr int kMaxVectors = kVectorBytes == 64 ? 8 : 4;
-constexpr int max_rows(int vectors) { return std::min(8, kAccumulators / vectors); }
-
-// acc[i][v] += sum over k < depth of left(i, k) * right(k)[v]
-template <class T, int rows, int vectors, class Left, class Right>
-SDGAN_INLINE void multiply(Vec<T> (&acc)[rows][vectors], int64_t depth, Left left, Right right) {
-  for (int64_t k = 0; k < depth; ++k) {
-    const T* r = right(k);
-    Vec<T> row[vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) row[v] = load(r + v * kLanes<T>);
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; ++i) {
-      const Vec<T> l = splat(left(i, k));
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) acc[i][v] += l * row[v];
-    }
-  }
-}
-
-template <int rows, int vectors, class Body>
-SDGAN_INLINE void with_rows(int count, Body& body, int64_t first_row, int64_t first_vector) {
-  if constexpr (rows > 1) {
-    if (count < rows) return with_rows<rows - 1, vectors>(count, body, first_row, first_vector);
-  }
-  body.template operator()<rows, vectors>(first_row, first_vector);
-}
-
-template <int vectors, class Body>
-void for_row_tiles(int64_t rows, Body& body, int64_t first_vector) {
-  const int64_t tiles = (rows + max_rows(vectors) - 1) / max_rows(vectors);
-  for (int64_t tile = 0, first = 0; tile < tiles; ++tile) {
-    const int64_t count = rows / tiles + (tile < rows % tiles);
-    with_rows<max_rows(vectors), vectors>(static_cast<int>(count), body, first, first_vector);
-    first += count;
-  }
-}
-
-// Calls body.operator()<rows, vectors>(first_row, first_vector) for register tiles that cover rows x vectors. Doubles
-// get narrow tiles: they serve gradient checks, and every tile is code.
-template <class T, class Body>
-void for_tiles(int64_t rows, int64_t vectors, Body body) {
-  constexpr int most = sizeof(T) == sizeof(float) ? kMaxVectors : 2;
-  for (int64_t v = 0; v < vectors;) {
-    const int64_t left = vectors - v;
-    if (most >= 8 && left >= 8) {
-      for_row_tiles<std::min(8, most)>(rows, body, v);
-      v += 8;
-    } else if (most >= 4 && left >= 4) {
-      for_row_tiles<std::min(4, most)>(rows, body, v);
-      v += 4;
-    } else if (most >= 4 && left == 3) {
-      for_row_tiles<std::min(3, most)>(rows, body, v);
-      v += 3;
-    } else if (left >= 2) {
-      for_row_tiles<2>(rows, body, v);
-      v += 2;
-    } else {
-      for_row_tiles<1>(rows, body, v);
-      v += 1;
-    }
-  }
-}
-
-// ------------------------------------------------------------------------------------------ geometry
-// Positions of thin pixels in the tile along one direction.
-struct Axis : ThinConvAxis {
-  bool fine;  // wide is the fine side
-
-  int64_t margin() const {  // the tile's position of thin pixel 0
-    if (!fine) return pad;
-    return std::max<int64_t>(0, ((taps - 1) * dilation - pad + stride - 1) / stride);
-  }
-  int64_t extent() const {
-    const int64_t reach = fine ? (wide - 1 + pad) / stride + margin() + 1
-                               : (wide - 1) * stride + (taps - 1) * dilation + 1;
-    return std::max(reach, thin + margin());
-  }
-  int64_t position(int64_t w, int64_t tap) const {
-    return fine ? (w + pad - tap * dilation) / stride + margin() : w * stride + tap * dilation;
-  }
-  int64_t advance() const { return fine ? 1 : stride; }  // positions between the wide pixels of a phase
-
-  int64_t phases() const { return fine ? stride : 1; }
-  int64_t step() const { return fine ? stride : 1; }  // wide pixels between those of a phase
-  int64_t first(int64_t phase) const { return fine ? ((phase - pad) % stride + stride) % stride : 0; }
-  bool meets(int64_t phase, int64_t tap) const { return !fine || (phase - tap * dilation) % stride == 0; }
-};
-
-struct Tap {
-  int64_t offset;  // in the tile, for the first row and pixel of the phase
-  int64_t plane;   // offset of the tile's row and plane; offset - plane is the position in it
-  int64_t index;   // (r, s, k)
-};
-
-// The wide pixels (first_row + i * row step, first_column + j * column step), and the taps that they meet.
-struct Phase {
-  int64_t first_row, first_column, columns;
-  Buffer<Tap> taps;       // those of one plane together
-  int64_t to_taps, to_wide;    // where its weights start in Weights
-};
-
-template <class T>
-struct Plan {
-  static constexpr int L = kLanes<T>;
-  const ThinConvParams& p;
-  Axis vertical{p.vertical, p.wide_is_fine}, horizontal{p.horizontal, p.wide_is_fine};
-  int64_t plane = (horizontal.extent() + horizontal.advance() - 1) / horizontal.advance();
-  int64_t tile_row = p.thin_channels * horizontal.advance() * plane;
-  int64_t tile_size = vertical.extent() * tile_row + 2 * L;  // whole vectors may be read and written at the end
-  int64_t row_advance = vertical.advance() * tile_row;       // in the tile, from row to row of a phase
-  int64_t pixel = p.padded_channels();                       // elements between staged wide pixels
-  int64_t block_rows;                                        // wide rows that are worked on together
-  int64_t span = 0;                                          // the most between the taps of a plane
-  Buffer<Phase> phases;
-  Buffer<T> to_taps;  // per phase [C][taps, padded to vectors]
-  Buffer<T> to_wide;  // per phase [taps][padded C]
-
-  explicit Plan(const ThinConvParams& params) : p(params) {
-    // channels_last: a block stays in the first-level cache. NCHW: long runs of each channel count for more.
-    const int64_t block_bytes = p.channels_last ? 16384 : 131072;
-    const int64_t rows = std::max<int64_t>(1, block_bytes / (p.horizontal.wide * pixel * int64_t{sizeof(T)}));
-    block_rows = round_up(rows, vertical.step());
-    for (int64_t v = 0; v < vertical.phases(); ++v) {
-      for (int64_t h = 0; h < horizontal.phases(); ++h) add_phase(v, h);
-    }
-  }
-
-  int64_t at(int64_t row, int64_t k, int64_t column) const {
-    const int64_t advance = horizontal.advance();
-    return row * tile_row + (k * advance + column % advance) * plane + column / advance;
-  }
-
-  void add_phase(int64_t row_phase, int64_t column_phase) {
-    Phase f;
-    f.first_row = vertical.first(row_phase);
-    f.first_column = horizontal.first(column_phase);
-    f.columns = f.first_column < p.horizontal.wide
-                    ? (p.horizontal.wide - f.first_column + horizontal.step() - 1) / horizontal.step()
-                    : 0;
-    for (int64_t r = 0; r < p.vertical.taps; ++r) {
-      for (int64_t s = 0; s < p.horizontal.taps; ++s) {
-        if (!vertical.meets(row_phase, r) || !horizontal.meets(column_phase, s)) continue;
-        for (int64_t k = 0; k < p.thin_channels; ++k) {
-          const int64_t column = horizontal.position(f.first_column, s);
-          const int64_t offset = at(vertical.position(f.first_row, r), k, column);
-          f.taps.push_back({offset, offset - column / horizontal.advance(),
-                            (r * p.horizontal.taps + s) * p.thin_channels + k});
-        }
-      }
-    }
-    std::sort(f.taps.begin(), f.taps.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
-    for (size_t t = 0, first = 0; t < f.taps.size(); ++t) {
-      if (f.taps[t].plane != f.taps[first].plane) first = t;
-      span = std::max(span, f.taps[t].offset - f.taps[first].offset);
-    }
-    f.to_taps = to_taps.size();
-    f.to_wide = to_wide.size();
-    phases.push_back(std::move(f));
-    pack(phases.back());
-  }
-
-  void pack(const Phase& f) {
-    dispatch(p.dtype, [&](auto storage) {
-      using S = decltype(storage);
-      if constexpr (std::is_same_v<compute_t<S>, T>) {
-        const int64_t count = f.taps.size(), padded = round_up(count, L);
-        if (p.thin_out) to_taps.resize(to_taps.size() + p.channels * padded, T(0));
-        if (p.wide_out) to_wide.resize(to_wide.size() + count * pixel, T(0));
-        for (int64_t t = 0; t < count; ++t) {
-          const int64_t k = f.taps[t].index % p.thin_channels, rs = f.taps[t].index / p.thin_channels;
-          const S* w = static_cast<const S*>(p.weight) + k * p.weight_stride[1] +
-                       rs / p.horizontal.taps * p.weight_stride[2] + rs % p.horizontal.taps * p.weight_stride[3];
-          for (int64_t c = 0; c < p.channels; ++c) {
-            const T value = load_one(w + c * p.weight_stride[0]);
-            if (p.thin_out) to_taps[f.to_taps + c * padded + t] = value;
-            if (p.wide_out) to_wide[f.to_wide + t * pixel + c] = value;
-          }
-        }
-      }
-    });
-  }
-};
-
-// ------------------------------------------------------------------------------------------ the pass over images
 template <class S>
 struct Pass {
   using T = compute_t<S>;
@@ -225,14 +31,21 @@ struct Pass {
   const int64_t vectors = (p.channels + L - 1) / L;
   // In memory as in the stage: nothing to convert, to transpose or to pad.
   const bool plain = p.channels_last && std::is_same_v<S, T> && p.channels == pixel;
-  const int64_t columns = round_up(width, L);                   // of the transposed products, beside their margins
-  const int64_t columns_stride = columns + 2 * plan.span + L;
-  Buffer<T> dense = Buffer<T>(thin_size + L);         // a thin image as it lies in memory
-  Buffer<T> tile_in = Buffer<T>(p.thin_in ? plan.tile_size : 0);
-  Buffer<T> tile_out = Buffer<T>(p.thin_out ? plan.tile_size : 0);
+  // What does not stay in the caches until it is read again need not push out what does.
+  const bool streams = plain && p.wide_out && !p.preactivation && p.output_activation() == Activation::none &&
+                       p.batch * p.vertical.wide * width * pixel * int64_t{sizeof(T)} > kStreamedBytes &&
+                       reinterpret_cast<uintptr_t>(p.wide_out) % kVectorBytes == 0;
+  const T *ahead = nullptr, *ahead_end = nullptr;  // of the wide rows that come next
+  int64_t ahead_piece = 0;
+  Buffer<T> tile = Buffer<T>(p.thin_in ? plan.tile_size : 0);
   Buffer<T> stage = Buffer<T>(plan.block_rows * width * pixel);  // a block of wide rows, [pixels][padded C]
-  Buffer<T> products = Buffer<T>(p.thin_out ? columns * round_up(p.taps(), L) : 0);
-  Buffer<T> transposed = Buffer<T>(p.thin_out ? columns_stride * round_up(p.taps(), L) : 0);
+  Buffer<T> products = Buffer<T>(p.thin_out ? plan.columns * round_up(p.taps(), L) : 0);
+  Buffer<T> kept = Buffer<T>(p.thin_out ? plan.kept_rows * plan.products_row : 0);  // transposed, of the last wide rows
+  Buffer<const T*> sources = Buffer<const T*>(p.thin_out ? plan.planes * p.vertical.taps * p.horizontal.taps : 0);
+  Buffer<int64_t> source_count = Buffer<int64_t>(plan.planes);
+  Buffer<T> tile_sums = Buffer<T>(p.thin_sums ? plan.tile_row + L : 0);
+  Buffer<T> plane = Buffer<T>(p.horizontal.thin + L);
+  Buffer<T> thin_row = Buffer<T>(p.horizontal.thin * p.thin_channels + L);  // as it lies in memory
   Buffer<T> bias = Buffer<T>(std::max(pixel, kThinChannels));
 
   explicit Pass(const ThinConvParams& params) : p(params) {
@@ -240,29 +53,56 @@ struct Pass {
     for (int64_t c = 0; c < count; ++c) bias[c] = load_one(static_cast<const S*>(p.bias) + c);
   }
 
-  void slice(int64_t s) {
-    T* partial = p.partial ? static_cast<T*>(p.partial) + s * p.partial_size() : nullptr;
-    const int64_t last = std::min(p.batch, (s + 1) * p.slice_images());
-    for (int64_t n = s * p.slice_images(); n < last; ++n) image(n, partial);
+  void slices(int64_t begin, int64_t end) {
+    if (p.sums_over_batch) {
+      for (int64_t s = begin; s < end; ++s) {
+        T* partial = static_cast<T*>(p.partial) + s * p.partial_size();
+        const int64_t last = std::min(p.batch, (s + 1) * p.slice_images());
+        for (int64_t n = s * p.slice_images(); n < last; ++n) image(n, 0, p.written_rows(), partial);
+      }
+    } else {
+      for (int64_t s = begin; s < end;) {  // slices of one image together: fewer products at their seams
+        const int64_t n = s / p.row_slices(), next = std::min(end, (n + 1) * p.row_slices());
+        image(n, first_row(s - n * p.row_slices()), first_row(next - n * p.row_slices()), nullptr);
+        s = next;
+      }
+    }
+    if (streams) streamed();
   }
 
-  void image(int64_t n, T* partial) {
+  // Of a slice of an image; the phases of wide rows stay together.
+  int64_t first_row(int64_t slice) const {
+    return std::min(p.written_rows(), round_up(p.written_rows() * slice / p.row_slices(), plan.vertical.step()));
+  }
+
+  // Writes the rows [first, last) of the side that is written.
+  void image(int64_t n, int64_t first, int64_t last, T* partial) {
     T* sums = partial ? partial + p.taps() * pixel : nullptr;
     if (p.thin_in) read_thin(n);
     if (p.thin_sums) add_thin(sums);
-    if (p.thin_out) std::fill(tile_out.begin(), tile_out.end(), T(0));
-    for (int64_t row = 0; row < p.vertical.wide; row += plan.block_rows) {
-      const int64_t rows = std::min(plan.block_rows, p.vertical.wide - row);
+    int64_t row = 0, end = p.vertical.wide, thin_row = first;
+    if (p.wide_out) {
+      row = first;
+      end = last;
+    } else if (p.thin_out && !partial) {
+      row = std::max<int64_t>(0, plan.vertical.lowest(first));
+      end = std::min(end, plan.vertical.highest(last - 1) + 1);
+    }
+    for (; row < end; row += plan.block_rows) {
+      const int64_t rows = std::min(plan.block_rows, end - row);
       const int64_t first = (n * p.vertical.wide + row) * width * p.channels;  // of the block when it is plain
       if (p.wide_in) {
         const bool in_place = plain && !p.wide_saved;
         if (!in_place) read_wide(n, row, rows);
         const T* x = in_place ? static_cast<const T*>(p.wide_in) + first : stage.data();
-        if (in_place) prefetch(x + rows * width * pixel, std::min(rows, p.vertical.wide - row - rows) * width * pixel);
+        if (in_place) expect(x + rows * width * pixel, std::min(plan.block_rows, end - row - rows));
         if (p.wide_sums) add_wide(x, rows * width, sums);
         for (const Phase& f : plan.phases) {
           if (p.weight_gradient) wgrad(f, x, row, rows, partial);
-          if (p.thin_out) wide_to_thin(f, x, row, rows);
+        }
+        for (int64_t y = row; p.thin_out && y < row + rows; ++y) {
+          wide_to_thin(x + (y - row) * width * pixel, y);
+          for (; thin_row < last && plan.vertical.highest(thin_row) <= y; ++thin_row) write_thin(n, thin_row);
         }
       }
       if (p.wide_out) {
@@ -274,12 +114,21 @@ struct Pass {
         if (!plain) write_wide(p.wide_out, n, row, rows);
       }
     }
-    if (p.thin_out) write_thin(n);
+    for (; p.thin_out && thin_row < last; ++thin_row) write_thin(n, thin_row);
   }
 
-  // The products read in an order that the hardware does not foresee.
-  void prefetch(const T* from, int64_t count) const {
-    for (int64_t i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+  // The products read in an order that the hardware does not foresee: each register tile asks for a piece of the next
+  // block, few enough lines to be under way at once.
+  void expect(const T* rows, int64_t count) {
+    ahead = rows;
+    ahead_end = rows + count * width * pixel;
+    const int64_t tiles =
+        (p.weight_gradient ? p.taps() * vectors / kAccumulators : 0) + (p.thin_out ? count * width / 8 : 0);
+    ahead_piece = (ahead_end - ahead) / std::max<int64_t>(1, tiles) + L;
+  }
+  SDGAN_INLINE void prefetch() {
+    const T* end = std::min(ahead_end, ahead + ahead_piece);
+    for (; ahead < end; ahead += 64 / sizeof(T)) __builtin_prefetch(ahead);
   }
 
   // Calls body(tile shift, first wide pixel of the block) for the rows of a phase in the block.
@@ -295,96 +144,110 @@ struct Pass {
     const int64_t step = plan.horizontal.step() * pixel;
     for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
       for_tiles<T>(f.columns, vectors, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
-        const T* thin = tile_in.data() + shift + i0;
+        const T* thin[tile_rows];
+#pragma GCC unroll 8
+        for (int i = 0; i < tile_rows; ++i) thin[i] = tile.data() + shift + (i0 + i) * plan.pixel_advance;
         const T* weight = plan.to_wide.data() + f.to_wide + v0 * L;
         Vec<T> acc[tile_rows][tile_vectors];
-        for (auto& acc_row : acc) {
-          for (int v = 0; v < tile_vectors; ++v) acc_row[v] = load(&bias[(v0 + v) * L]);
-        }
+        load_tile<T>(acc, [&](int) { return &bias[v0 * L]; });
         multiply<T>(
-            acc, f.taps.size(), [&](int i, int64_t t) { return thin[f.taps[t].offset + i]; },
+            acc, f.taps.size(), [&](int i, int64_t t) { return thin[i][f.taps[t].offset]; },
             [&](int64_t t) { return weight + t * pixel; });
         T* to = out + first * pixel + i0 * step + v0 * L;
-        for (int i = 0; i < tile_rows; ++i) {
-          for (int v = 0; v < tile_vectors; ++v) store(to + i * step + v * L, acc[i][v]);
+        if (streams) {
+          stream_tile<T>(acc, [&](int i) { return to + i * step; });
+        } else {
+          store_tile<T>(acc, [&](int i) { return to + i * step; });
         }
       });
     });
   }
 
   void wgrad(const Phase& f, const T* x, int64_t row, int64_t rows, T* partial) {
-    const int64_t step = plan.horizontal.step() * pixel;
+    const int64_t step = plan.horizontal.step() * pixel, advance = plan.pixel_advance;
     for_tiles<T>(f.taps.size(), vectors, [&]<int tile_rows, int tile_vectors>(int64_t t0, int64_t v0) {
+      prefetch();
       Vec<T> acc[tile_rows][tile_vectors];
       const T* thin[tile_rows];
       T* sum[tile_rows];
-      for (int i = 0; i < tile_rows; ++i) {
-        sum[i] = partial + f.taps[t0 + i].index * pixel + v0 * L;
-        for (int v = 0; v < tile_vectors; ++v) acc[i][v] = load(sum[i] + v * L);
-      }
+#pragma GCC unroll 8
+      for (int i = 0; i < tile_rows; ++i) sum[i] = partial + f.taps[t0 + i].index * pixel + v0 * L;
+      load_tile<T>(acc, [&](int i) { return sum[i]; });
       for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
-        for (int i = 0; i < tile_rows; ++i) thin[i] = tile_in.data() + f.taps[t0 + i].offset + shift;
+#pragma GCC unroll 8
+        for (int i = 0; i < tile_rows; ++i) thin[i] = tile.data() + f.taps[t0 + i].offset + shift;
         const T* wide = x + first * pixel + v0 * L;
         multiply<T>(
-            acc, f.columns, [&](int i, int64_t j) { return thin[i][j]; }, [&](int64_t j) { return wide + j * step; });
+            acc, f.columns, [&](int i, int64_t j) { return thin[i][j * advance]; }, [&](int64_t j) { return wide + j * step; });
       });
-      for (int i = 0; i < tile_rows; ++i) {
-        for (int v = 0; v < tile_vectors; ++v) store(sum[i] + v * L, acc[i][v]);
-      }
+      store_tile<T>(acc, [&](int i) { return sum[i]; });
     });
   }
 
-  void wide_to_thin(const Phase& f, const T* x, int64_t row, int64_t rows) {
-    const int64_t step = plan.horizontal.step() * pixel;
-    const int64_t padded = round_up(f.taps.size(), L);
-    for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
-      for_tiles<T>(f.columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
-        const T* wide = x + first * pixel + i0 * step;
-        const T* weight = plan.to_taps.data() + f.to_taps + v0 * L;
-        Vec<T> acc[tile_rows][tile_vectors];
-        for (auto& acc_row : acc) {
-          for (auto& a : acc_row) a = Vec<T>{};
-        }
+  // The products of wide row y, whose pixels are x.
+  void wide_to_thin(const T* x, int64_t y) {
+    const int64_t step = plan.horizontal.step() * pixel, phases = plan.horizontal.phases();
+    const Phase* row_phase = &plan.phases[plan.vertical.phase_of(y) * phases];
+    for (const Phase* f = row_phase; f < row_phase + phases; ++f) {
+      const int64_t padded = round_up(f->taps.size(), L);
+      for_tiles<T>(f->columns, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
+        prefetch();
+        const T* wide = x + f->first_column * pixel + i0 * step;
+        const T* weight = plan.to_taps.data() + f->to_taps + v0 * L;
+        Vec<T> acc[tile_rows][tile_vectors] = {};
         multiply<T>(
             acc, p.channels, [&](int i, int64_t c) { return wide[i * step + c]; },
             [&](int64_t c) { return weight + c * padded; });
-        for (int i = 0; i < tile_rows; ++i) {
-          for (int v = 0; v < tile_vectors; ++v) store(&products[(i0 + i) * padded + (v0 + v) * L], acc[i][v]);
-        }
+        T* to = &products[i0 * padded + v0 * L];
+        store_tile<T>(acc, [&](int i) { return to + i * padded; });
       });
-      std::fill(&products[f.columns * padded], &products[columns * padded], T(0));
-      transpose_products(padded);
-      add_to_tile(f, shift);
-    });
-  }
-
-  void transpose_products(int64_t padded) {
-    for (int64_t i = 0; i < columns; i += L) {
-      for (int64_t t = 0; t < padded; t += L) {
-        Vec<T> block[L];
-        for (int l = 0; l < L; ++l) block[l] = load(&products[(i + l) * padded + t]);
-        transpose<T>(block);
-        for (int l = 0; l < L; ++l) store(&transposed[(t + l) * columns_stride + plan.span + i], block[l]);
-      }
-    }
-  }
-
-  // The taps of one plane are summed in registers: each vector of the tile is read and written once a plane.
-  void add_to_tile(const Phase& f, int64_t shift) {
-    for (size_t t = 0; t < f.taps.size();) {
-      size_t end = t + 1;
-      while (end < f.taps.size() && f.taps[end].plane == f.taps[t].plane) ++end;
-      const int64_t origin = f.taps[t].offset;
-      T* to = tile_out.data() + origin + shift;
-      for (int64_t x = 0; x < f.columns + f.taps[end - 1].offset - origin; x += L) {
-        Vec<T> sum = load(to + x);
-        for (size_t u = t; u < end; ++u) {
-          sum += load(&transposed[u * columns_stride + plan.span + x + origin - f.taps[u].offset]);
+      std::fill(&products[f->columns * padded], &products[plan.columns * padded], T(0));
+      T* to = &kept[y % plan.kept_rows * plan.products_row + f->products * plan.columns_stride + plan.left];
+      for (int64_t i = 0; i < plan.columns; i += L) {
+        for (int64_t t = 0; t < padded; t += L) {
+          Vec<T> block[L];
+#pragma GCC unroll 16
+          for (int l = 0; l < L; ++l) block[l] = load(&products[(i + l) * padded + t]);
+          transpose<T>(block);
+#pragma GCC unroll 16
+          for (int l = 0; l < L; ++l) store(to + (t + l) * plan.columns_stride + i, block[l]);
         }
-        store(to + x, sum);
       }
-      t = end;
     }
+  }
+
+  // A thin row, of whose wide rows the products are kept.
+  void write_thin(int64_t n, int64_t row) {
+    const int64_t most = p.vertical.taps * p.horizontal.taps;
+    std::fill(source_count.begin(), source_count.end(), 0);
+    for (int64_t r = 0; r < p.vertical.taps; ++r) {
+      const int64_t y = plan.vertical.wide_at(row, r);
+      if (y < 0) continue;
+      const T* from = &kept[y % plan.kept_rows * plan.products_row];
+      const int64_t* piece = &plan.piece_begin[plan.vertical.phase_of(y) * p.vertical.taps + r];
+      for (int64_t i = piece[0]; i < piece[1]; ++i) {
+        const Piece& at = plan.pieces[i];
+        sources[at.plane * most + source_count[at.plane]++] = from + at.at;
+      }
+    }
+    const int64_t advance = plan.horizontal.advance(), end = p.horizontal.thin, k_end = p.thin_channels;
+    for (int64_t k = 0; k < k_end; ++k) {
+      for (int64_t residue = 0; residue < std::min(advance, end); ++residue) {
+        const int64_t number = k * advance + residue, count = (end - residue + advance - 1) / advance;
+        const T* const* from = &sources[number * most];
+        for (int64_t x = 0; x < count; x += L) {
+          Vec<T> sum = splat(bias[k]);
+          for (int64_t i = 0; i < source_count[number]; ++i) sum += load(from[i] + x);
+          store(&plane[x], sum);
+        }
+        T* to = &thin_row[p.channels_last ? residue * k_end + k : k * end + residue];
+        const int64_t stride = p.channels_last ? advance * k_end : advance;
+        for (int64_t x = 0; x < count; ++x) to[x * stride] = plane[x];
+      }
+    }
+    write_row(p.preactivation, n, row);
+    activate_all(thin_row.data(), thin_row.data(), end * k_end);
+    write_row(p.thin_out, n, row);
   }
 
   // ---------------------------------------------------------------------------------- images to and from memory
@@ -409,57 +272,50 @@ struct Pass {
     });
   }
 
-  // Calls body(in the dense image, in the tile, number, distance in the dense image) for the runs of thin pixels that
-  // are neighbours in the tile.
+  // Calls body(in memory, in the row, number) for the runs of a thin row.
   template <class Body>
-  void for_runs(Body body) {
-    const int64_t advance = plan.horizontal.advance(), q_end = p.horizontal.thin, k_end = p.thin_channels;
-    const int64_t q_stride = p.channels_last ? k_end : 1;
-    for (int64_t row = 0; row < p.vertical.thin; ++row) {
-      for (int64_t k = 0; k < k_end; ++k) {
-        const int64_t from = p.channels_last ? row * q_end * k_end + k : (k * p.vertical.thin + row) * q_end;
-        for (int64_t q = 0; q < std::min(advance, q_end); ++q) {
-          const int64_t at = plan.at(row + plan.vertical.margin(), k, q + plan.horizontal.margin());
-          body(from + q * q_stride, at, (q_end - q + advance - 1) / advance, advance * q_stride, k);
-        }
-      }
-    }
+  SDGAN_INLINE void for_runs(int64_t n, int64_t row, Body body) const {
+    const int64_t columns = p.horizontal.thin, k_end = p.thin_channels, rows = p.vertical.thin;
+    if (p.channels_last) return body((n * rows + row) * columns * k_end, 0, columns * k_end);
+    for (int64_t k = 0; k < k_end; ++k) body(((n * k_end + k) * rows + row) * columns, k * columns, columns);
   }
 
   void read_thin(int64_t n) {
     with_reader(p.thin_in, p.thin_saved, [&](auto reader) {
-      for (int64_t i = 0; i < thin_size; i += L) {
-        store(&dense[i], reader(n * thin_size + i, static_cast<int>(std::min<int64_t>(L, thin_size - i))));
+      for (int64_t row = 0; row < p.vertical.thin; ++row) {
+        for_runs(n, row, [&](int64_t from, int64_t in_row, int64_t count) {
+          const int64_t k = in_row / p.horizontal.thin;  // of a run in NCHW, else 0
+          T* to = &tile[plan.at(row + plan.vertical.margin(), k, plan.horizontal.margin())];
+          for (int64_t i = 0; i < count; i += L) {
+            const int lanes = static_cast<int>(std::min<int64_t>(L, count - i));
+            write<T>(to, i, lanes, reader(from + i, lanes));
+          }
+        });
       }
     });
-    for_runs([&](int64_t from, int64_t at, int64_t count, int64_t stride, int64_t) {
-      for (int64_t j = 0; j < count; ++j) tile_in[at + j] = dense[from + j * stride];
+  }
+
+  void write_row(void* image, int64_t n, int64_t row) const {
+    for_runs(n, row, [&](int64_t to, int64_t in_row, int64_t count) {
+      for (int64_t i = 0; i < count; i += L) {
+        write<S>(image, to + i, static_cast<int>(std::min<int64_t>(L, count - i)), load(&thin_row[in_row + i]));
+      }
     });
   }
 
-  void write_thin(int64_t n) {
-    for_runs([&](int64_t to, int64_t at, int64_t count, int64_t stride, int64_t k) {
-      for (int64_t j = 0; j < count; ++j) dense[to + j * stride] = tile_out[at + j] + bias[k];
-    });
-    write_dense(p.preactivation, n);
-    activate_all(dense.data(), dense.data(), thin_size);
-    write_dense(p.thin_out, n);
-  }
-
-  void write_dense(void* image, int64_t n) const {
-    for (int64_t i = 0; i < thin_size; i += L) {
-      write<S>(image, n * thin_size + i, static_cast<int>(std::min<int64_t>(L, thin_size - i)), load(&dense[i]));
-    }
-  }
-
+  // Rows are added first: their margins are 0.
   void add_thin(T* sums) {
-    for_runs([&](int64_t, int64_t at, int64_t count, int64_t, int64_t k) {
-      Vec<T> sum{};
-      for (int64_t j = 0; j < count; j += L) {
-        sum += first_lanes<T>(load(&tile_in[at + j]), static_cast<int>(std::min<int64_t>(L, count - j)));
+    std::fill(tile_sums.begin(), tile_sums.end(), T(0));
+    for (int64_t row = 0; row < plan.vertical.extent(); ++row) {
+      for (int64_t i = 0; i < plan.tile_row; i += L) {
+        store(&tile_sums[i], load(&tile_sums[i]) + load(&tile[row * plan.tile_row + i]));
       }
-      sums[k] += static_cast<T>(sum_lanes(sum));
-    });
+    }
+    for (int64_t k = 0; k < p.thin_channels; ++k) {
+      double sum = 0;
+      for (int64_t column = 0; column < plan.horizontal.extent(); ++column) sum += tile_sums[plan.at(0, k, column)];
+      sums[k] += static_cast<T>(sum);
+    }
   }
 
   void add_wide(const T* x, int64_t pixels, T* sums) {
@@ -555,8 +411,7 @@ void gradients(const ThinConvParams& p, void* grad_weight, void* grad_bias) {
 
 void thin_conv(const ThinConvParams& p, int64_t begin, int64_t end) {
   dispatch(p.dtype, [&](auto storage) {
-    Pass<decltype(storage)> pass(p);
-    for (int64_t s = begin; s < end; ++s) pass.slice(s);
+    Pass<decltype(storage)>(p).slices(begin, end);
   });
 }
 
