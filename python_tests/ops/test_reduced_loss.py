@@ -13,7 +13,7 @@ LOSSES = {
     "generator": lambda a, b: ops.generator_loss(b, a, "relativistic"),
     "bce_with_logits": lambda a, b: ops.binary_cross_entropy_with_logits(a, b.sigmoid()),
     "bce": lambda a, b: ops.binary_cross_entropy(a.sigmoid(), b.sigmoid()),
-    "weighted": lambda a, b: ops.binary_cross_entropy_with_logits(a, b, torch.tensor(3.0), pos_weight=torch.tensor(2.0)),
+    "weighted": lambda a, b: ops.binary_cross_entropy_with_logits(a, b, a.new_tensor(3), pos_weight=a.new_tensor(2)),
     "reconstruction": lambda a, b: ops.reconstruction_loss(a, b),
     "reconstruction bce": lambda a, b: ops.reconstruction_loss(a, b, "bce", "sum"),
 }

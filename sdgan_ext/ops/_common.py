@@ -104,7 +104,7 @@ def plain_eager() -> bool:
     )
 
 
-def _function(name: str, forward, backward):
+def autograd_function(name: str, forward, backward):
     """The ``apply`` of an autograd function, for plain eager mode: without what torch does first for functorch."""
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return super(torch.autograd.Function, type(name, (torch.autograd.Function,), members)).apply
@@ -127,7 +127,7 @@ def differentiable(op: str, backward, setup_context):
         setup_context(ctx, inputs, output)
         return output
 
-    apply = _function(op, forward, backward)
+    apply = autograd_function(op, forward, backward)
 
     def call(*inputs):
         if not plain_eager():
@@ -174,7 +174,7 @@ def reduced_loss(op: str, differentiate):
                     grad.mul_(factor)
         return *grads, *nothing
 
-    apply = _function(op, forward, backward)
+    apply = autograd_function(op, forward, backward)
 
     def call(tensors, rest):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors[:2]):
