@@ -22,7 +22,7 @@ enum class Role : int32_t { discriminator, generator };
 struct AdversarialLossParams {
   const void* real = nullptr;   // [n_real] logits; null where the objective does not read them
   const void* fake = nullptr;   // [n_fake]
-  void* grad_real = nullptr;    // [n_real] d loss / d real, or null
+  void* grad_real = nullptr;    // [n_real] d loss / d real, or null: not wanted
   void* grad_fake = nullptr;    // [n_fake] or null
   void* loss = nullptr;         // [n_fake] loss of each pair when not reduced, else null
   double* partial = nullptr;    // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced

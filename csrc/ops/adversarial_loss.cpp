@@ -5,9 +5,10 @@
 namespace sdgan {
 namespace {
 
-// real, fake: logits of any shape, contiguous. grad_real is empty where there is no real.
+// real, fake: logits of any shape, contiguous. A gradient that is not needed is empty.
 std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tensor fake, int64_t objective,
-                                                       int64_t role, double real_target, int64_t reduction) {
+                                                       int64_t role, double real_target, int64_t reduction,
+                                                       bool need_real, bool need_fake) {
   const bool none = static_cast<Reduction>(reduction) == Reduction::none;
   const bool mean = static_cast<Reduction>(reduction) == Reduction::mean;
   fake = to_contiguous(fake);
@@ -27,13 +28,14 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tens
   p.scale_fake = mean ? 1.0 / static_cast<double>(p.n_fake) : 1.0;
 
   Tensor loss = none ? empty_as(fake) : empty_scalar(fake);
-  Tensor grad_real = real ? empty_as(*real) : empty_none(fake);
-  Tensor grad_fake = empty_as(fake);
+  need_real = need_real && real.has_value();
+  Tensor grad_real = need_real ? empty_as(*real) : empty_none(fake);
+  Tensor grad_fake = empty_if(need_fake, fake);
   p.real = pointer(real);
   p.fake = fake.const_data_ptr();
   p.loss = none ? loss.mutable_data_ptr() : nullptr;
-  p.grad_real = real ? grad_real.mutable_data_ptr() : nullptr;
-  p.grad_fake = grad_fake.mutable_data_ptr();
+  p.grad_real = need_real ? grad_real.mutable_data_ptr() : nullptr;
+  p.grad_fake = need_fake ? grad_fake.mutable_data_ptr() : nullptr;
   SDGAN_CHECK(!p.paired() || !real || p.n_real == p.n_fake, "real and fake must pair one to one");
 
   run_reduction(

@@ -23,6 +23,7 @@ bool channels_last(const Tensor& t) {
 
 // An output for `t`: in its layout, where that is one of the two that the kernels know. The fake kernel does the same.
 Tensor empty_output(const Tensor& t) {
+  if (t.is_contiguous() || channels_last(t)) return empty(t, t.dim(), t.sizes().data(), t.strides().data());
   Tensor out = torch::stable::empty_like(t);
   return out.is_contiguous() || channels_last(out) ? out : torch::stable::new_empty(t, t.sizes());
 }
@@ -41,20 +42,24 @@ ScalarType compute_type(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+Tensor as(const Tensor& t, ScalarType type) { return t.scalar_type() == type ? t : torch::stable::to(t, type); }
+
 // A vector of C in the type that the kernels compute in.
 OptionalTensor vector(const OptionalTensor& t, const Tensor& input, const char* name) {
   if (!t) return std::nullopt;
   SDGAN_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, " must hold one value per channel");
-  return torch::stable::contiguous(torch::stable::to(*t, compute_type(input)));
+  return to_contiguous(as(*t, compute_type(input)));
 }
 
 // A gradient in the type of what it belongs to.
 Tensor as_given(const Tensor& grad, const OptionalTensor& given) {
-  return given ? torch::stable::to(grad, given->scalar_type()) : grad;
+  return given ? as(grad, given->scalar_type()) : grad;
 }
 
 Tensor empty_vector(const Tensor& input) {
-  return torch::stable::new_empty(input, {input.size(1)}, compute_type(input));
+  const int64_t size = input.size(1), stride = 1;
+  const bool f64 = input.scalar_type() == ScalarType::Double;
+  return empty(input, 1, &size, &stride, f64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
 }
 
 void set_shape(BatchNormShape& p, const Tensor& input, double eps, int64_t activation, double negative_slope) {

@@ -35,16 +35,40 @@ struct Inputs {
   }
 };
 
+std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tensor target, OptionalTensor weight,
+                                           OptionalTensor pos_weight, bool logits, int64_t reduction, bool need_input,
+                                           bool need_target) {
+  const Inputs inputs(input, target, weight, pos_weight);
+  BceBackwardParams p;
+  inputs.fill(p, logits, static_cast<Reduction>(reduction));
+  grad_loss = loss_gradient(grad_loss, inputs.input, p.reduced);
+  Tensor grad_input = empty_if(need_input, inputs.input);
+  Tensor grad_target = empty_if(need_target, inputs.input);
+  p.grad_loss = grad_loss.const_data_ptr();
+  p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
+  p.grad_target = need_target ? grad_target.mutable_data_ptr() : nullptr;
+  run_elementwise(
+      p, slices(p.n), inputs.input, [](const auto& p, int64_t begin, int64_t end) { bce_backward(p, begin, end); },
+      launch_bce_backward);
+  return {grad_input, grad_target};
+}
+
 // weight and pos_weight have the shape of input.
-Tensor bce_op(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight, bool logits,
-              int64_t reduction_code) {
+std::tuple<Tensor, Tensor, Tensor> bce_op(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
+                                          bool logits, int64_t reduction_code, bool need_input, bool need_target) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const Inputs inputs(input, target, weight, pos_weight);
   BceParams p;
   inputs.fill(p, logits, reduction);
+  SDGAN_CHECK(p.reduced || !(need_input || need_target), "only a reduced loss has gradients beside it");
+  const bool cuda = on_cuda(inputs.input);
   Tensor loss = p.reduced ? empty_scalar(inputs.input) : empty_as(inputs.input);
+  Tensor grad_input = empty_if(need_input && !cuda, inputs.input);
+  Tensor grad_target = empty_if(need_target && !cuda, inputs.input);
   p.loss = p.reduced ? nullptr : loss.mutable_data_ptr();
-  std::vector<int> outside(logits || on_cuda(inputs.input) ? 0 : slices(p.n));
+  p.grad_input = need_input && !cuda ? grad_input.mutable_data_ptr() : nullptr;
+  p.grad_target = need_target && !cuda ? grad_target.mutable_data_ptr() : nullptr;
+  std::vector<int> outside(logits || cuda ? 0 : slices(p.n));
   p.outside = outside.empty() ? nullptr : outside.data();
   run_reduction(
       p, slices(p.n), p.reduced ? &loss : nullptr, divisor(reduction, inputs.input) == 0, inputs.input,
@@ -54,25 +78,11 @@ Tensor bce_op(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor
                 "binary_cross_entropy_with_logits");
     SDGAN_CHECK((found & 2) == 0, "target must hold probabilities, all between 0 and 1");
   }
-  return loss;
-}
-
-std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tensor target, OptionalTensor weight,
-                                           OptionalTensor pos_weight, bool logits, int64_t reduction, bool need_input,
-                                           bool need_target) {
-  const Inputs inputs(input, target, weight, pos_weight);
-  BceBackwardParams p;
-  inputs.fill(p, logits, static_cast<Reduction>(reduction));
-  grad_loss = loss_gradient(grad_loss, inputs.input, p.reduced);
-  Tensor grad_input = need_input ? empty_as(inputs.input) : empty_none(inputs.input);
-  Tensor grad_target = need_target ? empty_as(inputs.input) : empty_none(inputs.input);
-  p.grad_loss = grad_loss.const_data_ptr();
-  p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
-  p.grad_target = need_target ? grad_target.mutable_data_ptr() : nullptr;
-  run_elementwise(
-      p, slices(p.n), inputs.input, [](const auto& p, int64_t begin, int64_t end) { bce_backward(p, begin, end); },
-      launch_bce_backward);
-  return {grad_input, grad_target};
+  if (cuda && (need_input || need_target)) {
+    std::tie(grad_input, grad_target) = bce_backward_op(scalar_one(input), input, target, weight, pos_weight, logits,
+                                                        reduction_code, need_input, need_target);
+  }
+  return {loss, grad_input, grad_target};
 }
 
 }  // namespace

@@ -114,6 +114,11 @@ inline Tensor empty_as(const Tensor& like) {
   if (!like.is_contiguous()) return torch::stable::empty_like(like);
   return empty(like, like.dim(), like.sizes().data(), like.strides().data());
 }
+inline Tensor empty_if(bool needed, const Tensor& like) { return needed ? empty_as(like) : empty_none(like); }
+inline Tensor scalar_one(const Tensor& like) {
+  Tensor one = empty_scalar(like);
+  return torch::stable::fill_(one, 1.0);
+}
 
 inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 // Elementwise kernels run over memory as if it had one dimension. For that, their first tensor must be dense (a copy
@@ -158,6 +163,7 @@ void parallel_slices(int64_t count, int64_t cost, const F& f) {
   constexpr int64_t kWorthAThread = 16384;
   if (count <= 0) return;
   const int64_t grain = cost >= kWorthAThread ? 1 : kWorthAThread / (cost > 0 ? cost : 1);
+  if (count <= grain) return f(0, count);
   torch::stable::parallel_for(0, count, grain, f);
 }
 

@@ -2,14 +2,15 @@
 // family; fake kernels, autograd and autocast are registered in sdgan_ext/ops/<family>.py.
 //
 // Enumerations travel as int: activation and objective (csrc/kernels/*.h), reduction 0 none, 1 mean, 2 sum, 3 batchmean (sum / size of
-// the first dimension).
+// the first dimension). A gradient that is not needed is an empty tensor; bce and reconstruction_loss give gradients
+// beside the loss where it is reduced.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(sdgan_ext, m) {
   // adversarial_loss
   m.def(
-      "adversarial_loss(Tensor? real, Tensor fake, int objective, int role, float real_target, int reduction) "
-      "-> (Tensor loss, Tensor grad_real, Tensor grad_fake)");
+      "adversarial_loss(Tensor? real, Tensor fake, int objective, int role, float real_target, int reduction, "
+      "bool need_real, bool need_fake) -> (Tensor loss, Tensor grad_real, Tensor grad_fake)");
   m.def(
       "adversarial_loss_backward(Tensor grad_loss, Tensor? real, Tensor fake, Tensor grad_real, Tensor grad_fake, "
       "int objective, int role, float real_target, int reduction) -> (Tensor, Tensor)");
@@ -47,14 +48,17 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "bool need_eps) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");
 
   // reconstruction_loss
-  m.def("reconstruction_loss(Tensor x_hat, Tensor x, int kind, int reduction) -> Tensor");
+  m.def(
+      "reconstruction_loss(Tensor x_hat, Tensor x, int kind, int reduction, bool need_x_hat, bool need_x) "
+      "-> (Tensor loss, Tensor grad_x_hat, Tensor grad_x)");
   m.def(
       "reconstruction_loss_backward(Tensor grad_loss, Tensor x_hat, Tensor x, int kind, int reduction, "
       "bool need_x_hat, bool need_x) -> (Tensor grad_x_hat, Tensor grad_x)");
 
   // bce: weight and pos_weight have the shape of input; pos_weight goes with logits only
   m.def(
-      "bce(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits, int reduction) -> Tensor");
+      "bce(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits, int reduction, "
+      "bool need_input, bool need_target) -> (Tensor loss, Tensor grad_input, Tensor grad_target)");
   m.def(
       "bce_backward(Tensor grad_loss, Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits, "
       "int reduction, bool need_input, bool need_target) -> (Tensor grad_input, Tensor grad_target)");

@@ -110,14 +110,25 @@ def test_strided_and_empty_logits():
     assert op.generator_loss(empty, reduction="sum") == 0
 
 
-@pytest.mark.parametrize("role", ["adversarial_loss", "adversarial_loss_backward"])
-def test_opcheck(role):
+def test_opcheck():
     real, fake = logits(5, dtype=torch.float32), logits(5, dtype=torch.float32, seed=1)
-    if role == "adversarial_loss":
-        args = (real, fake, 0, 0, 0.9, 1)
-    else:
-        args = (torch.tensor(1.5), real, fake, real.detach(), fake.detach(), 0, 0, 0.9, 1)
-    torch.library.opcheck(getattr(torch.ops.sdgan_ext, role).default, args)
+    native, settings = torch.ops.sdgan_ext, (0, 0, 0.9, 1)
+    torch.library.opcheck(native.adversarial_loss.default, (real, fake, *settings, True, True))
+    torch.library.opcheck(native.adversarial_loss.default, (real.detach(), fake, *settings, False, True))
+    grads = (torch.tensor(1.5), real, fake, real.detach(), fake.detach())
+    torch.library.opcheck(native.adversarial_loss_backward.default, (*grads, *settings))
+
+
+def test_a_gradient_that_was_not_needed_is_empty_and_missed_where_it_is():
+    real, fake = logits(5), logits(5, seed=1)
+    want = torch.ops.sdgan_ext.adversarial_loss(real, fake, 0, 0, 1.0, 1, True, True)
+    for needs in ((True, False), (False, True), (False, False)):
+        loss, *grads = torch.ops.sdgan_ext.adversarial_loss(real, fake, 0, 0, 1.0, 1, *needs)
+        assert torch.equal(loss, want[0])
+        for need, grad, whole in zip(needs, grads, want[1:], strict=True):
+            assert torch.equal(grad, whole if need else whole.new_empty(0))
+        with pytest.raises(RuntimeError, match="requires grad, but adversarial_loss was called with need_"):
+            loss.backward()
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,13 @@ def test_opcheck(form, reduction):
     tensors = (input, target, options["weight"], options.get("pos_weight"))
     settings = (form == "logits", reduction)
     native = torch.ops.sdgan_ext
-    torch.library.opcheck(native.bce.default, (*tensors, *settings))
+    torch.library.opcheck(native.bce.default, (*tensors, *settings, False, False))
+    if reduction:
+        torch.library.opcheck(native.bce.default, (*tensors, *settings, True, False))
+        torch.library.opcheck(native.bce.default, (*tensors, *settings, True, True))
+    else:
+        with pytest.raises(RuntimeError, match="only a reduced loss has gradients beside it"):
+            native.bce(*tensors, *settings, True, False)
     grad_loss = torch.randn((5, 3) if reduction == 0 else ())
     torch.library.opcheck(native.bce_backward.default, (grad_loss, *tensors, *settings, True, False))
     torch.library.opcheck(native.bce_backward.default, (grad_loss, *tensors, *settings, True, True))

@@ -142,7 +142,13 @@ def test_opcheck(name, reduction):
     x = torch.randn_like(x_hat)
     grad_loss = torch.randn(x.shape if reduction == 0 else ())
     native = torch.ops.sdgan_ext
-    torch.library.opcheck(native.reconstruction_loss.default, (x_hat, x, 0, reduction))
+    torch.library.opcheck(native.reconstruction_loss.default, (x_hat, x, 0, reduction, False, False))
+    if reduction:
+        torch.library.opcheck(native.reconstruction_loss.default, (x_hat, x, 2, reduction, True, False))
+        torch.library.opcheck(native.reconstruction_loss.default, (x_hat, x, 2, reduction, True, True))
+    else:
+        with pytest.raises(RuntimeError, match="only a reduced loss has gradients beside it"):
+            native.reconstruction_loss(x_hat, x, 0, reduction, True, False)
     arguments = (grad_loss, x_hat, x, 2, reduction, True)
     torch.library.opcheck(native.reconstruction_loss_backward.default, (*arguments, False))
     torch.library.opcheck(native.reconstruction_loss_backward.default, (*arguments, True))

@@ -77,6 +77,39 @@ def check_batch(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} is a scalar; its first dimension must be the batch")
 
 
+def check_pair(name: str, value, other_name: str, other, *, same_shape: bool = True) -> None:
+    """:func:`check_tensor` of both, ``check_like`` and ``check_same_shape``; quick where all is well, on the CPU."""
+    if not (
+        type(value) is Tensor is type(other)
+        and value.is_cpu
+        and other.is_cpu
+        and value.dtype is other.dtype
+        and value.dtype in FLOATS
+    ):
+        check_tensor(other_name, other)
+        check_tensor(name, value)
+        check_like(name, value, other_name, other)
+    if same_shape:
+        check_same_shape(name, value, other_name, other)
+
+
+# ------------------------------------------------------------------------------------------------------- autograd
+def plain_eager() -> bool:
+    """Whether nobody listens to the dispatcher: no tracing, autocast, functorch, fake tensors or other modes."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def autograd_function(name: str, forward, backward):
+    """The ``apply`` of an autograd function, for plain eager mode: without what torch does first for functorch."""
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return super(torch.autograd.Function, type(name, (torch.autograd.Function,), members)).apply
+
+
 def differentiable(op: str, backward, setup_context):
     """Registers the derivative of ``torch.ops.sdgan_ext.<op>`` and returns the function to call it by.
 
@@ -85,28 +118,69 @@ def differentiable(op: str, backward, setup_context):
     kernel: a loss of 64 logits is all call overhead. Tracing, autocast and functorch go the registered way.
     """
     native = getattr(torch.ops.sdgan_ext, op).default
+    native_op = native._op
     torch.library.register_autograd(f"sdgan_ext::{op}", backward, setup_context=setup_context)
 
     def forward(ctx, *inputs):
         with torch._C._AutoDispatchBelowAutograd():
-            output = native(*inputs)
+            output = native_op(*inputs)
         setup_context(ctx, inputs, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    function = type(op, (torch.autograd.Function,), members)
+    apply = autograd_function(op, forward, backward)
 
     def call(*inputs):
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._is_any_autocast_enabled()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if not plain_eager():
             return native(*inputs)
         if torch.is_grad_enabled():
-            return function.apply(*inputs)
+            return apply(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
-            return native(*inputs)
+            return native_op(*inputs)
+
+    return call
+
+
+def reduced_loss(op: str, differentiate):
+    """A loss of one element, ``torch.ops.sdgan_ext.<op>(a, b, ..., need_a, need_b) -> (loss, grad_a, grad_b)``, as a
+    function of (the tensors, the other arguments without the last two) for CPU tensors in plain eager mode.
+
+    The gradients are computed beside the loss. Where nobody can see them a second time, the backward pass hands out
+    these very tensors, scaled in place if the gradient that arrives is not 1: no second pass, no fresh memory. Else
+    ``differentiate(grad_loss, tensors, rest, needs, grads)`` computes them anew, differentiably.
+    """
+    native = getattr(torch.ops.sdgan_ext, op).default._op
+
+    def forward(ctx, *inputs):
+        *tensors, rest = inputs
+        needs = ctx.needs_input_grad
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, grad_a, grad_b = native(*tensors, *rest, needs[0], needs[1])
+        ctx.grads = grad_a if needs[0] else None, grad_b if needs[1] else None
+        ctx.rest = rest
+        ctx.save_for_backward(*tensors)
+        return loss
+
+    def backward(ctx, grad_loss):
+        tensors = ctx.saved_tensors  # raises where the graph was freed
+        nothing = (None,) * (len(tensors) - 1)
+        once = not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
+        if not (once and type(grad_loss) is Tensor and plain_eager()):
+            return *differentiate(grad_loss, tensors, ctx.rest, ctx.needs_input_grad, ctx.grads), *nothing
+        grads, ctx.grads = ctx.grads, None  # theirs alone: whoever receives them may write to them
+        factor = grad_loss.item()
+        if factor != 1:
+            for grad in grads:
+                if grad is not None:
+                    grad.mul_(factor)
+        return *grads, *nothing
+
+    apply = autograd_function(op, forward, backward)
+
+    def call(tensors, rest):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors[:2]):
+            return apply(*tensors, rest)
+        with torch._C._AutoDispatchBelowAutograd():
+            return native(*tensors, *rest, False, False)[0]
 
     return call
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import _C, _env
 from . import reference
-from ._common import ACTIVATIONS, add_grads, check_choice, check_like, check_tensor
+from ._common import ACTIVATIONS, add_grads, check_choice, check_like, check_tensor, differentiable
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
@@ -186,10 +186,11 @@ def _empty(like: Tensor, shape, channels_last: bool) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=format)
 
 
-def register(name: str, *, transposed: bool) -> None:
-    """Fake kernels, first and second derivative and autocast of ``sdgan_ext::<name>`` and its backward."""
-    forward = getattr(torch.ops.sdgan_ext, name)
-    backward = getattr(torch.ops.sdgan_ext, f"{name}_backward")
+def register(name: str, *, transposed: bool):
+    """Fake kernels, first and second derivative and autocast of ``sdgan_ext::<name>`` and its backward.
+
+    Returns the function to call the former by.
+    """
     output_size = conv_transpose_size if transposed else conv_size
 
     def fake(input, weight, bias, stride, sides, dilation, groups, activation, negative_slope):
@@ -288,11 +289,12 @@ def register(name: str, *, transposed: bool) -> None:
 
     torch.library.register_fake(f"sdgan_ext::{name}", fake)
     torch.library.register_fake(f"sdgan_ext::{name}_backward", fake_backward)
-    torch.library.register_autograd(f"sdgan_ext::{name}", derivative, setup_context=setup)
-    torch.library.register_autograd(f"sdgan_ext::{name}_backward", second_derivative, setup_context=setup_backward)
+    forward = differentiable(name, derivative, setup)
+    backward = differentiable(f"{name}_backward", second_derivative, setup_backward)
     # Not for backward: its tensors are cast already, and autograd's threads do not know the region's dtype.
     for device in ("CPU", "CUDA"):
-        _register_autocast(forward.default, device)
+        _register_autocast(getattr(torch.ops.sdgan_ext, name).default, device)
+    return forward
 
 
 _env.conv_backend()  # an unknown value is refused on import

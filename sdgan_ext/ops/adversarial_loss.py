@@ -9,10 +9,11 @@ from ._common import (
     TORCH_REDUCTIONS,
     add_grads,
     check_choice,
-    check_like,
-    check_same_shape,
+    check_pair,
     check_tensor,
     differentiable,
+    plain_eager,
+    reduced_loss,
     reference_vjp,
     register_autocast,
 )
@@ -66,18 +67,13 @@ def discriminator_loss(
     """
     check_choice("objective", objective, OBJECTIVES)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
-    check_tensor("real_logits", real_logits)
-    check_tensor("fake_logits", fake_logits)
-    check_like("fake_logits", fake_logits, "real_logits", real_logits)
-    if objective == "relativistic" or reduction == "none":
-        check_same_shape("fake_logits", fake_logits, "real_logits", real_logits)
+    paired = objective == "relativistic" or reduction == "none"
+    check_pair("fake_logits", fake_logits, "real_logits", real_logits, same_shape=paired)
     if not 0.0 < real_target <= 1.0:
         raise ValueError(f"real_target is {real_target}; it must be in (0, 1], 0.9 is one-sided label smoothing")
     if real_target != 1.0 and objective not in _TAKES_REAL_TARGET:
         raise ValueError(f"real_target is {real_target}, but objective {objective!r} has no target; leave it at 1.0")
-    return _adversarial_loss(
-        real_logits, fake_logits, OBJECTIVES[objective], _DISCRIMINATOR, float(real_target), REDUCTIONS[reduction]
-    )[0]
+    return _loss(real_logits, fake_logits, OBJECTIVES[objective], _DISCRIMINATOR, float(real_target), reduction)
 
 
 def generator_loss(
@@ -109,20 +105,28 @@ def generator_loss(
     if objective == "relativistic":
         if real_logits is None:
             raise ValueError("real_logits is missing; objective 'relativistic' compares fake logits with real ones")
-        check_tensor("real_logits", real_logits)
-        check_like("real_logits", real_logits, "fake_logits", fake_logits)
-        check_same_shape("real_logits", real_logits, "fake_logits", fake_logits)
+        check_pair("real_logits", real_logits, "fake_logits", fake_logits)
     else:
         real_logits = None
-    return _adversarial_loss(real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, REDUCTIONS[reduction])[0]
+    return _loss(real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, reduction)
+
+
+def _loss(real, fake, objective, role, real_target, reduction) -> Tensor:
+    settings = objective, role, real_target, REDUCTIONS[reduction]
+    if plain_eager():
+        if reduction != "none" and fake.is_cpu:
+            return _reduced((real, fake), settings)
+        if not torch.is_grad_enabled():
+            return _adversarial_loss(real, fake, *settings, False, False)[0]
+    return _adversarial_loss(real, fake, *settings, real is not None, True)[0]
 
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::adversarial_loss")
-def _fake(real, fake, objective, role, real_target, reduction):
+def _fake(real, fake, objective, role, real_target, reduction, need_real, need_fake):
     loss = fake.new_empty(fake.shape if reduction == REDUCTIONS["none"] else ())
-    grad_real = fake.new_empty((0,)) if real is None else real.new_empty(real.shape)
-    return loss, grad_real, fake.new_empty(fake.shape)
+    grad_real = real.new_empty(real.shape) if need_real and real is not None else fake.new_empty((0,))
+    return loss, grad_real, fake.new_empty(fake.shape if need_fake else (0,))
 
 
 @torch.library.register_fake("sdgan_ext::adversarial_loss_backward")
@@ -131,13 +135,18 @@ def _fake_backward(grad_loss, real, fake, grad_real, grad_fake, objective, role,
 
 
 def _setup(ctx, inputs, output):
-    real, fake, *ctx.settings = inputs
+    real, fake, *ctx.settings, need_real, need_fake = inputs
+    ctx.has = need_real and real is not None, need_fake
     ctx.save_for_backward(real, fake, output[1], output[2])
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*(t for t, has in zip(output[1:], ctx.has, strict=True) if not has))
 
 
 def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
     real, fake, grad_real, grad_fake = ctx.saved_tensors
+    for name, needs, has in zip(("real", "fake"), ctx.needs_input_grad, ctx.has, strict=False):
+        if needs and not has:
+            raise RuntimeError(f"{name} requires grad, but adversarial_loss was called with need_{name}=False")
     total_real = total_fake = None
     if grad_loss is not None:
         total_real, total_fake = _adversarial_loss_backward(
@@ -150,7 +159,16 @@ def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
         )
         total_real = add_grads(total_real, more_real)
         total_fake = add_grads(total_fake, more_fake)
-    return total_real if real is not None else None, total_fake, None, None, None, None
+    has_real, has_fake = ctx.has
+    return total_real if has_real else None, total_fake if has_fake else None, *(None,) * 6
+
+
+def _differentiate(grad_loss, tensors, settings, needs, grads):
+    real, fake = tensors
+    nothing = fake.new_empty((0,))
+    both = (nothing if grad is None else grad for grad in grads)
+    grads = _adversarial_loss_backward(grad_loss, real, fake, *both, *settings)
+    return (grad if need else None for grad, need in zip(grads, needs, strict=False))
 
 
 def _setup_backward(ctx, inputs, output):
@@ -176,4 +194,5 @@ def _second_derivative(settings, grad_loss, real, fake, grad_of_grad_real, grad_
 
 _adversarial_loss = differentiable("adversarial_loss", _backward, _setup)
 _adversarial_loss_backward = differentiable("adversarial_loss_backward", _double_backward, _setup_backward)
+_reduced = reduced_loss("adversarial_loss", _differentiate)
 register_autocast("adversarial_loss")

@@ -4,7 +4,17 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._common import ACTIVATIONS, HALVES, check_choice, check_like, check_tensor, differentiable, reference_vjp
+from ._common import (
+    ACTIVATIONS,
+    HALVES,
+    autograd_function,
+    check_choice,
+    check_like,
+    check_tensor,
+    differentiable,
+    plain_eager,
+    reference_vjp,
+)
 
 __all__ = ["batch_norm"]
 
@@ -53,40 +63,50 @@ def batch_norm(
     _check_vector("weight", weight, input)
     _check_vector("bias", bias, input)
     _check_running(running_mean, running_var, training, input)
-    if not isinstance(momentum, int | float):
+    if not isinstance(momentum, (int, float)):
         raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
     if not eps > 0:
         raise ValueError(f"eps is {eps}; it must be positive")
-    values = input.shape[0] * input.shape[2:].numel()
+    values = input.numel() // max(1, input.shape[1])
     if training and values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}")
-    output, mean, var = _batch_norm(
-        input,
-        weight,
-        bias,
-        None if training else running_mean,
-        None if training else running_var,
-        float(eps),
-        ACTIVATIONS[activation],
-        float(negative_slope),
-    )
+    tensors = input, weight, bias, None if training else running_mean, None if training else running_var
+    settings = float(eps), ACTIVATIONS[activation], float(negative_slope)
+    if plain_eager() and torch.is_grad_enabled():
+        statistics = []
+        output = _apply(*tensors, settings, statistics)
+        mean, var = statistics
+    else:
+        output, mean, var = _batch_norm(*tensors, *settings)
     if training and running_mean is not None and input.numel() > 0:
-        with torch.no_grad():
-            batch = mean.to(running_mean.dtype), (var * (values / (values - 1))).to(running_var.dtype)
-            torch._foreach_lerp_((running_mean, running_var), batch, momentum)  # on CUDA one kernel
+        _update(running_mean, running_var, mean.detach(), var.detach(), values, momentum)
     return output
+
+
+def _update(running_mean, running_var, mean, var, values, momentum):
+    var = var * (values / (values - 1))
+    if running_mean.is_cuda:  # one kernel
+        batch = mean.to(running_mean.dtype), var.to(running_var.dtype)
+        torch._foreach_lerp_((running_mean, running_var), batch, momentum)
+    else:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(var.to(running_var.dtype), momentum)
 
 
 def _check_vector(name: str, value: Tensor | None, input: Tensor) -> None:
     if value is None:
         return
+    channels = input.shape[1]
+    if type(value) is Tensor and value.is_cpu and input.is_cpu and value.dtype is input.dtype:
+        if value.dim() == 1 and value.shape[0] == channels:
+            return  # as is most often so
     check_tensor(name, value)
     beside_half = input.dtype in (torch.bfloat16, *HALVES) and value.dtype == torch.float32
     if not (beside_half and value.device == input.device):
         check_like(name, value, "input", input)
-    if value.shape != (input.shape[1],):
+    if value.shape != (channels,):
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; it must be ({input.shape[1]},), a value for each channel of input"
+            f"{name} has shape {tuple(value.shape)}; it must be ({channels},), a value for each channel of input"
         )
 
 
@@ -172,3 +192,25 @@ def _double_backward(ctx, *grad_grads):
 
 _batch_norm = differentiable("batch_norm", _backward, _setup)
 _batch_norm_backward = differentiable("batch_norm_backward", _double_backward, _setup_backward)
+
+
+_op = torch.ops.sdgan_ext.batch_norm.default._op
+
+
+# In plain eager mode nobody sees the statistics but batch_norm, which takes them from a list: one output less to track.
+def _plain_forward(ctx, input, weight, bias, given_mean, given_var, settings, statistics):
+    with torch._C._AutoDispatchBelowAutograd():
+        output, *statistics[:] = _op(input, weight, bias, given_mean, given_var, *settings)
+    ctx.training = given_mean is None
+    ctx.settings = settings
+    ctx.save_for_backward(input, weight, bias, *statistics)
+    return output
+
+
+def _plain_backward(ctx, grad_output):
+    input, weight, bias, mean, var = ctx.saved_tensors
+    grads = _batch_norm_backward(grad_output, input, weight, bias, mean, var, ctx.training, *ctx.settings)
+    return grads[0], *_of_given(grads, weight, bias), None, None, None, None
+
+
+_apply = autograd_function("batch_norm", _plain_forward, _plain_backward)

@@ -10,9 +10,11 @@ from ._common import (
     TORCH_REDUCTIONS,
     check_choice,
     check_like,
-    check_same_shape,
+    check_pair,
     check_tensor,
     differentiable,
+    plain_eager,
+    reduced_loss,
     reference_vjp,
     register_autocast,
 )
@@ -83,13 +85,15 @@ def _loss(input, target, weight, pos_weight, logits, size_average, reduce, reduc
     if size_average is not None or reduce is not None:
         reduction = _Reduction.legacy_get_string(size_average, reduce)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
-    check_tensor("input", input)
-    check_tensor("target", target)
-    check_like("target", target, "input", input)
-    check_same_shape("target", target, "input", input)
+    check_pair("target", target, "input", input)
     weight = _expanded("weight", weight, input)
     pos_weight = _expanded("pos_weight", pos_weight, input)
-    return _bce(input, target, weight, pos_weight, logits, REDUCTIONS[reduction])
+    tensors = input, target, weight, pos_weight
+    if reduction != "none" and input.is_cpu and plain_eager():
+        if torch.is_grad_enabled():
+            _refuse_weight_gradients(*(t is not None and t.requires_grad for t in (weight, pos_weight)))
+        return _reduced(tensors, (logits, REDUCTIONS[reduction]))
+    return _bce(*tensors, logits, REDUCTIONS[reduction], False, False)[0]
 
 
 def _expanded(name, weight, input):
@@ -107,8 +111,9 @@ def _expanded(name, weight, input):
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::bce")
-def _fake(input, target, weight, pos_weight, logits, reduction):
-    return torch.empty_like(input) if reduction == REDUCTIONS["none"] else input.new_empty(())
+def _fake(input, target, weight, pos_weight, logits, reduction, need_input, need_target):
+    loss = torch.empty_like(input) if reduction == REDUCTIONS["none"] else input.new_empty(())
+    return loss, *(torch.empty_like(input) if need else input.new_empty((0,)) for need in (need_input, need_target))
 
 
 @torch.library.register_fake("sdgan_ext::bce_backward")
@@ -123,15 +128,20 @@ def _refuse_weight_gradients(weight, pos_weight):
 
 
 def _setup(ctx, inputs, output):
-    *tensors, ctx.logits, ctx.reduction = inputs
+    *tensors, ctx.logits, ctx.reduction, _, _ = inputs
     _refuse_weight_gradients(*ctx.needs_input_grad[2:4])
     ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx, grad_loss):
-    need = ctx.needs_input_grad[:2]
-    grads = _bce_backward(grad_loss, *ctx.saved_tensors, ctx.logits, ctx.reduction, *need)
-    return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None, None, None
+def _backward(ctx, grad_loss, *_):
+    settings = ctx.logits, ctx.reduction
+    return *_differentiate(grad_loss, ctx.saved_tensors, settings, ctx.needs_input_grad), *(None,) * 6
+
+
+def _differentiate(grad_loss, tensors, settings, needs, grads=None):
+    grads = _bce_backward(grad_loss, *tensors, *settings, *needs[:2])
+    return (grad if need else None for grad, need in zip(grads, needs, strict=False))
 
 
 def _setup_backward(ctx, inputs, output):
@@ -154,4 +164,5 @@ def _double_backward(ctx, *grad_outputs):
 
 _bce = differentiable("bce", _backward, _setup)
 _bce_backward = differentiable("bce_backward", _double_backward, _setup_backward)
+_reduced = reduced_loss("bce", _differentiate)
 register_autocast("bce")

@@ -1,6 +1,5 @@
 """Convolution, bias and activation. Math and dispatch: docs/ops/conv.md."""
 
-import torch
 from torch import Tensor
 
 from . import _convolution
@@ -58,7 +57,7 @@ def conv2d(
     size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
     _convolution.check_output_size(input, weight, size)
     return _convolution.call(
-        torch.ops.sdgan_ext.conv2d,
+        _native,
         input,
         weight,
         bias,
@@ -71,4 +70,4 @@ def conv2d(
     )
 
 
-_convolution.register("conv2d", transposed=False)
+_native = _convolution.register("conv2d", transposed=False)

@@ -1,6 +1,5 @@
 """Transposed convolution, bias and activation. Math and dispatch: docs/ops/conv.md."""
 
-import torch
 from torch import Tensor
 
 from . import _convolution
@@ -70,7 +69,7 @@ def conv_transpose2d(
     size = _convolution.conv_transpose_size(input.shape[-2:], weight.shape[2:], stride, crop, dilation)
     _convolution.check_output_size(input, weight, size)
     return _convolution.call(
-        torch.ops.sdgan_ext.conv_transpose2d,
+        _native,
         input,
         weight,
         bias,
@@ -83,4 +82,4 @@ def conv_transpose2d(
     )
 
 
-_convolution.register("conv_transpose2d", transposed=True)
+_native = _convolution.register("conv_transpose2d", transposed=True)

@@ -8,10 +8,10 @@ from ._common import (
     REDUCTIONS,
     check_batch,
     check_choice,
-    check_like,
-    check_same_shape,
-    check_tensor,
+    check_pair,
     differentiable,
+    plain_eager,
+    reduced_loss,
     reference_vjp,
     register_autocast,
 )
@@ -44,18 +44,19 @@ def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: 
     """
     check_choice("kind", kind, RECONSTRUCTIONS)
     check_choice("reduction", reduction, REDUCTIONS)
-    check_tensor("x_hat", x_hat)
-    check_tensor("x", x)
-    check_like("x", x, "x_hat", x_hat)
-    check_same_shape("x", x, "x_hat", x_hat)
+    check_pair("x", x, "x_hat", x_hat)
     check_batch("x_hat", x_hat)
-    return _reconstruction_loss(x_hat, x, RECONSTRUCTIONS[kind], REDUCTIONS[reduction])
+    settings = RECONSTRUCTIONS[kind], REDUCTIONS[reduction]
+    if reduction != "none" and x_hat.is_cpu and plain_eager():
+        return _reduced((x_hat, x), settings)
+    return _reconstruction_loss(x_hat, x, *settings, False, False)[0]
 
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::reconstruction_loss")
-def _fake(x_hat, x, kind, reduction):
-    return torch.empty_like(x_hat) if reduction == REDUCTIONS["none"] else x_hat.new_empty(())
+def _fake(x_hat, x, kind, reduction, need_x_hat, need_x):
+    loss = torch.empty_like(x_hat) if reduction == REDUCTIONS["none"] else x_hat.new_empty(())
+    return loss, *(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in (need_x_hat, need_x))
 
 
 @torch.library.register_fake("sdgan_ext::reconstruction_loss_backward")
@@ -64,14 +65,18 @@ def _fake_backward(grad_loss, x_hat, x, kind, reduction, need_x_hat, need_x):
 
 
 def _setup(ctx, inputs, output):
-    x_hat, x, *ctx.settings = inputs
+    x_hat, x, *ctx.settings, _, _ = inputs
     ctx.save_for_backward(x_hat, x)
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx, grad_loss):
-    need = ctx.needs_input_grad[:2]
-    grads = _reconstruction_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.settings, *need)
-    return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), None, None
+def _backward(ctx, grad_loss, *_):
+    return *_differentiate(grad_loss, ctx.saved_tensors, ctx.settings, ctx.needs_input_grad), *(None,) * 4
+
+
+def _differentiate(grad_loss, tensors, settings, needs, grads=None):
+    grads = _reconstruction_loss_backward(grad_loss, *tensors, *settings, *needs[:2])
+    return (grad if need else None for grad, need in zip(grads, needs, strict=False))
 
 
 def _setup_backward(ctx, inputs, output):
@@ -93,4 +98,5 @@ def _double_backward(ctx, *grad_outputs):
 
 _reconstruction_loss = differentiable("reconstruction_loss", _backward, _setup)
 _reconstruction_loss_backward = differentiable("reconstruction_loss_backward", _double_backward, _setup_backward)
+_reduced = reduced_loss("reconstruction_loss", _differentiate)
 register_autocast("reconstruction_loss")

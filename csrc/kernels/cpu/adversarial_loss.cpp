@@ -1,5 +1,5 @@
 // One pass: each logit is read once, its term added, its gradient written.
-// Bytes: 2 per logit and element size (one read, one write).
+// Bytes: 2 per logit and element size (one read, one write), 1 where the gradient is not wanted.
 #include "kernels/adversarial_loss.h"
 
 #include "kernels/cpu/term.h"
@@ -7,89 +7,109 @@
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-// sp(-x), and its derivative.
-template <class T>
-SDGAN_INLINE Term<T> softplus_of_minus(Vec<T> x) {
-  const Term<T> s = softplus<T>(-x);
-  return {s.value, -s.slope};
-}
+// Every term is sign * g(slope * x + shift) + tilt * x; the loop is compiled once per g.
+enum class Form { softplus, tilted_softplus, relu, square, identity };
 
 template <class T>
-SDGAN_INLINE Term<T> hinge(Vec<T> x) {  // max(0, x)
-  return {vmax(x, Vec<T>{}), x > 0 ? splat(T(1)) : Vec<T>{}};
+struct Shape {
+  T slope = 1, shift = 0, sign = 1, tilt = 0;
+};
+
+template <Form form, class T>
+SDGAN_INLINE Term<T> term(const Shape<T>& shape, Vec<T> x) {
+  const Vec<T> y = shape.slope * x + shape.shift;
+  Term<T> g;
+  if constexpr (form == Form::relu) {
+    g = {vmax(Vec<T>{}, y), y > 0 ? splat(T(1)) : Vec<T>{}};  // NaN at NaN
+  } else if constexpr (form == Form::square) {
+    g = {T(0.5) * y * y, y};
+  } else if constexpr (form == Form::identity) {
+    g = {y, splat(T(1))};
+  } else {
+    g = softplus<T>(y);
+  }
+  g = {shape.sign * g.value, shape.sign * shape.slope * g.slope};
+  if constexpr (form != Form::tilted_softplus) return g;
+  return {g.value + shape.tilt * x, g.slope + shape.tilt};
 }
 
-template <class T>
-SDGAN_INLINE Term<T> real_term(const AdversarialLossParams& p, Vec<T> r) {
-  const T t = static_cast<T>(p.real_target);
+Form form_of(const AdversarialLossParams& p) {
   switch (p.objective) {
-    case Objective::hinge: {
-      const Term<T> h = hinge<T>(T(1) - r);
-      return {h.value, -h.slope};
-    }
+    case Objective::hinge:
+      return p.role == Role::discriminator ? Form::relu : Form::identity;
     case Objective::least_squares:
-      return {T(0.5) * (r - t) * (r - t), r - t};
+      return Form::square;
     case Objective::wasserstein:
-      return {-r, splat(T(-1))};
-    default: {  // t sp(-r) + (1 - t) sp(r) = sp(r) - t r
-      const Term<T> s = t == T(1) ? softplus_of_minus<T>(r) : softplus<T>(r);
-      return t == T(1) ? s : Term<T>{s.value - t * r, s.slope - t};
-    }
+      return Form::identity;
+    default:
+      return p.real_target == 1 ? Form::softplus : Form::tilted_softplus;
   }
 }
 
 template <class T>
-SDGAN_INLINE Term<T> fake_term(const AdversarialLossParams& p, Vec<T> f) {
+Shape<T> real_shape(const AdversarialLossParams& p) {
+  const T t = static_cast<T>(p.real_target);
+  switch (p.objective) {
+    case Objective::hinge:
+      return {-1, 1};
+    case Objective::least_squares:
+      return {1, -t};
+    case Objective::wasserstein:
+      return {-1};
+    default:  // t sp(-r) + (1 - t) sp(r) = sp(-r) + (1 - t) r
+      return {-1, 0, 1, T(1) - t};
+  }
+}
+
+template <class T>
+Shape<T> fake_shape(const AdversarialLossParams& p) {
   const bool discriminator = p.role == Role::discriminator;
   switch (p.objective) {
     case Objective::hinge:
-      return discriminator ? hinge<T>(T(1) + f) : Term<T>{-f, splat(T(-1))};
-    case Objective::least_squares: {
-      const Vec<T> d = discriminator ? f : f - T(1);
-      return {T(0.5) * d * d, d};
-    }
-    case Objective::wasserstein:
-      return discriminator ? Term<T>{f, splat(T(1))} : Term<T>{-f, splat(T(-1))};
-    case Objective::minimax: {
-      const Term<T> s = softplus<T>(f);
-      return discriminator ? s : Term<T>{-s.value, -s.slope};
-    }
+      return discriminator ? Shape<T>{1, 1} : Shape<T>{-1};
+    case Objective::least_squares:
+      return {1, discriminator ? T(0) : T(-1)};
+    case Objective::minimax:
+      return {1, 0, discriminator ? T(1) : T(-1)};
     default:
-      return discriminator ? softplus<T>(f) : softplus_of_minus<T>(f);
+      return {discriminator ? T(1) : T(-1)};
   }
 }
 
-template <class S>
+template <class S, Form form>
 void half_slice(const AdversarialLossParams& p, bool real, int64_t s, double* partial) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(real ? p.scale_real : p.scale_fake);
+  const Shape<T> shape = real ? real_shape<T>(p) : fake_shape<T>(p);
+  const void* logits = real ? p.real : p.fake;
+  void* grad = real ? p.grad_real : p.grad_fake;
   Vec<T> sum{};
   for_vectors<T>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) {
-    const Vec<T> x = read<S>(real ? p.real : p.fake, i, count);
-    const Term<T> term = real ? real_term<T>(p, x) : fake_term<T>(p, x);
-    sum += first_lanes<T>(term.value, count);
-    write<S>(real ? p.grad_real : p.grad_fake, i, count, term.slope * scale);
+    const Term<T> t = term<form, T>(shape, read<S>(logits, i, count));
+    sum += first_lanes<T>(t.value, count);
+    write<S>(grad, i, count, t.slope * scale);
   });
   *partial = sum_lanes(sum) * (real ? p.scale_real : p.scale_fake);
 }
 
-template <class S>
+template <class S, Form form>
 void paired_slice(const AdversarialLossParams& p, int64_t s) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(p.scale_fake);
+  const T sign = p.role == Role::discriminator ? T(1) : T(-1);
+  const Shape<T> of_real = real_shape<T>(p), of_fake = fake_shape<T>(p);
   Vec<T> sum{};
   for_vectors<T>(s, p.n_fake, [&](int64_t i, int count) {
     const Vec<T> f = read<S>(p.fake, i, count);
     const Vec<T> r = p.real ? read<S>(p.real, i, count) : Vec<T>{};
     Term<T> on_real{}, on_fake{};
     if (p.objective == Objective::relativistic) {
-      const bool discriminator = p.role == Role::discriminator;
-      on_fake = softplus<T>(discriminator ? f - r : r - f);
-      on_real.slope = discriminator ? -on_fake.slope : on_fake.slope;
-      on_fake.slope = -on_real.slope;
+      on_fake = softplus<T>(sign * (f - r));
+      on_fake.slope *= sign;
+      on_real.slope = -on_fake.slope;
     } else {
-      on_fake = fake_term<T>(p, f);
-      if (p.real) on_real = real_term<T>(p, r);
+      on_fake = term<form, T>(of_fake, f);
+      if (p.real) on_real = term<form, T>(of_real, r);
     }
     const Vec<T> value = on_real.value + on_fake.value;
     sum += first_lanes<T>(value, count);
@@ -100,15 +120,31 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
   if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale_fake;
 }
 
-template <class S>
+template <class S, Form form>
 void run(const AdversarialLossParams& p, int64_t begin, int64_t end) {
   for (int64_t s = begin; s < end; ++s) {
     if (p.paired()) {
-      paired_slice<S>(p, s);
+      paired_slice<S, form>(p, s);
     } else {
       const bool real = s < slices(p.n_real);
-      half_slice<S>(p, real, real ? s : s - slices(p.n_real), p.partial + s);
+      half_slice<S, form>(p, real, real ? s : s - slices(p.n_real), p.partial + s);
     }
+  }
+}
+
+template <class S>
+void run(const AdversarialLossParams& p, int64_t begin, int64_t end) {
+  switch (form_of(p)) {
+    case Form::softplus:
+      return run<S, Form::softplus>(p, begin, end);
+    case Form::tilted_softplus:
+      return run<S, Form::tilted_softplus>(p, begin, end);
+    case Form::relu:
+      return run<S, Form::relu>(p, begin, end);
+    case Form::square:
+      return run<S, Form::square>(p, begin, end);
+    case Form::identity:
+      return run<S, Form::identity>(p, begin, end);
   }
 }
 

@@ -1,5 +1,5 @@
-// One pass each way. Bytes per element and element size: forward 2 (input, target) and the weights, backward one more
-// for each gradient.
+// One pass each way. Bytes per element and element size: forward 2 (input, target) and the weights, and one for each
+// gradient that is wanted beside the loss; backward, which computes them from the inputs, as many.
 #include "kernels/bce.h"
 
 #include "kernels/cpu/term.h"
@@ -32,13 +32,15 @@ SDGAN_INLINE BceTerm<T> probability_term(Vec<T> x, Vec<T> t) {
   return {(t - T(1)) * b - t * a, (x - t) / vmax(rest * x, splat(T(1e-12))), b - a};
 }
 
-template <class S>
+template <class S, bool logits>
 SDGAN_INLINE BceTerm<compute_t<S>> term(const BceInputs& p, int64_t i, int count) {
   using T = compute_t<S>;
-  const Vec<T> one = splat(T(1));
   const Vec<T> x = read<S>(p.input, i, count), t = read<S>(p.target, i, count);
-  if (!p.logits) return probability_term<T>(x, t);
-  return logit_term<T>(x, t, p.pos_weight ? read<S>(p.pos_weight, i, count) : one);
+  if constexpr (logits) {
+    return logit_term<T>(x, t, p.pos_weight ? read<S>(p.pos_weight, i, count) : splat(T(1)));
+  } else {
+    return probability_term<T>(x, t);
+  }
 }
 
 template <class V>
@@ -53,18 +55,24 @@ SDGAN_INLINE bool all_lanes(M mask) {
   return all;
 }
 
-template <class S>
+template <class S, bool logits>
 void run(const BceParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
+  const T scale = static_cast<T>(p.scale);
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
     Mask<T> input_inside = Mask<T>{} == 0, target_inside = input_inside;
     for_vectors<T>(s, p.n, [&](int64_t i, int count) {
-      Vec<T> value = term<S>(p, i, count).value;
-      if (p.weight) value *= read<S>(p.weight, i, count);
-      sum += first_lanes<T>(value, count);
-      write<S>(p.loss, i, count, value);
-      if (p.outside) {
+      BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);
+      if (p.weight) {
+        const Vec<T> weight = read<S>(p.weight, i, count);
+        term = {weight * term.value, weight * term.by_input, weight * term.by_target};
+      }
+      sum += first_lanes<T>(term.value, count);
+      write<S>(p.loss, i, count, term.value);
+      write<S>(p.grad_input, i, count, scale * term.by_input);
+      write<S>(p.grad_target, i, count, scale * term.by_target);
+      if (!logits && p.outside) {
         input_inside &= in_unit_interval(read<S>(p.input, i, count));
         target_inside &= in_unit_interval(read<S>(p.target, i, count));
       }
@@ -74,7 +82,7 @@ void run(const BceParams& p, int64_t begin, int64_t end) {
   }
 }
 
-template <class S>
+template <class S, bool logits>
 void run_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(p.scale);
@@ -83,7 +91,7 @@ void run_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) {
       Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
       if (p.weight) upstream *= read<S>(p.weight, i, count);
-      const BceTerm<T> term = SDGAN_ISA::term<S>(p, i, count);
+      const BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);
       write<S>(p.grad_input, i, count, upstream * term.by_input);
       write<S>(p.grad_target, i, count, upstream * term.by_target);
     });
@@ -93,11 +101,17 @@ void run_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void bce(const BceParams& p, int64_t begin, int64_t end) {
-  dispatch(p.dtype, [&](auto storage) { run<decltype(storage)>(p, begin, end); });
+  dispatch(p.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    p.logits ? run<S, true>(p, begin, end) : run<S, false>(p, begin, end);
+  });
 }
 
 void bce_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
-  dispatch(p.dtype, [&](auto storage) { run_backward<decltype(storage)>(p, begin, end); });
+  dispatch(p.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    p.logits ? run_backward<S, true>(p, begin, end) : run_backward<S, false>(p, begin, end);
+  });
 }
 
 }  // namespace sdgan::SDGAN_ISA

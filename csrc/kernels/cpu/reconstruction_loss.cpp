@@ -1,4 +1,5 @@
-// One pass each way. Bytes per element and element size: forward 2 (x_hat, x), backward 3 (x_hat, x, grad_x_hat).
+// One pass each way. Bytes per element and element size: forward 2 (x_hat, x) and one for each gradient that is wanted
+// beside the loss; backward, which computes them from the inputs, as many.
 #include "kernels/reconstruction_loss.h"
 
 #include "kernels/cpu/term.h"
@@ -26,12 +27,16 @@ SDGAN_INLINE Term<T> term(Vec<T> y, Vec<T> x) {
 template <class S, Reconstruction kind>
 void run(const ReconstructionLossParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
+  const T scale = static_cast<T>(p.scale);
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
     for_vectors<T>(s, p.n, [&](int64_t i, int count) {
-      const Vec<T> value = term<kind, T>(read<S>(p.x_hat, i, count), read<S>(p.x, i, count)).value;
-      sum += first_lanes<T>(value, count);
-      write<S>(p.loss, i, count, value);
+      const Vec<T> y = read<S>(p.x_hat, i, count);
+      const Term<T> term = SDGAN_ISA::term<kind, T>(y, read<S>(p.x, i, count));
+      sum += first_lanes<T>(term.value, count);
+      write<S>(p.loss, i, count, term.value);
+      write<S>(p.grad_x_hat, i, count, scale * term.slope);
+      write<S>(p.grad_x, i, count, -scale * (kind == Reconstruction::bce ? y : term.slope));
     });
     if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale;
   }

@@ -178,6 +178,7 @@ template <class T>
 SDGAN_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
+// Where one is NaN, the second.
 template <class V>
 SDGAN_INLINE V vmax(V a, V b) {
   return a > b ? a : b;
@@ -228,19 +229,23 @@ SDGAN_INLINE Vec<float> vround(Vec<float> x) {  // to the nearest integer, |x| <
   return (x + magic) - magic;
 }
 
-// 2^n for integral n in [-252, 254], in two factors so that results down to the denormals are right.
+// x 2^n for integral n in [-252, 254]; without the instruction in two factors, so that results down to the denormals are
+// right.
 SDGAN_INLINE Vec<float> scale_by_power_of_two(Vec<float> x, Vec<float> n) {
+#if defined(__AVX512F__)  // the masked form, because the other one warns in GCC's own header
+  return (Vec<float>)_mm512_maskz_scalef_ps(0xffff, (__m512)x, (__m512)n);
+#else
   const Vec<int32_t> whole = __builtin_convertvector(n, Vec<int32_t>);
   const Vec<int32_t> half = whole >> 1;
   const Vec<float> a = (Vec<float>)((half + 127) << 23);
   const Vec<float> b = (Vec<float>)((whole - half + 127) << 23);
   return x * a * b;
+#endif
 }
 
 SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
-  const Vec<float> input = x;
-  x = x < -104.f ? splat(-104.f) : x;
-  x = x > 89.f ? splat(89.f) : x;
+  [[maybe_unused]] const Vec<float> input = x;
+  x = vmin(splat(89.f), vmax(splat(-104.f), x));  // a NaN stays one
   const Vec<float> n = vround(x * 1.44269504f);
   Vec<float> r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
@@ -252,17 +257,15 @@ SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.f);
   const Vec<float> y = scale_by_power_of_two(p, n);
+#if defined(__AVX512F__)  // nothing went through an integer: a NaN is still one
+  return y;
+#else
   return input == input ? y : input;
+#endif
 }
 
-SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // log(0) = -infinity, of a negative number NaN
-  const Mask<float> tiny = x < 1.17549435e-38f;  // denormals are scaled by 2^24 first
-  const Vec<int32_t> bits = (Vec<int32_t>)(tiny ? x * 16777216.f : x);
-  Vec<float> e = __builtin_convertvector((bits >> 23) - 126 - (tiny & 24), Vec<float>);
-  Vec<float> m = (Vec<float>)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
-  const Mask<float> low = m < 0.707106781f;
-  e = low ? e - 1.f : e;
-  const Vec<float> f = (low ? m + m : m) - 1.f;
+// log(1 + f) - c for f in [sqrt(1/2) - 1, sqrt(2) - 1], where c is what rounding took from the result's other summands.
+SDGAN_INLINE Vec<float> log_near_one(Vec<float> f, Vec<float> c) {
   const Vec<float> z = f * f;
   Vec<float> p = splat(7.0376836292e-2f);
   p = p * f - 1.1514610310e-1f;
@@ -273,17 +276,34 @@ SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // log(0) = -infinity, of a negati
   p = p * f + 2.0000714765e-1f;
   p = p * f - 2.4999993993e-1f;
   p = p * f + 3.3333331174e-1f;
-  p = p * f * z - 2.12194440e-4f * e - 0.5f * z;
-  Vec<float> y = f + p + 0.693359375f * e;
+  return f + (p * f * z - c - 0.5f * z);
+}
+
+// Of normal numbers, positive and finite.
+SDGAN_INLINE Vec<float> vlog_normal(Vec<float> x) {
+  const Vec<int32_t> bits = (Vec<int32_t>)x;
+  Vec<float> e = __builtin_convertvector((bits >> 23) - 126, Vec<float>);
+  const Vec<float> m = (Vec<float>)((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
+  const Mask<float> low = m < 0.707106781f;
+  e = low ? e - 1.f : e;
+  return log_near_one((low ? m + m : m) - 1.f, 2.12194440e-4f * e) + 0.693359375f * e;
+}
+
+SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // log(0) = -infinity, of a negative number NaN
+  const Mask<float> tiny = x < 1.17549435e-38f;  // denormals are scaled by 2^24 first
+  Vec<float> y = vlog_normal(tiny ? x * 16777216.f : x);
+  y = tiny ? y - 16.635532333f : y;
   y = x == 0.f ? splat(-INFINITY) : y;
   y = x == INFINITY ? x : y;
   return (x >= 0.f) ? y : splat(NAN);
 }
 
-// log(1 + x) for x in [0, 1]: log of the rounded sum, corrected by what rounding lost.
+// log(1 + x) for x in [0, 1], or NaN. Nothing is rounded on the way to log_near_one: x itself, or (x - 1) / 2 beside
+// log 2.
 SDGAN_INLINE Vec<float> vlog1p(Vec<float> x) {
-  const Vec<float> u = 1.f + x;
-  return vlog(u) + (x - (u - 1.f)) / u;
+  const Mask<float> high = x > 0.414213562f;
+  const Vec<float> y = log_near_one(high ? 0.5f * x - 0.5f : x, high ? splat(2.12194440e-4f) : Vec<float>{});
+  return high ? y + 0.693359375f : y;
 }
 
 #define SDGAN_LANE_BY_LANE(name, function)                             \

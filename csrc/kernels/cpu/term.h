@@ -16,8 +16,7 @@ struct Term {
 template <class T>
 SDGAN_INLINE Term<T> softplus(Vec<T> x) {
   const Vec<T> e = vexp(-vabs(x));
-  const Vec<T> sigmoid = (x < 0 ? e : splat(T(1))) / (T(1) + e);
-  return {vmax(x, Vec<T>{}) + vlog1p(e), sigmoid};
+  return {vmax(x, Vec<T>{}) + vlog1p(e), (x < 0 ? e : splat(T(1))) / (T(1) + e)};
 }
 
 }  // namespace sdgan::SDGAN_ISA
