@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/launcher.h"
 #include "kernels/scalar.h"
+#include "ops/fresh_pages.h"
 
 namespace sdgan {
 
@@ -187,24 +188,36 @@ inline void finish_sum(const std::vector<double>& partial, Tensor& out, bool mea
   }
 }
 
+// What a kernel writes, for run_elementwise; nothing where it is not wanted.
+inline Written written(void* data, const Tensor& t, int64_t first_slice = 0) { return {data, t.numel(), first_slice}; }
+
 // A pass over the n elements of `like`, in slices. kernel(p, begin, end) runs it on the CPU, launcher(p, stream) on CUDA.
 template <class Params, class Kernel, class Launcher>
-void run_elementwise(Params& p, int64_t count, const Tensor& like, Kernel kernel, Launcher launcher) {
+void run_elementwise(Params& p, int64_t count, const Tensor& like, std::initializer_list<Written> outputs, Kernel kernel,
+                     Launcher launcher) {
   if (on_cuda(like)) {
     if (count > 0) launch(like, [&](CudaStream stream) { return launcher(p, stream); });
-  } else {
-    parallel_slices(count, kSlice, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+    return;
   }
+  const FreshPages fresh(outputs, like.element_size());
+  parallel_slices(count, kSlice, [&](int64_t begin, int64_t end) {
+    const int64_t step = fresh.none() ? end - begin : FreshPages::kSlicesAtOnce;
+    for (; begin < end; begin += step) {
+      const int64_t next = std::min(end, begin + step);
+      fresh.populate(begin, next);
+      kernel(p, begin, next);
+    }
+  });
 }
 
 // The same with a sum, which `total` receives where it is given.
 template <class Params, class Kernel, class Launcher>
-void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing, const Tensor& like, Kernel kernel,
-                   Launcher launcher) {
+void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing, const Tensor& like,
+                   std::initializer_list<Written> outputs, Kernel kernel, Launcher launcher) {
   if (!on_cuda(like)) {
     std::vector<double> partial(total ? count : 0);
     p.partial = total ? partial.data() : nullptr;
-    run_elementwise(p, count, like, kernel, launcher);
+    run_elementwise(p, count, like, outputs, kernel, launcher);
     if (total) finish_sum(partial, *total, mean_of_nothing);
   } else if (count == 0) {
     if (total) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
@@ -212,7 +225,7 @@ void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing
     const Tensor partial = empty_doubles(like, total ? kCudaPartials : 0);
     p.partial = total ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
     p.total = total ? total->mutable_data_ptr() : nullptr;
-    run_elementwise(p, count, like, kernel, launcher);
+    run_elementwise(p, count, like, outputs, kernel, launcher);
   }
 }
 

@@ -7,8 +7,8 @@ namespace {
 
 // eps: [*] or none. seed: int64, one element, or none. With neither, z is empty: KL only.
 // The stream of eps runs over the logical order, so with a seed the work is done in contiguous memory.
-std::tuple<Tensor, Tensor> gaussian_op(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
-                                       int64_t reduction_code) {
+std::tuple<Tensor, Tensor> run(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
+                               int64_t reduction_code, OptionalTensor out) {
   const Reduction reduction = static_cast<Reduction>(reduction_code);
   const bool none = reduction == Reduction::none;
   check_like(logvar, mean, "mean and logvar");
@@ -21,7 +21,8 @@ std::tuple<Tensor, Tensor> gaussian_op(Tensor mean, Tensor logvar, OptionalTenso
   mean = seed ? to_contiguous(mean) : dense(mean);
   logvar = in_layout_of(mean, logvar);
   if (eps) eps = in_layout_of(mean, *eps);
-  Tensor z = eps || seed ? empty_as(mean) : empty_none(mean);
+  const bool in_place = out && out->strides().equals(mean.strides());
+  Tensor z = in_place ? *out : empty_if(eps || seed, mean);
   Tensor kl = none ? empty_as(mean) : empty_scalar(mean);
 
   GaussianParams p;
@@ -36,13 +37,27 @@ std::tuple<Tensor, Tensor> gaussian_op(Tensor mean, Tensor logvar, OptionalTenso
   p.scale = 1.0 / divisor(reduction, mean);
   run_reduction(
       p, slices(p.n), none ? nullptr : &kl, divisor(reduction, mean) == 0, mean,
+      {written(p.z, z), written(p.kl, kl)},
       [](const auto& p, int64_t begin, int64_t end) { gaussian(p, begin, end); }, launch_gaussian);
   if (seed && !given.is_contiguous()) {
     const Tensor layout = empty_as(given);
-    z = in_layout_of(layout, z);
+    if (!out) z = in_layout_of(layout, z);
     if (none) kl = in_layout_of(layout, kl);
   }
+  if (out && !in_place) torch::stable::copy_(*out, z);
   return {z, kl};
+}
+
+std::tuple<Tensor, Tensor> gaussian_op(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
+                                       int64_t reduction) {
+  return run(mean, logvar, eps, seed, reduction, std::nullopt);
+}
+
+Tensor gaussian_out_op(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed, int64_t reduction,
+                       Tensor z) {
+  SDGAN_CHECK(eps || seed, "z needs eps or seed");
+  check_like(z, mean, "z and mean");
+  return std::get<1>(run(mean, logvar, eps, seed, reduction, z));
 }
 
 std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
@@ -80,8 +95,9 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, O
   p.scale = 1.0 / divisor(reduction, mean);
   p.reduced = reduced;
   run_elementwise(
-      p, slices(p.n), mean, [](const auto& p, int64_t begin, int64_t end) { gaussian_backward(p, begin, end); },
-      launch_gaussian_backward);
+      p, slices(p.n), mean,
+      {written(p.grad_mean, grad_mean), written(p.grad_logvar, grad_logvar), written(p.grad_eps, grad_eps)},
+      [](const auto& p, int64_t begin, int64_t end) { gaussian_backward(p, begin, end); }, launch_gaussian_backward);
   return {grad_mean, grad_logvar, grad_eps};
 }
 
@@ -90,5 +106,6 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, O
 
 SDGAN_IMPLEMENTATION(m) {
   m.impl("gaussian", TORCH_BOX(&sdgan::gaussian_op));
+  m.impl("gaussian_out", TORCH_BOX(&sdgan::gaussian_out_op));
   m.impl("gaussian_backward", TORCH_BOX(&sdgan::gaussian_backward_op));
 }

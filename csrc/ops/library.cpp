@@ -40,9 +40,12 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "int[] crop, int[] dilation, int groups, int activation, float negative_slope, bool need_input, "
       "bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
 
-  // gaussian: z is empty where neither eps nor seed is given
+  // gaussian: z is empty where neither eps nor seed is given; gaussian_out writes it to a tensor of any layout that
+  // overlaps neither itself nor another argument
   m.def(
       "gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");
+  m.def(
+      "gaussian_out(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction, Tensor(a!) z) -> Tensor kl");
   m.def(
       "gaussian_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mean, Tensor logvar, Tensor? z, int reduction, "
       "bool need_eps) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");

@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Ten
   p.scale = 1.0 / divisor(reduction, x_hat);
   p.reduced = reduced;
   run_elementwise(
-      p, slices(p.n), x_hat,
+      p, slices(p.n), x_hat, {written(p.grad_x_hat, grad_x_hat), written(p.grad_x, grad_x)},
       [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss_backward(p, begin, end); },
       launch_reconstruction_loss_backward);
   return {grad_x_hat, grad_x};
@@ -59,6 +59,7 @@ std::tuple<Tensor, Tensor, Tensor> reconstruction_loss_op(Tensor x_hat, Tensor x
   p.scale = 1.0 / divisor(reduction, x_hat);
   run_reduction(
       p, slices(p.n), none ? nullptr : &loss, divisor(reduction, x_hat) == 0, x_hat,
+      {written(p.loss, loss), written(p.grad_x_hat, grad_x_hat), written(p.grad_x, grad_x)},
       [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss(p, begin, end); },
       launch_reconstruction_loss);
   if (cuda && (need_x_hat || need_x)) {

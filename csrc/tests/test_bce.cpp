@@ -79,6 +79,12 @@ void check(bool logits, bool weighted, int64_t n, bool reduced, DType dtype, int
 
   BceParams p{inputs};
   p.loss = reduced ? nullptr : guarded(n * sizeof(S));
+#if !SDGAN_CUDA_ON_HOST
+  if (reduced) {
+    p.grad_input = guarded(n * sizeof(S));
+    p.grad_target = guarded(n * sizeof(S));
+  }
+#endif
   const double total = run<S>(p);
 
   BceBackwardParams b{inputs};
@@ -96,6 +102,10 @@ void check(bool logits, bool weighted, int64_t n, bool reduced, DType dtype, int
     sum += weight * w.value * p.scale;
     EXPECT_CLOSE(i, at<S>(b.grad_input, i), upstream * w.by_input, tolerance);
     EXPECT_CLOSE(i, at<S>(b.grad_target, i), upstream * w.by_target, tolerance);
+    if (p.grad_input != nullptr) {  // beside the loss
+      EXPECT_CLOSE(i, at<S>(p.grad_input, i) / p.scale, weight * w.by_input, tolerance);
+      EXPECT_CLOSE(i, at<S>(p.grad_target, i) / p.scale, weight * w.by_target, tolerance);
+    }
   }
   if (reduced) EXPECT_CLOSE(n, total, sum, kSumTolerance<S>);
 }

@@ -75,6 +75,12 @@ void check(Reconstruction kind, int64_t n, bool reduced, DType dtype, int shift 
   p.x = waves<S>(n, 1, 0.5, 0.5);
   p.loss = reduced ? nullptr : guarded(n * sizeof(S));
   p.scale = 1.0 / static_cast<double>(n);
+#if !SDGAN_CUDA_ON_HOST
+  if (reduced) {
+    p.grad_x_hat = guarded(n * sizeof(S));
+    p.grad_x = guarded(n * sizeof(S));
+  }
+#endif
   const double total = run<S>(p);
 
   ReconstructionLossBackwardParams b;
@@ -98,6 +104,10 @@ void check(Reconstruction kind, int64_t n, bool reduced, DType dtype, int shift 
     sum += w.value * p.scale;
     EXPECT_CLOSE(i, at<S>(b.grad_x_hat, i), upstream * w.by_y, tolerance);
     EXPECT_CLOSE(i, at<S>(b.grad_x, i), upstream * w.by_x, tolerance);
+    if (p.grad_x != nullptr) {  // beside the loss
+      EXPECT_CLOSE(i, at<S>(p.grad_x_hat, i) / p.scale, w.by_y, tolerance);
+      EXPECT_CLOSE(i, at<S>(p.grad_x, i) / p.scale, w.by_x, tolerance);
+    }
   }
   if (reduced) EXPECT_CLOSE(n, total, sum, kSumTolerance<S>);
 }

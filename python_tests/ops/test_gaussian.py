@@ -229,6 +229,82 @@ def test_compile():
     assert not torch.equal(draw(mean, logvar), draw(mean, logvar))
 
 
+# --------------------------------------------------------------------------------------------------------- out=
+@pytest.mark.parametrize("reduction", ["batchmean", "none"])
+@pytest.mark.parametrize("name", layouts())
+def test_out_holds_the_sample_in_any_layout(name, reduction):
+    mean = layouts()[name]
+    logvar, eps = randn(*mean.shape, seed=1), randn(*mean.shape, seed=2)
+    outs = [torch.full_like(mean, 7), torch.full(mean.shape, 7.0, dtype=mean.dtype)]
+    outs += [torch.full((*mean.shape[:-1], 2 * mean.shape[-1]), 7.0, dtype=mean.dtype)[..., ::2]]
+    for noise in ({"seed": 3}, {"eps": eps}):
+        z, kl = op.sample_gaussian(mean, logvar, **noise, reduction=reduction)
+        for out in outs:
+            strides, address = out.stride(), out.data_ptr()
+            got, got_kl = op.sample_gaussian(mean, logvar, **noise, reduction=reduction, out=out)
+            assert got is out and (out.stride(), out.data_ptr()) == (strides, address)
+            assert torch.equal(out, z) and torch.equal(got_kl, kl)
+
+
+def test_out_draws_its_seed_as_without_it():
+    mean, logvar = randn(4, 3), randn(4, 3, seed=1)
+    torch.manual_seed(5)
+    z, _ = op.sample_gaussian(mean, logvar)
+    torch.manual_seed(5)
+    assert torch.equal(op.sample_gaussian(mean, logvar, out=torch.empty_like(mean))[0], z)
+
+
+def test_out_may_lie_beside_its_arguments_in_one_storage():
+    storage = randn(3, 4, 5)
+    mean, logvar, out = storage.unbind()
+    z, _ = op.sample_gaussian(mean, logvar, seed=1)
+    op.sample_gaussian(mean, logvar, seed=1, out=out)
+    assert torch.equal(storage[2], z)
+
+
+def test_out_takes_no_part_in_autograd():
+    mean, logvar = posterior(4, 3)
+    sentence = r"sample_gaussian\(\): functions with out=... arguments don't support automatic differentiation"
+    for arguments in [(mean, logvar.detach()), (mean.detach(), logvar)]:
+        with pytest.raises(RuntimeError, match=sentence):
+            op.sample_gaussian(*arguments, out=torch.empty(4, 3, dtype=torch.float64))
+    with torch.no_grad():
+        z, _ = op.sample_gaussian(mean, logvar, out=torch.empty(4, 3, dtype=torch.float64))
+    assert not z.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "words"),
+    [
+        (lambda mean, logvar: [0.0], TypeError, "out must be a torch.Tensor, got list"),
+        (lambda mean, logvar: mean.float(), TypeError, "out has dtype torch.float32, mean has torch.float64"),
+        (lambda mean, logvar: mean.new_empty(3, 4), ValueError, r"out has shape \(3, 4\), mean \(4, 3\)"),
+        (lambda mean, logvar: mean, ValueError, "out shares memory with mean"),
+        (lambda mean, logvar: logvar.view(12).view(4, 3), ValueError, "out shares memory with logvar"),
+        (lambda mean, logvar: mean.new_empty(1, 3).expand(4, 3), RuntimeError, "more than one element"),
+    ],
+)
+def test_outs_that_are_refused(out, error, words):
+    mean, logvar = randn(4, 3), randn(4, 3, seed=1)
+    with pytest.raises(error, match=words):
+        op.sample_gaussian(mean, logvar, out=out(mean, logvar))
+
+
+def test_out_compiles_and_passes_opcheck():
+    mean, logvar, seed = randn(4, 3), randn(4, 3, seed=1), torch.tensor(4)
+    native = torch.ops.sdgan_ext.gaussian_out.default
+    for reduction in (0, 3):
+        torch.library.opcheck(native, (mean, logvar, None, seed, reduction, torch.zeros(4, 3, dtype=mean.dtype)))
+
+    def run(mean, logvar, out):
+        return op.sample_gaussian(mean, logvar, seed=9, out=out)[1] + out.sum()
+
+    out = torch.zeros_like(mean)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(mean, logvar, out), run(mean, logvar, torch.empty_like(mean)))
+    assert torch.equal(out, op.sample_gaussian(mean, logvar, seed=9)[0])
+
+
 def test_autocast_computes_in_float32():
     mean, logvar = torch.zeros(2, 3, dtype=torch.bfloat16, requires_grad=True), torch.zeros(2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):

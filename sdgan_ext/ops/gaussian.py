@@ -9,6 +9,7 @@ from ._common import (
     check_batch,
     check_choice,
     check_like,
+    check_pair,
     check_same_shape,
     check_tensor,
     differentiable,
@@ -27,6 +28,7 @@ def sample_gaussian(
     generator: torch.Generator | None = None,
     eps: Tensor | None = None,
     reduction: str = "batchmean",
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A sample ``z`` of N(mean, exp(logvar)), and the KL divergence of that distribution to N(0, I), in nats.
 
@@ -46,12 +48,15 @@ def sample_gaussian(
         eps: the noise itself, same shape as ``mean``; differentiable like the other two. Stands instead of a seed.
         reduction: of the KL: ``batchmean`` (sum over everything but the batch, mean over the batch), ``sum``,
             ``mean`` (over all elements) or ``none`` (elementwise), as in :func:`torch.nn.functional.kl_div`.
+        out: where to write ``z``: shape and dtype of ``mean``, any layout, though in that of ``mean`` without a copy. To
+            sample again and again without fresh memory; as with torch's ``out=``, not where a gradient is required.
 
     Returns:
         ``(z, kl)``: ``z`` has the shape and layout of ``mean``; ``kl`` is a scalar, or has that shape too.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+        RuntimeError: ``out`` is given and an argument requires a gradient.
 
     Source: Kingma & Welling 2014; noise by Philox4x32-10 (Salmon et al. 2011) and Box-Muller.
     """
@@ -64,6 +69,9 @@ def sample_gaussian(
         check_tensor("eps", eps)
         check_like("eps", eps, "mean", mean)
         check_same_shape("eps", eps, "mean", mean)
+    if out is not None:
+        _check_out(out, mean, logvar, eps)
+        return out, torch.ops.sdgan_ext.gaussian_out(mean, logvar, eps, seed, REDUCTIONS[reduction], out)
     return _gaussian(mean, logvar, eps, seed, REDUCTIONS[reduction])
 
 
@@ -94,11 +102,36 @@ def draw_seed(generator: torch.Generator | None = None, device: torch.device | s
 
 def _check(mean, logvar, reduction):
     check_choice("reduction", reduction, REDUCTIONS)
-    check_tensor("mean", mean)
-    check_tensor("logvar", logvar)
-    check_like("logvar", logvar, "mean", mean)
-    check_same_shape("logvar", logvar, "mean", mean)
+    check_pair("logvar", logvar, "mean", mean)
     check_batch("mean", mean)
+
+
+def _check_out(out, mean, logvar, eps):
+    check_tensor("out", out)
+    if out.dtype != mean.dtype:
+        raise TypeError(f"out has dtype {out.dtype}, mean has {mean.dtype}; they must be the same")
+    check_like("out", out, "mean", mean)
+    check_same_shape("out", out, "mean", mean)
+    arguments = {"mean": mean, "logvar": logvar, "eps": eps}
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*arguments.values(), out)):
+        raise RuntimeError(
+            "sample_gaussian(): functions with out=... arguments don't support automatic differentiation, but one of "
+            "the arguments requires grad."
+        )
+    if torch.compiler.is_compiling() or out.is_meta:
+        return
+    begin, end = _memory(out)
+    for name, value in arguments.items():
+        if value is not None and value.numel() > 0 and torch._C._is_alias_of(out, value):
+            first, last = _memory(value)
+            if first < end and begin < last:
+                raise ValueError(f"out shares memory with {name}; pass a tensor of its own")
+
+
+def _memory(t):
+    """The elements of its storage between which ``t`` lies."""
+    begin = t.storage_offset()
+    return begin, begin + 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def _seed_tensor(seed, generator, device) -> Tensor:
@@ -122,6 +155,11 @@ def _seed_tensor(seed, generator, device) -> Tensor:
 def _fake(mean, logvar, eps, seed, reduction):
     z = mean.new_empty((0,)) if eps is None and seed is None else torch.empty_like(mean)
     return z, torch.empty_like(mean) if reduction == REDUCTIONS["none"] else mean.new_empty(())
+
+
+@torch.library.register_fake("sdgan_ext::gaussian_out")
+def _fake_out(mean, logvar, eps, seed, reduction, z):
+    return torch.empty_like(mean) if reduction == REDUCTIONS["none"] else mean.new_empty(())
 
 
 @torch.library.register_fake("sdgan_ext::gaussian_backward")

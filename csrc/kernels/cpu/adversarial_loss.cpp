@@ -76,7 +76,7 @@ Shape<T> fake_shape(const AdversarialLossParams& p) {
   }
 }
 
-template <class S, Form form>
+template <class S, Form form, bool with_grad>
 void half_slice(const AdversarialLossParams& p, bool real, int64_t s, double* partial) {
   using T = compute_t<S>;
   const T scale = static_cast<T>(real ? p.scale_real : p.scale_fake);
@@ -84,10 +84,10 @@ void half_slice(const AdversarialLossParams& p, bool real, int64_t s, double* pa
   const void* logits = real ? p.real : p.fake;
   void* grad = real ? p.grad_real : p.grad_fake;
   Vec<T> sum{};
-  for_vectors<T>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) {
+  for_vectors<T>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) SDGAN_INLINED {
     const Term<T> t = term<form, T>(shape, read<S>(logits, i, count));
     sum += first_lanes<T>(t.value, count);
-    write<S>(grad, i, count, t.slope * scale);
+    if constexpr (with_grad) write<S>(grad, i, count, t.slope * scale);
   });
   *partial = sum_lanes(sum) * (real ? p.scale_real : p.scale_fake);
 }
@@ -99,7 +99,7 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
   const T sign = p.role == Role::discriminator ? T(1) : T(-1);
   const Shape<T> of_real = real_shape<T>(p), of_fake = fake_shape<T>(p);
   Vec<T> sum{};
-  for_vectors<T>(s, p.n_fake, [&](int64_t i, int count) {
+  for_vectors<T>(s, p.n_fake, [&](int64_t i, int count) SDGAN_INLINED {
     const Vec<T> f = read<S>(p.fake, i, count);
     const Vec<T> r = p.real ? read<S>(p.real, i, count) : Vec<T>{};
     Term<T> on_real{}, on_fake{};
@@ -127,7 +127,12 @@ void run(const AdversarialLossParams& p, int64_t begin, int64_t end) {
       paired_slice<S, form>(p, s);
     } else {
       const bool real = s < slices(p.n_real);
-      half_slice<S, form>(p, real, real ? s : s - slices(p.n_real), p.partial + s);
+      const int64_t of_half = real ? s : s - slices(p.n_real);
+      if ((real ? p.grad_real : p.grad_fake) != nullptr) {
+        half_slice<S, form, true>(p, real, of_half, p.partial + s);
+      } else {
+        half_slice<S, form, false>(p, real, of_half, p.partial + s);
+      }
     }
   }
 }
@@ -153,7 +158,7 @@ void run_backward(const AdversarialLossBackwardParams& p, int64_t begin, int64_t
   using T = compute_t<S>;
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) : T(0));
   for (int64_t s = begin; s < end; ++s) {
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
       write<S>(p.out, i, count, upstream * read<S>(p.grad, i, count));
     });

@@ -62,7 +62,7 @@ void run(const BceParams& p, int64_t begin, int64_t end) {
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
     Mask<T> input_inside = Mask<T>{} == 0, target_inside = input_inside;
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);
       if (p.weight) {
         const Vec<T> weight = read<S>(p.weight, i, count);
@@ -88,7 +88,7 @@ void run_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
   const T scale = static_cast<T>(p.scale);
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
       if (p.weight) upstream *= read<S>(p.weight, i, count);
       const BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);

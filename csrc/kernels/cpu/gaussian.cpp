@@ -55,7 +55,7 @@ void run(const GaussianParams& p, int64_t begin, int64_t end) {
   T drawn[kTile];
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> mean = read<S>(p.mean, i, count);
       const Vec<T> logvar = read<S>(p.logvar, i, count);
       const Vec<T> sigma = vexp(T(0.5) * logvar);
@@ -78,7 +78,7 @@ void run_backward(const GaussianBackwardParams& p, int64_t begin, int64_t end) {
   const T scale = static_cast<T>(p.scale);
   const Vec<T> one = splat(p.grad_kl && p.reduced ? load_one(static_cast<const S*>(p.grad_kl)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> mean = read<S>(p.mean, i, count);
       const Vec<T> logvar = read<S>(p.logvar, i, count);
       Vec<T> grad_mean{}, grad_logvar{};

@@ -30,7 +30,7 @@ void run(const ReconstructionLossParams& p, int64_t begin, int64_t end) {
   const T scale = static_cast<T>(p.scale);
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> y = read<S>(p.x_hat, i, count);
       const Term<T> term = SDGAN_ISA::term<kind, T>(y, read<S>(p.x, i, count));
       sum += first_lanes<T>(term.value, count);
@@ -48,7 +48,7 @@ void run_backward(const ReconstructionLossBackwardParams& p, int64_t begin, int6
   const T scale = static_cast<T>(p.scale);
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
-    for_vectors<T>(s, p.n, [&](int64_t i, int count) {
+    for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
       const Vec<T> y = read<S>(p.x_hat, i, count);
       const Vec<T> slope = term<kind, T>(y, read<S>(p.x, i, count)).slope;

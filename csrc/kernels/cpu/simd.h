@@ -15,6 +15,7 @@
 #include "kernels/scalar.h"
 
 #define SDGAN_INLINE inline __attribute__((always_inline))
+#define SDGAN_INLINED __attribute__((always_inline))  // of a lambda: the body of a loop, which must not become a call
 
 namespace sdgan::SDGAN_ISA {
 
@@ -337,7 +338,7 @@ struct Math {
   static SDGAN_INLINE V expm1(V x) {
     return vexpm1(x);
   }
-  static SDGAN_INLINE Vec<float> log(Vec<float> x) { return vlog(x); }
+  static SDGAN_INLINE Vec<float> log(Vec<float> x) { return vlog_normal(x); }  // philox.h takes it of (0, 1] alone
   static SDGAN_INLINE Vec<float> sqrt(Vec<float> x) { return vsqrt(x); }
   // The bits read as a signed integer.
   static SDGAN_INLINE Vec<float> to_float(Vec<uint32_t> x) {

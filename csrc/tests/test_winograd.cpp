@@ -1,0 +1,508 @@
+// The Winograd kernels against the sums of their header in double. With small whole numbers every step of them is exact
+// (transforms of 0, 1, -1; filters in quarters), so geometry, channels and layouts are held to equality; rounding has its
+// own test. Every buffer ends where an unmapped page begins, is NaN before its data, and outputs are NaN to begin with.
+#include "kernels/winograd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/winograd_scheme.h"
+#include "tests/check.h"
+
+namespace sdgan::SDGAN_ISA {
+
+void test_winograd();
+
+namespace {
+
+using winograd::Scheme;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;  // unoptimised: fewer cases
+#else
+constexpr bool kSanitized = false;
+#endif
+
+constexpr double kSlope = 0.25;
+constexpr float kNaN = __builtin_nanf("");
+
+// ----------------------------------------------------------------------------------------------- what is known early
+template <class S, int64_t planes_to_fine, int64_t planes_to_coarse>
+constexpr bool counts() {
+  constexpr int64_t fine = S::to_fine.map.planes, coarse = S::to_coarse.planes;
+  constexpr int64_t products = winograd_products(S::taps, S::stride);
+  return S::to_fine.map.products() == products && S::to_coarse.products() == products &&
+         fine * fine == planes_to_fine && coarse * coarse == planes_to_coarse && S::window() <= winograd::kMaxWindow &&
+         fine <= winograd::kMaxPlanes;
+}
+static_assert(counts<Scheme<3, 1, 0>, 16, 16>() && winograd_products(3, 1) == 16);
+static_assert(counts<Scheme<3, 2, 0>, 16, 9>() && counts<Scheme<3, 2, 1>, 16, 9>() && winograd_products(3, 2) == 25);
+static_assert(counts<Scheme<4, 2, 0>, 9, 9>() && counts<Scheme<4, 2, 1>, 25, 9>() && winograd_products(4, 2) == 36);
+static_assert(counts<Scheme<5, 2, 0>, 36, 16>() && counts<Scheme<5, 2, 1>, 36, 16>() && winograd_products(5, 2) == 49);
+
+// ----------------------------------------------------------------------------------------------------------- memory
+// Guarded floats, used again and again; the last `n` of them, NaN, after at least one vector of NaN.
+class Pool {
+ public:
+  explicit Pool(int64_t capacity)
+      : capacity_(capacity), data_(static_cast<float*>(testing::guarded(capacity * sizeof(float)))) {}
+  float* take(int64_t n) {
+    n_ = n;
+    if (n + kBefore > capacity_) std::abort();
+    float* from = data_ + capacity_ - n;
+    std::fill(from - kBefore, from + n, kNaN);
+    return from;
+  }
+  float* copy(const std::vector<double>& values) {
+    float* out = take(static_cast<int64_t>(values.size()));
+    for (size_t i = 0; i < values.size(); ++i) out[i] = static_cast<float>(values[i]);
+    return out;
+  }
+  bool clean_before() const {
+    const float* from = data_ + capacity_ - n_;
+    return std::all_of(from - kBefore, from, [](float x) { return std::isnan(x); });
+  }
+
+ private:
+  static constexpr int64_t kBefore = 16;
+  const int64_t capacity_;
+  float* const data_;
+  int64_t n_ = 0;
+};
+
+struct Memory {
+  Pool coarse{1 << 18}, fine{1 << 19}, weight{1 << 20}, filter{1 << 21}, coarse_out{1 << 18}, fine_out{1 << 19},
+      preactivation{1 << 19}, grad_weight{1 << 20}, bias{1 << 10};
+};
+Memory& memory() {
+  static auto* all = new Memory;
+  return *all;
+}
+
+// -------------------------------------------------------------------------------------------------------- reference
+enum class Values { whole, real };  // whole numbers of [-3, 3]; reals of (-1, 1)
+enum class Layout { contiguous, channels_last, coarse_last, gaps };
+
+double number(Values values, int64_t i, uint64_t salt) {
+  uint64_t x = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u + salt * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  x ^= x >> 31;
+  if (values == Values::whole) return static_cast<double>(x % 7) - 3;
+  return static_cast<float>(static_cast<double>(x >> 11) * 0x1p-52 - 1);
+}
+std::vector<double> numbers(Values values, int64_t n, uint64_t salt) {
+  std::vector<double> out(n);
+  for (int64_t i = 0; i < n; ++i) out[i] = number(values, i, salt);
+  return out;
+}
+
+double act(Activation a, double x) {
+  switch (a) {
+    case Activation::relu:
+      return x > 0 ? x : 0;
+    case Activation::leaky_relu:
+      return x > 0 ? x : kSlope * x;
+    case Activation::tanh:
+      return std::tanh(x);
+    case Activation::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::elu:
+      return x > 0 ? x : std::expm1(x);
+    default:
+      return x;
+  }
+}
+
+struct Geometry {
+  int64_t taps, stride;
+  int64_t top, bottom, left, right;  // crops
+  int64_t height, width;             // of the coarse side
+};
+
+struct Problem {
+  Geometry g;
+  int64_t batch, coarse_channels, fine_channels;
+  Layout layout = Layout::contiguous;
+  Values values = Values::whole;
+  int64_t fine_height = 0, fine_width = 0, coarse_count = 0, fine_count = 0, weight_count = 0;  // the last with gaps
+  int64_t stride[4] = {};
+  std::vector<double> coarse, fine, weight;  // the weight as [r][s][c][d]
+
+  Problem(const Geometry& geometry, int64_t n, int64_t c, int64_t d, Layout how = Layout::contiguous,
+          Values what = Values::whole)
+      : g(geometry), batch(n), coarse_channels(c), fine_channels(d), layout(how), values(what) {
+    const int64_t k = g.taps;
+    fine_height = (g.height - 1) * g.stride + k - g.top - g.bottom;
+    fine_width = (g.width - 1) * g.stride + k - g.left - g.right;
+    if (!valid()) return;
+    coarse_count = n * g.height * g.width * c;
+    fine_count = n * fine_height * fine_width * d;
+    const int64_t strides[4][4] = {{d * k * k, k * k, k, 1},
+                                   {d * k * k, 1, k * d, d},
+                                   {1, c * k * k, k * c, c},
+                                   {d * (2 * k * k + 3) + 1, 2 * k * k + 3, 2 * k, 2}};
+    std::copy_n(strides[static_cast<int>(layout)], 4, stride);
+    weight_count = 1 + (c - 1) * stride[0] + (d - 1) * stride[1] + (k - 1) * (stride[2] + stride[3]);
+    coarse = numbers(values, coarse_count, 1);
+    fine = numbers(values, fine_count, 2);
+    weight = numbers(values, k * k * c * d, 3);
+  }
+  bool valid() const { return fine_height > 0 && fine_width > 0; }
+
+  // body(coarse pixel, fine pixel, tap) for all that meet.
+  template <class Body>
+  void for_pairs(Body body) const {
+    for (int64_t n = 0; n < batch; ++n)
+      for (int64_t h = 0; h < g.height; ++h)
+        for (int64_t r = 0; r < g.taps; ++r) {
+          const int64_t p = g.stride * h + r - g.top;
+          if (p < 0 || p >= fine_height) continue;
+          for (int64_t w = 0; w < g.width; ++w)
+            for (int64_t s = 0; s < g.taps; ++s) {
+              const int64_t q = g.stride * w + s - g.left;
+              if (q < 0 || q >= fine_width) continue;
+              body((n * g.height + h) * g.width + w, (n * fine_height + p) * fine_width + q, r * g.taps + s);
+            }
+        }
+  }
+  int64_t place(int64_t c, int64_t d, int64_t tap) const {
+    return c * stride[0] + d * stride[1] + tap / g.taps * stride[2] + tap % g.taps * stride[3];
+  }
+
+  std::vector<double> wanted(WinogradProduct product) const {
+    const int64_t C = coarse_channels, D = fine_channels;
+    std::vector<double> out(product == WinogradProduct::to_fine     ? fine_count
+                            : product == WinogradProduct::to_coarse ? coarse_count
+                                                                    : g.taps * g.taps * C * D);
+    for_pairs([&](int64_t x, int64_t y, int64_t tap) {
+      for (int64_t c = 0; c < C; ++c) {
+        const double* w = weight.data() + (tap * C + c) * D;
+        double* of = product == WinogradProduct::to_fine ? out.data() + y * D : out.data() + (tap * C + c) * D;
+        if (product == WinogradProduct::to_coarse) {
+          double sum = 0;
+          for (int64_t d = 0; d < D; ++d) sum += w[d] * fine[y * D + d];
+          out[x * C + c] += sum;
+        } else if (product == WinogradProduct::to_fine) {
+          for (int64_t d = 0; d < D; ++d) of[d] += w[d] * coarse[x * C + c];
+        } else {
+          for (int64_t d = 0; d < D; ++d) of[d] += fine[y * D + d] * coarse[x * C + c];
+        }
+      }
+    });
+    return out;
+  }
+
+  WinogradParams params(WinogradProduct product) const {
+    WinogradParams p;
+    p.product = product;
+    p.taps = g.taps;
+    p.stride = g.stride;
+    p.vertical = {g.height, fine_height, g.top};
+    p.horizontal = {g.width, fine_width, g.left};
+    p.batch = batch;
+    p.coarse_channels = coarse_channels;
+    p.fine_channels = fine_channels;
+    std::copy_n(stride, 4, p.weight_stride);
+    p.negative_slope = kSlope;
+    return p;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------- runs
+// The slices one by one, the last first: they know nothing of each other.
+template <class Kernel>
+void backwards(int64_t count, Kernel kernel) {
+  for (int64_t slice = count; slice-- > 0;) kernel(slice, slice + 1);
+}
+
+struct Options {
+  Activation activation = Activation::none;
+  bool bias = false;
+  int64_t block = 32, coarse_block = 128, fine_block = 32;
+};
+
+std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
+
+// to_fine or to_coarse; `preactivation` receives what the kernel keeps for silu.
+std::vector<float> convolve(const Problem& problem, WinogradProduct product, const Options& options,
+                            std::vector<float>* preactivation = nullptr) {
+  const bool to_fine = product == WinogradProduct::to_fine;
+  const int64_t count = to_fine ? problem.fine_count : problem.coarse_count;
+  Memory& m = memory();
+  WinogradParams p = problem.params(product);
+  float* weight = m.weight.take(problem.weight_count);
+  for (int64_t tap = 0; tap < p.taps * p.taps; ++tap)
+    for (int64_t c = 0; c < p.coarse_channels; ++c)
+      for (int64_t d = 0; d < p.fine_channels; ++d)
+        weight[problem.place(c, d, tap)] =
+            static_cast<float>(problem.weight[(tap * p.coarse_channels + c) * p.fine_channels + d]);
+  p.weight = weight;
+  p.filter = m.filter.take(winograd_filter_size(p));
+  (to_fine ? p.coarse_in : p.fine_in) = to_fine ? m.coarse.copy(problem.coarse) : m.fine.copy(problem.fine);
+  Pool& out = to_fine ? m.fine_out : m.coarse_out;
+  (to_fine ? p.fine_out : p.coarse_out) = out.take(count);
+  if (options.bias) {
+    p.bias = m.bias.copy(numbers(problem.values, to_fine ? p.fine_channels : p.coarse_channels, 4));
+  }
+  p.activation = options.activation;
+  if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);
+  p.block = options.block;
+  backwards((to_fine ? p.padded_coarse() : p.padded_fine()) / 16,
+            [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
+  backwards(p.slice_count(), [&](int64_t begin, int64_t end) {
+    to_fine ? winograd_to_fine(p, begin, end) : winograd_to_coarse(p, begin, end);
+  });
+  EXPECT(out.clean_before() && m.filter.clean_before());
+  EXPECT(!p.preactivation || m.preactivation.clean_before());
+  if (preactivation && p.preactivation) *preactivation = copied(p.preactivation, count);
+  return copied(to_fine ? p.fine_out : p.coarse_out, count);
+}
+
+// The gradient of the weight as [r][s][c][d].
+std::vector<float> weight_gradient(const Problem& problem, const Options& options) {
+  Memory& m = memory();
+  WinogradParams p = problem.params(WinogradProduct::wgrad);
+  p.coarse_in = m.coarse.copy(problem.coarse);
+  p.fine_in = m.fine.copy(problem.fine);
+  p.grad_weight = m.grad_weight.take(problem.weight_count);
+  p.block = options.block;
+  p.coarse_block = options.coarse_block;
+  p.fine_block = options.fine_block;
+  backwards(p.slice_count(), [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
+  EXPECT(m.grad_weight.clean_before());
+  std::vector<float> out(p.taps * p.taps * p.coarse_channels * p.fine_channels);
+  for (int64_t tap = 0; tap < p.taps * p.taps; ++tap)
+    for (int64_t c = 0; c < p.coarse_channels; ++c)
+      for (int64_t d = 0; d < p.fine_channels; ++d) {
+        float& from = p.grad_weight[problem.place(c, d, tap)];
+        out[(tap * p.coarse_channels + c) * p.fine_channels + d] = from;
+        from = kNaN;
+      }
+  if (problem.layout == Layout::gaps) {  // what lies between is not written
+    EXPECT(std::all_of(p.grad_weight, p.grad_weight + problem.weight_count, [](float x) { return std::isnan(x); }));
+  }
+  return out;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+void expect(const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
+  EXPECT(got.size() == want.size());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_CLOSE(static_cast<double>(i), got[i], want[i], tolerance);
+}
+
+// All three products; exact with whole numbers unless the activation is not.
+void check(const Problem& problem, const Options& options, double tolerance = 0) {
+  if (!problem.valid()) return;
+  const Activation a = options.activation;
+  const bool exact = a == Activation::none || a == Activation::relu || a == Activation::leaky_relu;
+  for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
+    const int64_t channels = product == WinogradProduct::to_fine ? problem.fine_channels : problem.coarse_channels;
+    std::vector<double> want = problem.wanted(product);
+    for (size_t i = 0; options.bias && i < want.size(); ++i) {
+      want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
+    }
+    std::vector<float> preactivation;
+    const std::vector<float> got = convolve(problem, product, options, &preactivation);
+    if (derivative_needs_input(a)) expect(preactivation, want, tolerance);
+    for (double& x : want) x = act(a, x);
+    expect(got, want, exact ? tolerance : std::max(tolerance, 1e-5));
+  }
+  if (a == Activation::none) expect(weight_gradient(problem, options), problem.wanted(WinogradProduct::wgrad), tolerance);
+}
+
+struct Taps {
+  int64_t taps, stride;
+};
+constexpr Taps kTaps[] = {{3, 1}, {3, 2}, {4, 2}, {5, 2}};
+
+// ------------------------------------------------------------------------------------------------------------ tests
+// Crops of both parities and both sides, sizes odd and even and 1; an end cropped by less than nothing is a fine row
+// that no tap reaches.
+void test_geometry() {
+  const int64_t sizes[][2] = {{1, 1}, {1, 6}, {5, 1}, {2, 3}, {3, 2}, {4, 4}, {5, 7}, {6, 9}};
+  int64_t turn = 0;
+  for (const Taps& t : kTaps)
+    for (int64_t top = 0; top <= 4; ++top)
+      for (int64_t left = 0; left <= 4; ++left) {
+        EXPECT(winograd_serves(t.taps, t.stride, top, left) == (t.stride == 1 || top % 2 == left % 2));
+        if (!winograd_serves(t.taps, t.stride, top, left)) continue;
+        for (const auto& size : sizes) {
+          ++turn;
+          if (kSanitized && turn % 8 != 0) continue;
+          const int64_t least = t.stride == 1 ? 0 : -1, ends = 5 - least;
+          const Geometry g{t.taps, t.stride, top, least + turn % ends, left, least + turn / 2 % ends, size[0], size[1]};
+          const int64_t batch = turn % 3 == 0 ? 3 : 1;
+          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16});
+        }
+      }
+  EXPECT(!winograd_serves(2, 2, 0, 0) && !winograd_serves(6, 2, 0, 0) && !winograd_serves(5, 1, 0, 0));
+  EXPECT(!winograd_serves(4, 3, 0, 0));
+}
+
+void test_channels() {
+  const int64_t channels[] = {1, 5, 16, 17, 33, 130};
+  for (const Taps& t : kTaps)
+    for (int64_t crop : {1, 2})
+      for (int64_t c : channels)
+        for (int64_t d : channels) {
+          if (kSanitized && (crop == 2 || c * d > 33 * 17 || c * d < 5)) continue;
+          const Geometry g{t.taps, t.stride, crop, 1, crop, 1, 3, 3};
+          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4});
+          check({g, 1, c, d}, {Activation::none, false, 3, 32, 16});
+        }
+  if (kSanitized) check({{4, 2, 1, 1, 1, 1, 2, 2}, 1, 130, 33}, {});  // more than kDepth
+}
+
+void test_layouts() {
+  for (const Taps& t : kTaps)
+    for (Layout layout : {Layout::channels_last, Layout::coarse_last, Layout::gaps}) {
+      const Geometry g{t.taps, t.stride, 1, 0, 1, 1, 3, 4};
+      check({g, 1, 19, 21, layout}, {});
+      check({g, 1, 3, 18, layout}, {});
+      if (!kSanitized) check({g, 2, 33, 5, layout}, {});
+    }
+}
+
+void test_activations() {
+  for (const Taps& t : kTaps)
+    for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid,
+                         Activation::silu, Activation::elu}) {
+      for (bool bias : {false, true}) {
+        if (kSanitized && bias != (t.taps % 2 == 0)) continue;
+        const Geometry g{t.taps, t.stride, 2, 1, 2, 1, 3, 5};
+        check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5}, 1e-5);
+        check({g, 1, 17, 7}, {a, bias, 2});
+      }
+    }
+}
+
+void test_no_images() {
+  for (const Taps& t : kTaps) check({{t.taps, t.stride, 1, 1, 1, 1, 3, 4}, 0, 18, 5}, {Activation::none, true});
+}
+
+// The size of blocks changes no bit; wgrad adds the tiles in an order that depends on `block` alone.
+void test_blocks() {
+  for (const Taps& t : kTaps) {
+    const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 6, 7}, kSanitized ? 2 : 5, 33, 40, Layout::contiguous, Values::real);
+    for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
+      const std::vector<float> first = convolve(problem, product, {Activation::tanh, true, 32});
+      for (int64_t block : {1, 7, 64, 1000}) {
+        if (kSanitized && block != 7) continue;
+        EXPECT(same(convolve(problem, product, {Activation::tanh, true, block}), first));
+      }
+    }
+    for (int64_t block : {7, 64}) {
+      const std::vector<float> first = weight_gradient(problem, {Activation::none, false, block, 128, 64});
+      for (int64_t coarse_block : {16, 32, 128})
+        for (int64_t fine_block : {16, 32}) {
+          if (kSanitized && (coarse_block != 32 || fine_block != 16)) continue;
+          EXPECT(same(weight_gradient(problem, {Activation::none, false, block, coarse_block, fine_block}), first));
+        }
+    }
+  }
+}
+
+// Reals: the error beside the largest sum of the products' magnitudes, which is what the direct algorithm is bound by.
+void test_rounding() {
+  for (const Taps& t : kTaps)
+    for (int64_t channels : {16, 130}) {
+      if (kSanitized && channels == 130) continue;
+      const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 7, 8}, 3, channels, 48, Layout::contiguous, Values::real);
+      Problem magnitude = problem;
+      for (auto* numbers : {&magnitude.coarse, &magnitude.fine, &magnitude.weight})
+        for (double& x : *numbers) x = std::fabs(x);
+      for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse, WinogradProduct::wgrad}) {
+        const std::vector<double> want = problem.wanted(product), sums = magnitude.wanted(product);
+        const double largest = *std::max_element(sums.begin(), sums.end());
+        const std::vector<float> got =
+            product == WinogradProduct::wgrad ? weight_gradient(problem, {}) : convolve(problem, product, {});
+        double error = 0;
+        for (size_t i = 0; i < want.size(); ++i) error = std::max(error, std::fabs(got[i] - want[i]));
+        EXPECT_CLOSE(static_cast<double>(10 * t.taps + t.stride), error / largest, 0, 3e-7);
+      }
+    }
+}
+
+// A pixel that is not finite reaches whole tiles, in the products of all channels: those of which the sums reach one
+// pixel. Every other bit is as before. An infinity may come out as NaN, where the tile subtracts it from itself.
+void test_nonfinite() {
+  for (const Taps& t : kTaps)
+    for (float bad : {kNaN, __builtin_inff()})
+      for (int64_t turn = 0; turn < (kSanitized ? 2 : 6); ++turn) {
+        const Geometry g{t.taps, t.stride, turn % 3, turn % 2, turn % 3 + (t.stride == 1) * turn, 1, 9, 8};
+        const Problem before(g, 2, 5, 6, Layout::contiguous, Values::real);
+        const bool odd = turn % 2 != 0;
+        for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
+          const bool to_fine = product == WinogradProduct::to_fine;
+          Problem after = before;
+          std::vector<double>& in = to_fine ? after.coarse : after.fine;
+          const int64_t in_channels = to_fine ? 5 : 6, out_channels = to_fine ? 6 : 5;
+          const int64_t pixel = odd ? static_cast<int64_t>(in.size()) / in_channels - 12 : 3 * (turn + 4);
+          in[pixel * in_channels + turn % in_channels] = bad;
+          const auto clean = convolve(before, product, {}), got = convolve(after, product, {});
+
+          const int64_t height = to_fine ? before.fine_height : g.height, width = to_fine ? before.fine_width : g.width;
+          const int64_t tile = to_fine ? 2 * g.stride : 2;
+          const int64_t rows = (height + tile - 1) / tile, columns = (width + tile - 1) / tile;
+          std::vector<char> reached(clean.size() / out_channels), tiles(before.batch * rows * columns);
+          const auto tile_of = [&](int64_t at) {
+            return (at / width / height * rows + at / width % height / tile) * columns + at % width / tile;
+          };
+          before.for_pairs([&](int64_t x, int64_t y, int64_t) {
+            if ((to_fine ? x : y) != pixel) return;
+            reached[to_fine ? y : x] = 1;
+            tiles[tile_of(to_fine ? y : x)] = 1;
+          });
+          for (size_t i = 0; i < clean.size(); ++i) {
+            const int64_t at = static_cast<int64_t>(i) / out_channels;
+            EXPECT(!reached[at] || !std::isfinite(got[i]));
+            EXPECT(tiles[tile_of(at)] || std::memcmp(&got[i], &clean[i], sizeof(float)) == 0);
+          }
+        }
+        Problem coarse = before, fine = before;  // wgrad: the pixel's own channel
+        coarse.coarse[5 * 30 + 2] = bad;
+        fine.fine[6 * 47 + 3] = bad;
+        const auto clean = weight_gradient(before, {}), by_coarse = weight_gradient(coarse, {}),
+                   by_fine = weight_gradient(fine, {});
+        for (size_t i = 0; i < clean.size(); ++i) {
+          const auto as_before = [&](float got) { return std::memcmp(&got, &clean[i], sizeof got) == 0; };
+          EXPECT(i / 6 % 5 == 2 || as_before(by_coarse[i]));
+          EXPECT(i % 6 == 3 || as_before(by_fine[i]));
+        }
+        const auto spoilt = [](const std::vector<float>& g) {
+          return !std::all_of(g.begin(), g.end(), [](float x) { return std::isfinite(x); });
+        };
+        bool coarse_counts = false, fine_counts = false;  // or no tap reaches the pixel
+        before.for_pairs([&](int64_t x, int64_t y, int64_t) {
+          coarse_counts |= x == 30;
+          fine_counts |= y == 47;
+        });
+        EXPECT(!coarse_counts || spoilt(by_coarse));
+        EXPECT(!fine_counts || spoilt(by_fine));
+      }
+}
+
+}  // namespace
+
+void test_winograd() {
+  test_geometry();
+  test_channels();
+  test_layouts();
+  test_activations();
+  test_no_images();
+  test_blocks();
+  test_rounding();
+  test_nonfinite();
+}
+
+}  // namespace sdgan::SDGAN_ISA
