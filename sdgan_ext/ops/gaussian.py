@@ -120,6 +120,11 @@ def _check_out(out, mean, logvar, eps):
         )
     if torch.compiler.is_compiling() or out.is_meta:
         return
+    if any(step == 0 and size > 1 for size, step in zip(out.shape, out.stride(), strict=True)):
+        raise ValueError(
+            f"out has shape {tuple(out.shape)} and strides {out.stride()}: more than one element shares its memory; "
+            "pass a tensor that is not expanded"
+        )
     begin, end = _memory(out)
     for name, value in arguments.items():
         if value is not None and value.numel() > 0 and torch._C._is_alias_of(out, value):
