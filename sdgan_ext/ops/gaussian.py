@@ -48,8 +48,8 @@ def sample_gaussian(
         eps: the noise itself, same shape as ``mean``; differentiable like the other two. Stands instead of a seed.
         reduction: of the KL: ``batchmean`` (sum over everything but the batch, mean over the batch), ``sum``,
             ``mean`` (over all elements) or ``none`` (elementwise), as in :func:`torch.nn.functional.kl_div`.
-        out: where to write ``z``: shape and dtype of ``mean``, any layout, though in that of ``mean`` without a copy. To
-            sample again and again without fresh memory; as with torch's ``out=``, not where a gradient is required.
+        out: where to write ``z``: shape and dtype of ``mean``, any layout, though in that of ``mean`` without a copy.
+            To sample again and again without fresh memory; as with torch's ``out=``, not where a gradient is required.
 
     Returns:
         ``(z, kl)``: ``z`` has the shape and layout of ``mean``; ``kl`` is a scalar, or has that shape too.
