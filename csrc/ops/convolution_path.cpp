@@ -63,12 +63,21 @@ double between(const uint16_t* figures, Place at) {
   return figures[at.below] * (1 - at.part) + figures[at.below + 1] * at.part;
 }
 
+// What a filter that outgrows the caches costs, in library times: it is made anew in every call, and in a network, other
+// than in the table's repeated calls, its memory is never at hand. The table's machine moves 8 GB while it does 165 GFLOP.
+double cold_filter(const WinogradParams& p) {
+  const double bytes = std::max(0.0, sizeof(float) * static_cast<double>(winograd_filter_size(p)) - (2 << 20));
+  const double pixels = static_cast<double>(p.batch) * p.vertical.coarse * p.horizontal.coarse;
+  return bytes / 8e9 / (2 * pixels * p.taps * p.taps * p.coarse_channels * p.fine_channels / 165e9);
+}
+
 // Library time / Winograd time by convolution_table.h. It must not depend on the number of threads: another kernel has
 // other bits. What the table leaves open, docs/ops/conv.md has the figures:
 //   images below 8 x 8      cost the library more; from 8 tiles on, which the table has of such images alone
 //   tiles across the edge   by what that costs 7 x 7, whose tiles cover 8 x 8, to the power of the pixels' logarithm
 //   channels up to 16       the root of the share that is of use: the library has them too
 //   wgrad, up to 32 x 16    one slice: half the speed-up is left with two threads
+//   large filters           cold_filter
 //   less than 8 tiles       the square of their share of 8: the transform of filter or gradient is all the time
 double winograd_speedup(const WinogradParams& p, bool channels_last) {
   const Isa isa = cpu_isa();
@@ -102,7 +111,8 @@ double winograd_speedup(const WinogradParams& p, bool channels_last) {
   speedup *= std::sqrt(p.coarse_channels * p.fine_channels / padded);
   if (p.product == WinogradProduct::wgrad && p.padded_coarse() <= 32 && p.padded_fine() <= 16) speedup /= 2;
   const double few = std::min(1.0, static_cast<double>(p.tile_count()) / kTableTiles[0]);
-  return speedup * few * few;
+  speedup *= few * few;
+  return to_fine || p.product == WinogradProduct::to_coarse ? 1 / (1 / speedup + cold_filter(p)) : speedup;
 }
 
 // The least estimate that is followed: how far estimates were off, for one and two threads; docs/ops/conv.md.
@@ -193,6 +203,9 @@ ConvolutionPath pick(const ConvolutionCall& call) {
   if (!thin) return {kLibrary, "neither side has 1 to 4 channels"};
   if (asked == "direct") return {kDirect, "SDGAN_CONV=direct"};
   if (std::max(in, out) < 16) return {kLibrary, "both sides have fewer than 16 channels"};
+  if (call.dtype == DType::bf16 && cpu_has_bf16_matrix_units()) {
+    return {kLibrary, "in bfloat16 the library uses the processor's matrix units"};
+  }
   if (out <= kThinChannels) return {kDirect, "the output has 1 to 4 channels"};
   if (call.pass != ConvolutionPass::forward && call.need_input) return {kDirect, "the gradient of the input has 1 to 4 channels"};
   if (call.dtype == DType::bf16) return {kLibrary, "from few channels to many the library is as fast in bfloat16"};

@@ -209,7 +209,8 @@ def test_explain(shape, weight, path, why):
 def test_explain_in_bfloat16():
     with cases.backend("auto"):
         answer = ops.explain_conv(torch.ones(1, 3, 8, 8).bfloat16(), torch.ones(64, 3, 4, 4).bfloat16())
-    assert [path.split(":")[0] for path in answer.values()] == ["library", "direct", "direct", "library"]
+    kernels = [path.split(":")[0] for path in answer.values()]
+    assert kernels == ["library", "direct", "direct", "library"] or kernels == 4 * ["library"]  # the latter with AMX
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)

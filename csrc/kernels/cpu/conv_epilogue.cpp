@@ -26,10 +26,12 @@ SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Bo
   for (int64_t line = first; line < last; ++line) {
     const int64_t dense = (plane * s.lines + line) * s.length;
     const int64_t windowed = plane * s.plane_stride + line * s.line_stride;
-    for (int64_t i = 0, phase = 0; i < s.length; i += kLanes<T>) {
-      body(dense + i, windowed + i, static_cast<int>(s.length - i < kLanes<T> ? s.length - i : kLanes<T>), phase);
+    int64_t i = 0, phase = 0;
+    for (; i + kLanes<T> <= s.length; i += kLanes<T>) {  // a constant count: no branches
+      body(dense + i, windowed + i, kLanes<T>, phase);
       phase = phase + kLanes<T> == period ? 0 : phase + kLanes<T>;
     }
+    if (i < s.length) body(dense + i, windowed + i, static_cast<int>(s.length - i), phase);
   }
 }
 
@@ -39,7 +41,7 @@ void run(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   const ConvEpilogueShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
   for (int64_t slice = begin; slice < end; ++slice) {
-    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t) {
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t) SDGAN_INLINED {
       const Vec<T> a = read<S>(p.input, windowed, count);
       write<S>(p.preactivation, dense, count, a);
       write<S>(p.output, dense, count, activate<Math>(act, a, slope));
@@ -55,7 +57,7 @@ void run_backward(const ConvEpilogueBackwardParams& p, int64_t begin, int64_t en
   Buffer<T> sums(period_of<T>(s));
   for (int64_t slice = begin; slice < end; ++slice) {
     sums.assign(sums.size(), T(0));
-    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) {
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) SDGAN_INLINED {
       Vec<T> g = read<S>(p.grad_output, dense, count);
       if constexpr (act != Activation::none) {
         g *= activation_slope<Math>(act, read<S>(p.saved, dense, count), slope);

@@ -1,5 +1,9 @@
 #include "kernels/cpu/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -32,6 +36,18 @@ bool isa_usable(Isa isa) {
     default:
       return false;
   }
+}
+
+bool cpu_has_bf16_matrix_units() {
+#if defined(__x86_64__)
+  static const bool has = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx >> 22 & 1) != 0;
+  }();
+  return has;
+#else
+  return false;
+#endif
 }
 
 static Isa choose() {

@@ -11,6 +11,8 @@ enum class Isa { generic, avx2, avx512 };
 Isa cpu_isa();
 const char* isa_name(Isa isa);
 bool isa_usable(Isa isa);  // compiled in, and the CPU has it
+// Whether the CPU has matrix units for bfloat16 (AMX), which the library uses and no kernel of ours does.
+bool cpu_has_bf16_matrix_units();
 
 }  // namespace sdgan
 
