@@ -53,7 +53,11 @@ def rows_of(layer, relu: bool) -> list[dict]:
     x = (x.relu() if relu else x).to(memory_format=torch.channels_last)
     fan_in = into * kernel * kernel / (stride**2 if transposed else 1)
     w = torch.randn(*((into, out) if transposed else (out, into)), kernel, kernel, generator=generator) * fan_in**-0.5
-    edge = (size - 1) * stride + kernel - 2 * padding + output_padding if transposed else (size + 2 * padding - kernel) // stride + 1
+    edge = (
+        (size - 1) * stride + kernel - 2 * padding + output_padding
+        if transposed
+        else (size + 2 * padding - kernel) // stride + 1
+    )
     upstream = torch.randn(BATCH, out, edge, edge, generator=generator)
     exact = products(layer, "library", x.double(), w.double(), upstream)
     rows = []

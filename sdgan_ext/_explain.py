@@ -221,7 +221,8 @@ class _Recorder:
 
 
 class _Calls(TorchFunctionMode):
-    FUNCTIONS = (torch.conv2d, torch.conv_transpose2d, torch.ops.sdgan_ext.conv2d, torch.ops.sdgan_ext.conv_transpose2d)
+    _OURS = (torch.ops.sdgan_ext.conv2d, torch.ops.sdgan_ext.conv_transpose2d)
+    FUNCTIONS = (torch.conv2d, torch.conv_transpose2d, *_OURS, *(op.default for op in _OURS))
 
     def __init__(self, called: Callable):
         super().__init__()
