@@ -1,6 +1,6 @@
 """Errors of the Winograd kernels and of the library against float64: the table of docs/winograd.md.
 
-    python benchmarks/accuracy_winograd.py      prints the largest ratio of a geometry, writes results/accuracy_winograd.csv
+    python benchmarks/accuracy_winograd.py      prints them by kernel, writes results/accuracy_winograd.csv
 
 Images are standard normal, or that through a relu; weights have variance 1 / fan-in, gradients are standard normal.
 """

@@ -1,4 +1,4 @@
-"""The Winograd path of both convolutions, forced: csrc/kernels/winograd.h. The kernels alone: csrc/tests/test_winograd.cpp."""
+"""The Winograd path of both convolutions, forced. csrc/tests/test_winograd.cpp has the kernels alone."""
 
 import os
 
