@@ -1,6 +1,6 @@
 """Whether training sees the difference between Winograd's convolutions and the library's: many seeds of a short run.
 
-    python benchmarks/accuracy_training.py [--seeds 20] [--steps 150]   prints means, writes results/accuracy_training.csv
+    python benchmarks/accuracy_training.py [--seeds 20] [--steps 150]  prints, writes results/accuracy_training.csv
 
 The preset mnist-small on rendered digits, batch 32, with every wide convolution forced to one path and the other. The
 losses of a seed's last 20 steps are averaged. Runs of one seed soon differ, as rounding does that; the means must not.
