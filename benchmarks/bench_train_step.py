@@ -240,7 +240,7 @@ def sd_kl_case(batch, **options):
 
 
 def step_case(shape, build, compiled, names, dtype="float32", **options):
-    return Case("train_step", shape, build, names, dtype, ("step",), compiled=compiled, budget=120.0, **options)
+    return Case("train_step", shape, build, names, dtype, ("step",), compiled=compiled, budget=30.0, **options)
 
 
 CASES = [

@@ -55,7 +55,7 @@ class Case:
     work: Callable[[str], Work] | None = None
     explain: Callable[[tuple], dict[str, str]] | None = None
     compiled: Callable[[dict], tuple[Callable, tuple]] | None = compile_baseline
-    budget: float = 20.0
+    budget: float = 6.0
     quick: bool = False
 
     def contestants(self, compile: bool = False) -> dict[str, tuple[Callable, tuple]]:
