@@ -64,11 +64,13 @@ double between(const uint16_t* figures, Place at) {
 }
 
 // What a filter that outgrows the caches costs, in library times: it is made anew in every call, and in a network, other
-// than in the table's repeated calls, its memory is never at hand. The table's machine moves 8 GB while it does 165 GFLOP.
+// than in the table's repeated calls, neither the weight nor its memory is at hand. The table's machine moves 16 GB of it
+// while the library does 165 GFLOP, 8 GB where the weight is read across its layout.
 double cold_filter(const WinogradParams& p) {
   const double bytes = std::max(0.0, sizeof(float) * static_cast<double>(winograd_filter_size(p)) - (2 << 20));
   const double pixels = static_cast<double>(p.batch) * p.vertical.coarse * p.horizontal.coarse;
-  return bytes / 8e9 / (2 * pixels * p.taps * p.taps * p.coarse_channels * p.fine_channels / 165e9);
+  const double rate = p.product == WinogradProduct::to_fine ? 16e9 : 8e9;
+  return bytes / rate / (2 * pixels * p.taps * p.taps * p.coarse_channels * p.fine_channels / 165e9);
 }
 
 // Library time / Winograd time by convolution_table.h. It must not depend on the number of threads: another kernel has

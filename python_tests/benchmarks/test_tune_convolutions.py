@@ -47,7 +47,7 @@ def with_cold_filter(speedup, product, taps, stride, coarse, fine, batch, size):
     if product == "wgrad":
         return speedup
     products = 16 if stride == 1 else {3: 25, 4: 36, 5: 49}[taps]
-    seconds = max(0.0, 4 * products * coarse * fine - 2**21) / 8e9
+    seconds = max(0.0, 4 * products * coarse * fine - 2**21) / (16e9 if product == "to_fine" else 8e9)
     return 1 / (1 / speedup + seconds / (2 * batch * size**2 * taps**2 * coarse * fine / 165e9))
 
 
