@@ -87,10 +87,14 @@ def test_activations(transposed, activation):
 def test_sliced_permuted_and_expanded_arguments(transposed):
     op, reference = pair(transposed, 4, 2, (1, 1, 1, 1))
     x, w, b = (t.detach() for t in tensors(transposed, 4, (2, 16, 16, 8, 8)))
-    for image in (x[:, :, ::2], x.permute(0, 1, 3, 2), x[:1].expand(3, -1, -1, -1)):
-        for weight in (w, w.permute(0, 1, 3, 2), w.permute(1, 0, 2, 3)):
-            got, want = op(image, weight, b), reference(image.double(), weight.double(), b.double())
-            torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=2e-5)
+    images = (x[:, :, ::2], x.permute(0, 1, 3, 2), x[:1].expand(3, -1, -1, -1))
+    weights = (w, w.permute(0, 1, 3, 2), w.permute(1, 0, 2, 3), w[:1].expand(16, -1, -1, -1), w[:, :, :1].expand_as(w))
+    for image in images:
+        for weight in weights:
+            given = [t.detach().requires_grad_() for t in (image, weight, b)]
+            assert given[0].stride() == image.stride() and given[1].stride() == weight.stride()
+            assert is_winograd(transposed, given, 2, (1, 1, 1, 1))
+            cases.check_against_reference(op, reference, given)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
