@@ -99,6 +99,15 @@ void test_gemm() {
         check_both({m, n, k, turn % 2 == 0, turn % 3 != 0, turn % 4 == 0 ? 5 : 0});
       }
 
+  // A block whose tiles have no second row, or column, asks for no rows; wgrad adds a sum of none.
+  for (bool accumulate : {false, true}) {
+    gemm<false>(0, lanes, 5, {nullptr, 5}, {nullptr, 0}, nullptr, lanes, accumulate);
+    gemm<true>(0, lanes, 5, {nullptr, 0}, {nullptr, lanes}, nullptr, lanes, accumulate);
+  }
+  std::vector<float> kept(6 * lanes, 1);
+  gemm<true>(6, lanes, 0, {nullptr, 6}, {nullptr, lanes}, kept.data(), lanes, true);
+  EXPECT(kept == std::vector<float>(6 * lanes, 1));
+
   // How rows and columns are grouped changes no bit.
   const int64_t m = 23, n = 2 * kPanel, k = kDepth + 40;
   std::vector<float> a(m * k), b(k * n), all(m * n), apart(m * n);
