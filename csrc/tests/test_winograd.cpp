@@ -1,6 +1,7 @@
-// The Winograd kernels against the sums of their header in double. With small whole numbers every step of them is exact
-// (transforms of 0, 1, -1; filters in quarters), so geometry, channels and layouts are held to equality; rounding has its
-// own test. Every buffer ends where an unmapped page begins, is NaN before its data, and outputs are NaN to begin with.
+// The Winograd kernels against the sums of their header in double. With small whole numbers every step of them is
+// exact (transforms of 0, 1, -1; filters in quarters), so geometry, channels and layouts are held to equality; rounding
+// has its own test. Every buffer ends where an unmapped page begins and is NaN before its data; outputs and the
+// thread's workspace are NaN to begin with.
 #include "kernels/winograd.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/workspace.h"
 #include "kernels/winograd_scheme.h"
 #include "tests/check.h"
 
@@ -222,6 +224,12 @@ void backwards(int64_t count, Kernel kernel) {
   for (int64_t slice = count; slice-- > 0;) kernel(slice, slice + 1);
 }
 
+// What an earlier call left in the thread's memory may be NaN.
+void spoil_workspace() {
+  constexpr int64_t kFloats = 1 << 16;
+  std::memset(workspace(Workspace::planes, kFloats), 0xff, kFloats * sizeof(float));
+}
+
 struct Options {
   Activation activation = Activation::none;
   bool bias = false;
@@ -254,6 +262,7 @@ std::vector<float> convolve(const Problem& problem, WinogradProduct product, con
   p.activation = options.activation;
   if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);
   p.block = options.block;
+  spoil_workspace();
   backwards((to_fine ? p.padded_coarse() : p.padded_fine()) / 16,
             [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
   backwards(p.slice_count(), [&](int64_t begin, int64_t end) {
@@ -275,6 +284,7 @@ std::vector<float> weight_gradient(const Problem& problem, const Options& option
   p.block = options.block;
   p.coarse_block = options.coarse_block;
   p.fine_block = options.fine_block;
+  spoil_workspace();
   backwards(p.slice_count(), [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
   EXPECT(m.grad_weight.clean_before());
   std::vector<float> out(p.taps * p.taps * p.coarse_channels * p.fine_channels);
