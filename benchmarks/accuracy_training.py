@@ -8,12 +8,11 @@ They are compared in standard errors: of the two means, and, which is sharper, o
 """
 
 import argparse
-import csv
 import os
 import statistics
 
 import torch
-from _harness import ROOT, conditions
+from _harness import ROOT, conditions, write_rows
 
 import sdgan_ext as sd
 from sdgan_ext import data
@@ -64,10 +63,7 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
     where = {**conditions(), "steps": options.steps, "batch": BATCH}
     path = ROOT / "benchmarks" / "results" / "accuracy_training.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **where} for row in rows)
+    write_rows(path, [{**row, **where} for row in rows])
     print(f"wrote {path.relative_to(ROOT)}")
 
 

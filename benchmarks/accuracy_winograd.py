@@ -5,12 +5,11 @@
 Images are standard normal, or that through a relu; weights have variance 1 / fan-in, gradients are standard normal.
 """
 
-import csv
 import os
 
 import torch
 import torch.nn.functional as F
-from _harness import ROOT, conditions
+from _harness import ROOT, conditions, write_rows
 
 from sdgan_ext import ops
 
@@ -92,10 +91,7 @@ def main() -> None:
         print(f"| {kernel} | {product} | {spans[0]} | {spans[1]} | {ratio:.1f} |")
     where = conditions()
     path = ROOT / "benchmarks" / "results" / "accuracy_winograd.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **where} for row in rows)
+    write_rows(path, [{**row, **where} for row in rows])
     print(f"wrote {path.relative_to(ROOT)}")
 
 

@@ -47,7 +47,7 @@ struct WinogradParams {
   float* coarse_out = nullptr;       // [N, H, W, C] to_coarse: act(sum + bias)
   float* fine_out = nullptr;         // [N, P, Q, D] to_fine: act(sum + bias)
   const float* bias = nullptr;       // of the side that is written, or null
-  float* preactivation = nullptr;    // sum + bias, of the side that is written, or null
+  float* preactivation = nullptr;    // silu: sum + bias of the side that is written, or null
   float* grad_weight = nullptr;      // wgrad: as weight, with its strides
   Activation activation = Activation::none;
   double negative_slope = 0;

@@ -19,28 +19,9 @@ constexpr auto kDirect = ConvolutionKernel::direct;
 constexpr auto kWinograd = ConvolutionKernel::winograd;
 constexpr auto kGemm = ConvolutionKernel::gemm;
 
-
 std::function<bool()>& tf32_question() {
   static auto* question = new std::function<bool()>;  // never destroyed: it holds an object of Python
   return *question;
-}
-
-// The kernel's parameters, as far as they decide; of a pass, because each is another product.
-WinogradParams winograd_params(const ConvolutionCall& call) {
-  const std::vector<int64_t>& coarse = call.transposed ? call.input : call.output;
-  const std::vector<int64_t>& fine = call.transposed ? call.output : call.input;
-  WinogradParams p;
-  p.product = call.pass == ConvolutionPass::grad_weight                            ? WinogradProduct::wgrad
-              : call.transposed == (call.pass == ConvolutionPass::forward) ? WinogradProduct::to_fine
-                                                                            : WinogradProduct::to_coarse;
-  p.taps = call.weight[2];
-  p.stride = call.stride[0];
-  p.vertical = {coarse[2], fine[2], call.sides[0]};
-  p.horizontal = {coarse[3], fine[3], call.sides[2]};
-  p.batch = call.input[0];
-  p.coarse_channels = coarse[1];
-  p.fine_channels = fine[1];
-  return p;
 }
 
 // Where a value lies on a grid of the table, in the logarithm; the ends go on beyond it.
@@ -125,6 +106,10 @@ double worthwhile(const WinogradParams& p) {
     least = std::max(least, 1.05 + 0.2 * few);
   }
   return least;
+}
+
+WinogradParams winograd_params(const ConvolutionCall& call) {
+  return winograd_geometry(call.transposed, call.pass, call.input, call.weight, call.output, call.stride, call.sides);
 }
 
 // Why there is no Winograd kernel for the call; nothing where there is one.
@@ -216,6 +201,25 @@ ConvolutionPath pick(const ConvolutionCall& call) {
 }
 
 }  // namespace
+
+WinogradParams winograd_geometry(bool transposed, ConvolutionPass pass, const std::vector<int64_t>& input,
+                                 const std::vector<int64_t>& weight, const std::vector<int64_t>& output,
+                                 const std::vector<int64_t>& stride, const std::vector<int64_t>& sides) {
+  const std::vector<int64_t>& coarse = transposed ? input : output;
+  const std::vector<int64_t>& fine = transposed ? output : input;
+  WinogradParams p;
+  p.product = pass == ConvolutionPass::grad_weight                    ? WinogradProduct::wgrad
+              : transposed == (pass == ConvolutionPass::forward) ? WinogradProduct::to_fine
+                                                                  : WinogradProduct::to_coarse;
+  p.taps = weight[2];
+  p.stride = stride[0];
+  p.vertical = {coarse[2], fine[2], sides[0]};
+  p.horizontal = {coarse[3], fine[3], sides[2]};
+  p.batch = input[0];
+  p.coarse_channels = coarse[1];
+  p.fine_channels = fine[1];
+  return p;
+}
 
 void ask_tf32(std::function<bool()> question) { tf32_question() = std::move(question); }
 bool tf32_allowed() { return tf32_question() && tf32_question()(); }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/scalar.h"
+#include "kernels/winograd.h"
 
 namespace sdgan {
 
@@ -46,6 +47,11 @@ struct ConvolutionPath {
 // SDGAN_CONV=direct|winograd|library|gemm asks for a path; auto, the default, follows measurements: those of
 // docs/ops/conv.md, and convolution_table.h.
 ConvolutionPath convolution_path(const ConvolutionCall& call);
+
+// The geometry of a product, which Winograd's kernels and the choice of them start from.
+WinogradParams winograd_geometry(bool transposed, ConvolutionPass pass, const std::vector<int64_t>& input,
+                                 const std::vector<int64_t>& weight, const std::vector<int64_t>& output,
+                                 const std::vector<int64_t>& stride, const std::vector<int64_t>& sides);
 
 // Whether torch lets tf32 stand for float32 in convolutions. Its flag is Python's to read (the stable ABI does not know
 // it): ask_tf32 receives the question once. Without an answer, no.

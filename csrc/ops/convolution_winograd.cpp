@@ -31,19 +31,9 @@ void balance(WinogradParams& p) {
 }
 
 WinogradParams winograd_call(const Convolution& conv, const Tensor& input, const Tensor& weight, const IntList& output,
-                             WinogradProduct product) {
-  const IntList in = sizes_of(input);
-  const IntList& coarse = conv.transposed ? in : output;
-  const IntList& fine = conv.transposed ? output : in;
-  WinogradParams p;
-  p.product = product;
-  p.taps = weight.size(2);
-  p.stride = conv.stride[0];
-  p.vertical = {coarse[2], fine[2], conv.sides[0]};
-  p.horizontal = {coarse[3], fine[3], conv.sides[2]};
-  p.batch = in[0];
-  p.coarse_channels = coarse[1];
-  p.fine_channels = fine[1];
+                             ConvolutionPass pass) {
+  WinogradParams p = winograd_geometry(conv.transposed, pass, sizes_of(input), sizes_of(weight), output, conv.stride,
+                                       conv.sides);
   p.weight = data(weight);
   for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i);
   balance(p);
@@ -75,8 +65,7 @@ Outputs winograd_convolution(const Convolution& conv, const Tensor& input, const
   Tensor output = empty_image(size, input, true);
   Tensor preactivation = keeps ? empty_image(size, input, true) : empty_none(input);
 
-  WinogradParams p = winograd_call(conv, input, weight, size,
-                                   conv.transposed ? WinogradProduct::to_fine : WinogradProduct::to_coarse);
+  WinogradParams p = winograd_call(conv, input, weight, size, ConvolutionPass::forward);
   (conv.transposed ? p.coarse_in : p.fine_in) = data(image);
   (conv.transposed ? p.fine_out : p.coarse_out) = data(output);
   p.preactivation = keeps ? data(preactivation) : nullptr;
@@ -104,8 +93,7 @@ Gradients winograd_convolution_backward(const Convolution& conv, const Tensor& g
   const Tensor v = dense(grad, true);
   if (wanted.input && by_winograd.input) {
     Tensor image = empty_image(sizes_of(input), input, true);
-    WinogradParams p = winograd_call(conv, input, weight, size,
-                                     conv.transposed ? WinogradProduct::to_coarse : WinogradProduct::to_fine);
+    WinogradParams p = winograd_call(conv, input, weight, size, ConvolutionPass::grad_input);
     (conv.transposed ? p.fine_in : p.coarse_in) = data(v);
     (conv.transposed ? p.coarse_out : p.fine_out) = data(image);
     run(p);
@@ -114,7 +102,7 @@ Gradients winograd_convolution_backward(const Convolution& conv, const Tensor& g
   if (wanted.weight && by_winograd.weight) {
     const Tensor image = dense(input, true);
     grad_weight = empty_image(sizes_of(weight), weight, is_channels_last(weight));
-    WinogradParams p = winograd_call(conv, input, weight, size, WinogradProduct::wgrad);
+    WinogradParams p = winograd_call(conv, input, weight, size, ConvolutionPass::grad_weight);
     p.coarse_in = data(conv.transposed ? image : v);
     p.fine_in = data(conv.transposed ? v : image);
     p.grad_weight = data(grad_weight);

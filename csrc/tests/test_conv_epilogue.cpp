@@ -41,19 +41,6 @@ ConvEpilogueShape shape_of(const Case& k) {
   return s;
 }
 
-double act(Activation a, double x) {
-  switch (a) {
-    case Activation::leaky_relu:
-      return x < 0 ? 0.2 * x : x;
-    case Activation::tanh:
-      return std::tanh(x);
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-    default:
-      return x;
-  }
-}
-
 double slope(Activation a, double saved) {
   const double s = 1 / (1 + std::exp(-saved));
   switch (a) {
@@ -146,7 +133,7 @@ void check(const Case& k, Activation activation, DType dtype) {
   const S* input = waves<S>(extent, 1, 2);
   for (int64_t i = 0; i < total; ++i) {
     const double a = at<S>(input, windowed(i)) + (kAddsBias ? at<S>(bias, channel(i)) : 0);
-    EXPECT_CLOSE(a, at<S>(output[0], i), act(activation, a), tolerance);
+    EXPECT_CLOSE(a, at<S>(output[0], i), activated(activation, a, 0.2), tolerance);
     if (keeps) EXPECT_CLOSE(a, at<S>(preactivation, i), a, tolerance);
   }
 

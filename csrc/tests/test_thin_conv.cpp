@@ -41,25 +41,6 @@ constexpr bool kSanitized = true;  // unoptimised: fewer cases
 constexpr bool kSanitized = false;
 #endif
 
-double act(Activation a, double x) {
-  switch (a) {
-    case Activation::relu:
-      return x > 0 ? x : 0;
-    case Activation::leaky_relu:
-      return x > 0 ? x : kSlope * x;
-    case Activation::tanh:
-      return std::tanh(x);
-    case Activation::sigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-    case Activation::elu:
-      return x > 0 ? x : std::expm1(x);
-    default:
-      return x;
-  }
-}
-
 double act_slope(Activation a, double saved) {
   const double sigmoid = 1 / (1 + std::exp(-saved));
   switch (a) {
@@ -201,7 +182,7 @@ void check(ThinConvParams p, Activation activation, bool with_sums, int64_t slac
       want[to_thin ? y : x] += (to_thin ? at<S>(wide, x) : at<S>(thin, y)) * at<S>(weight, w);
     });
     if (keeps) expect<S>(preactivation, want, scale);
-    for (double& x : want) x = act(activation, x);
+    for (double& x : want) x = activated(activation, x, kSlope);
     expect<S>(to_thin ? thin_out : wide_out, want, scale);
   }
 

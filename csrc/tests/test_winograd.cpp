@@ -14,6 +14,7 @@
 #include "kernels/cpu/workspace.h"
 #include "kernels/winograd_scheme.h"
 #include "tests/check.h"
+#include "tests/values.h"
 
 namespace sdgan::SDGAN_ISA {
 
@@ -101,25 +102,6 @@ std::vector<double> numbers(Values values, int64_t n, uint64_t salt) {
   std::vector<double> out(n);
   for (int64_t i = 0; i < n; ++i) out[i] = number(values, i, salt);
   return out;
-}
-
-double act(Activation a, double x) {
-  switch (a) {
-    case Activation::relu:
-      return x > 0 ? x : 0;
-    case Activation::leaky_relu:
-      return x > 0 ? x : kSlope * x;
-    case Activation::tanh:
-      return std::tanh(x);
-    case Activation::sigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-    case Activation::elu:
-      return x > 0 ? x : std::expm1(x);
-    default:
-      return x;
-  }
 }
 
 struct Geometry {
@@ -324,7 +306,7 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
     std::vector<float> preactivation;
     const std::vector<float> got = convolve(problem, product, options, &preactivation);
     if (derivative_needs_input(a)) expect(preactivation, want, tolerance);
-    for (double& x : want) x = act(a, x);
+    for (double& x : want) x = activated(a, x, kSlope);
     expect(got, want, exact ? tolerance : std::max(tolerance, 1e-5));
   }
   if (a == Activation::none) expect(weight_gradient(problem, options), problem.wanted(WinogradProduct::wgrad), tolerance);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/activation.h"
 #include "kernels/cpu/simd.h"
 #include "tests/check.h"
 #if SDGAN_CUDA_ON_HOST
@@ -31,6 +32,26 @@ void put(void* data, int64_t i, double x) {
 template <>
 inline void put<f16>(void* data, int64_t i, double x) {
   static_cast<f16*>(data)[i] = testing::to_f16(x);
+}
+
+// The activations' formulas, for what the kernels must give.
+inline double activated(Activation a, double x, double negative_slope) {
+  switch (a) {
+    case Activation::relu:
+      return x < 0 ? 0 : x;
+    case Activation::leaky_relu:
+      return x < 0 ? x * negative_slope : x;
+    case Activation::tanh:
+      return std::tanh(x);
+    case Activation::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::elu:
+      return x < 0 ? std::expm1(x) : x;
+    default:
+      return x;
+  }
 }
 
 // n numbers in offset + [-size, size] that end where an unmapped page begins.

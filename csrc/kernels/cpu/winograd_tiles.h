@@ -133,7 +133,7 @@ SDGAN_INLINE const float* pixel(const float* image, int64_t row, int64_t column,
 }
 
 // Activations that a kernel applies to the sums while it has them in registers; the others take a second look at the
-// pixel (activate_pixel).
+// pixel (activate_pixels).
 template <class Body>
 SDGAN_INLINE void with_epilogue(const WinogradParams& p, Body body) {
   if (p.activation == Activation::relu) return body(std::integral_constant<Activation, Activation::relu>{});
@@ -163,6 +163,15 @@ inline void activate_pixel(const WinogradParams& p, float* out, int64_t offset, 
       write<float>(out, offset + c, count, activate<Math>(activation, sum, slope));
     });
   });
+}
+
+// The same of a tile's pixels: the one at offset and, where they are, those to the right and below.
+inline void activate_pixels(const WinogradParams& p, float* out, int64_t offset, int64_t right, int64_t down,
+                            bool second_column, bool second_row, int64_t channels) {
+  activate_pixel(p, out, offset, channels);
+  if (second_column) activate_pixel(p, out, offset + right, channels);
+  if (second_row) activate_pixel(p, out, offset + down, channels);
+  if (second_row && second_column) activate_pixel(p, out, offset + down + right, channels);
 }
 
 }  // namespace

@@ -76,10 +76,7 @@ struct ToCoarse {
       if (second_row && second_column) put((width + 1) * channels, output<1>(lower) + shift);
     });
     if constexpr (activation == Activation::none) {
-      activate_pixel(p, p.coarse_out, offset, channels);
-      if (second_column) activate_pixel(p, p.coarse_out, offset + channels, channels);
-      if (second_row) activate_pixel(p, p.coarse_out, offset + width * channels, channels);
-      if (second_row && second_column) activate_pixel(p, p.coarse_out, offset + (width + 1) * channels, channels);
+      activate_pixels(p, p.coarse_out, offset, channels, width * channels, second_column, second_row, channels);
     }
   }
 

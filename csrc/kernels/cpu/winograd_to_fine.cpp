@@ -120,10 +120,7 @@ struct ToFine {
       if (second_row && second_column) put(down + right, output<column_phase, 1>(lower) + b);
     });
     if constexpr (activation == Activation::none) {
-      activate_pixel(p, p.fine_out, offset, fine_channels);
-      if (second_column) activate_pixel(p, p.fine_out, offset + right, fine_channels);
-      if (second_row) activate_pixel(p, p.fine_out, offset + down, fine_channels);
-      if (second_row && second_column) activate_pixel(p, p.fine_out, offset + down + right, fine_channels);
+      activate_pixels(p, p.fine_out, offset, right, down, second_column, second_row, fine_channels);
     }
   }
 

@@ -162,25 +162,6 @@ void each_pair(const Case& c, F f) {
   }
 }
 
-double activated(Activation a, double x, double slope) {
-  switch (a) {
-    case Activation::relu:
-      return x < 0 ? 0 : x;
-    case Activation::leaky_relu:
-      return x < 0 ? x * slope : x;
-    case Activation::tanh:
-      return std::tanh(x);
-    case Activation::sigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-    case Activation::elu:
-      return x < 0 ? std::expm1(x) : x;
-    default:
-      return x;
-  }
-}
-
 template <class Params>
 void* workspace(const Params& p) {
   const int64_t bytes = (conv_gemm_plan(p).workspace + 15) / 16 * 16;
