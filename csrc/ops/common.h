@@ -104,12 +104,13 @@ inline Tensor empty_doubles(const Tensor& like, int64_t count) {
   const int64_t stride = 1;
   return empty(like, 1, &count, &stride, aoti_torch_dtype_float64());
 }
+inline Tensor empty_vector(const Tensor& like, int64_t count) {
+  const int64_t stride = 1;
+  return empty(like, 1, &count, &stride);
+}
 inline Tensor empty_scalar(const Tensor& like) { return empty(like, 0, nullptr, nullptr); }
 // The stand-in for an output that was not asked for.
-inline Tensor empty_none(const Tensor& like) {
-  const int64_t size = 0, stride = 1;
-  return empty(like, 1, &size, &stride);
-}
+inline Tensor empty_none(const Tensor& like) { return empty_vector(like, 0); }
 // As torch.empty_like: the strides of `like` where it is dense, else dense ones in the same order of dimensions.
 inline Tensor empty_as(const Tensor& like) {
   if (!like.is_contiguous()) return torch::stable::empty_like(like);

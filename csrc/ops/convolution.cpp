@@ -1,6 +1,7 @@
 #include "ops/convolution.h"
 
 #include <algorithm>
+#include <array>
 
 namespace sdgan {
 namespace {
@@ -36,6 +37,12 @@ ConvolutionKernel kernel(const Convolution& conv, const Tensor& input, const Ten
       .kernel;
 }
 
+std::array<int64_t, 4> strides_of(const IntList& size, bool channels_last) {
+  const int64_t c = size[1], h = size[2], w = size[3];
+  if (channels_last) return {h * w * c, 1, w * c, c};
+  return {c * h * w, h * w, w, 1};
+}
+
 }  // namespace
 
 bool is_channels_last(const Tensor& t) {
@@ -49,13 +56,17 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
+bool has_format(const Tensor& t, bool channels_last) {
+  const auto strides = strides_of(sizes_of(t), channels_last);
+  return std::equal(strides.begin(), strides.end(), t.strides().begin());
+}
+
 Tensor empty_image(const IntList& sizes, const Tensor& like, bool channels_last) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? kNhwc : kNchw);
+  return empty(like, 4, sizes.data(), strides_of(sizes, channels_last).data());
 }
 
 Tensor dense(const Tensor& t, bool channels_last) {
-  return torch::stable::contiguous(t, channels_last ? kNhwc : kNchw);
+  return has_format(t, channels_last) ? t : torch::stable::contiguous(t, channels_last ? kNhwc : kNchw);
 }
 
 IntList sizes_of(const Tensor& t) { return IntList(t.sizes().begin(), t.sizes().end()); }

@@ -2,6 +2,7 @@
 //
 //   convolution.cpp           checks, and follows convolution_path.h
 //   convolution_library.cpp   oneDNN, or cuDNN, through aten
+//   convolution_onednn.cpp    oneDNN with the activation inside, where it can
 //   convolution_thin.cpp      kernels/thin_conv.h
 //   convolution_winograd.cpp  kernels/winograd.h, CPU alone
 //   convolution_gemm.cpp      kernels/conv_gemm.h, CUDA alone
@@ -44,6 +45,11 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
                             const OptionalTensor& bias, bool channels_last);
 Gradients library_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                        const Tensor& weight, const Tensor& saved, Wanted wanted, bool channels_last);
+// act(convolution + bias) by oneDNN, without the activations that it does not fuse; or nothing, where it would not pay.
+bool onednn_fuses(Activation activation);
+std::optional<Tensor> onednn_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
+                                         const OptionalTensor& bias, const IntList& padding,
+                                         const IntList& output_padding, bool channels_last);
 Outputs thin_convolution(const Convolution& conv, const Tensor& input, const Tensor& weight,
                          const OptionalTensor& bias, bool channels_last);
 Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
@@ -61,6 +67,8 @@ Gradients gemm_convolution_backward(const Convolution& conv, const Tensor& grad_
 
 // As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.
 bool is_channels_last(const Tensor& t);
+// Whether t has exactly the strides of a fresh tensor of that format.
+bool has_format(const Tensor& t, bool channels_last);
 Tensor empty_image(const IntList& sizes, const Tensor& like, bool channels_last);
 Tensor dense(const Tensor& t, bool channels_last);
 IntList sizes_of(const Tensor& t);

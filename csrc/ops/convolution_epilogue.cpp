@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor> before_activation(const Convolution& conv, const Tens
                                              const IntList& border, bool want_bias, bool channels_last) {
   const bool activated = conv.activation != Activation::none, bordered = border != IntList{0, 0, 0, 0};
   Tensor grad_bias =
-      want_bias ? torch::stable::new_empty(grad_output, IntList{grad_output.size(1)}) : empty_none(grad_output);
+      want_bias ? empty_vector(grad_output, grad_output.size(1)) : empty_none(grad_output);
   if (!activated && !bordered && !want_bias) return {grad_output, grad_bias};
   const Tensor grad = dense(grad_output, channels_last), mask = activated ? dense(saved, channels_last) : grad;
   Tensor v = bordered    ? empty_with_border(grad, border, channels_last)

@@ -12,12 +12,8 @@ namespace {
 
 // t with exactly the strides of a fresh tensor of that format, which is what the fake kernel promises.
 Tensor with_format(const Tensor& t, bool channels_last) {
-  const IntList size = sizes_of(t);
-  const int64_t c = size[1], h = size[2], w = size[3];
-  const IntList strides = channels_last ? IntList{h * w * c, 1, w * c, c} : IntList{c * h * w, h * w, w, 1};
-  const bool same = std::equal(strides.begin(), strides.end(), t.strides().begin());
-  if (same) return t;
-  Tensor out = empty_image(size, t, channels_last);
+  if (has_format(t, channels_last)) return t;
+  Tensor out = empty_image(sizes_of(t), t, channels_last);
   torch::stable::copy_(out, t);
   return out;
 }
@@ -98,17 +94,20 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
   const LibraryCall call = library_call(conv);
   const bool trims = conv.transposed && !call.exact();
   const bool cuda = on_cuda(input);
-  const bool epilogue = trims || conv.activation != Activation::none || (cuda && bias);
-
   const Tensor image = conv.transposed || call.exact() ? input : extended(input, call.rest, channels_last);
+  const auto fused = cuda ? std::nullopt
+                          : onednn_convolution(conv, image, weight, bias, call.padding, call.output_padding,
+                                               channels_last);
+  const Activation activation = fused && onednn_fuses(conv.activation) ? Activation::none : conv.activation;
   const Tensor raw = with_format(
-      aten_convolution(image, weight, cuda ? std::nullopt : bias, conv.stride, call.padding, conv.dilation,
-                       conv.transposed, call.output_padding, conv.groups),
+      fused ? *fused
+            : aten_convolution(image, weight, cuda ? std::nullopt : bias, conv.stride, call.padding, conv.dilation,
+                               conv.transposed, call.output_padding, conv.groups),
       channels_last);
-  if (!epilogue) return {raw, empty_none(raw)};
+  if (!trims && activation == Activation::none && !(cuda && bias)) return {raw, empty_none(raw)};
 
   const Tensor source = trims ? window(raw, call.rest) : raw;
-  const bool keeps = derivative_needs_input(conv.activation);
+  const bool keeps = derivative_needs_input(activation);
   const auto fresh = [&] { return empty_image(sizes_of(source), source, channels_last); };
   Tensor output = trims || keeps ? fresh() : raw;
   Tensor preactivation = !keeps ? empty_none(raw) : trims ? fresh() : raw;
@@ -116,7 +115,7 @@ Outputs library_convolution(const Convolution& conv, const Tensor& input, const 
   ConvEpilogueParams p;
   p.shape = epilogue_shape(source, channels_last);
   p.dtype = dtype_of(source, "input");
-  p.activation = conv.activation;
+  p.activation = activation;
   p.negative_slope = conv.negative_slope;
   p.input = source.const_data_ptr();
   p.output = output.mutable_data_ptr();

@@ -101,7 +101,7 @@ Gradients thin_convolution_backward(const Convolution& conv, const Tensor& grad_
   Tensor grad_weight =
       wanted.weight ? empty_image(sizes_of(weight), weight, is_channels_last(weight)) : empty_none(input);
   Tensor grad_bias =
-      wanted.bias ? torch::stable::new_empty(input, IntList{grad_output.size(1)}) : empty_none(input);
+      wanted.bias ? empty_vector(input, grad_output.size(1)) : empty_none(input);
 
   auto [p, output_is_thin] = thin_call(conv, input, weight, sizes_of(grad_output), channels_last);
   (output_is_thin ? p.thin_in : p.wide_in) = grad.const_data_ptr();

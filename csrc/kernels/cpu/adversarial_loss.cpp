@@ -85,9 +85,9 @@ void half_slice(const AdversarialLossParams& p, bool real, int64_t s, double* pa
   void* grad = real ? p.grad_real : p.grad_fake;
   Vec<T> sum{};
   for_vectors<T>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) SDGAN_INLINED {
-    const Term<T> t = term<form, T>(shape, read<S>(logits, i, count));
+    const Term<T> t = term<form, T>(shape, read_stream<S>(logits, i, count));
     sum += first_lanes<T>(t.value, count);
-    if constexpr (with_grad) write<S>(grad, i, count, t.slope * scale);
+    if constexpr (with_grad) write_stream<S>(grad, i, count, t.slope * scale);
   });
   *partial = sum_lanes(sum) * (real ? p.scale_real : p.scale_fake);
 }
@@ -100,8 +100,8 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
   const Shape<T> of_real = real_shape<T>(p), of_fake = fake_shape<T>(p);
   Vec<T> sum{};
   for_vectors<T>(s, p.n_fake, [&](int64_t i, int count) SDGAN_INLINED {
-    const Vec<T> f = read<S>(p.fake, i, count);
-    const Vec<T> r = p.real ? read<S>(p.real, i, count) : Vec<T>{};
+    const Vec<T> f = read_stream<S>(p.fake, i, count);
+    const Vec<T> r = p.real ? read_stream<S>(p.real, i, count) : Vec<T>{};
     Term<T> on_real{}, on_fake{};
     if (p.objective == Objective::relativistic) {
       on_fake = softplus<T>(sign * (f - r));
@@ -113,9 +113,9 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
     }
     const Vec<T> value = on_real.value + on_fake.value;
     sum += first_lanes<T>(value, count);
-    write<S>(p.loss, i, count, value);
-    write<S>(p.grad_real, i, count, on_real.slope * scale);
-    write<S>(p.grad_fake, i, count, on_fake.slope * scale);
+    write_stream<S>(p.loss, i, count, value);
+    write_stream<S>(p.grad_real, i, count, on_real.slope * scale);
+    write_stream<S>(p.grad_fake, i, count, on_fake.slope * scale);
   });
   if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale_fake;
 }
@@ -159,8 +159,8 @@ void run_backward(const AdversarialLossBackwardParams& p, int64_t begin, int64_t
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) : T(0));
   for (int64_t s = begin; s < end; ++s) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      const Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
-      write<S>(p.out, i, count, upstream * read<S>(p.grad, i, count));
+      const Vec<T> upstream = p.reduced ? one : read_stream<S>(p.grad_loss, i, count);
+      write_stream<S>(p.out, i, count, upstream * read_stream<S>(p.grad, i, count));
     });
   }
 }

@@ -35,9 +35,9 @@ SDGAN_INLINE BceTerm<T> probability_term(Vec<T> x, Vec<T> t) {
 template <class S, bool logits>
 SDGAN_INLINE BceTerm<compute_t<S>> term(const BceInputs& p, int64_t i, int count) {
   using T = compute_t<S>;
-  const Vec<T> x = read<S>(p.input, i, count), t = read<S>(p.target, i, count);
+  const Vec<T> x = read_stream<S>(p.input, i, count), t = read_stream<S>(p.target, i, count);
   if constexpr (logits) {
-    return logit_term<T>(x, t, p.pos_weight ? read<S>(p.pos_weight, i, count) : splat(T(1)));
+    return logit_term<T>(x, t, p.pos_weight ? read_stream<S>(p.pos_weight, i, count) : splat(T(1)));
   } else {
     return probability_term<T>(x, t);
   }
@@ -65,13 +65,13 @@ void run(const BceParams& p, int64_t begin, int64_t end) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);
       if (p.weight) {
-        const Vec<T> weight = read<S>(p.weight, i, count);
+        const Vec<T> weight = read_stream<S>(p.weight, i, count);
         term = {weight * term.value, weight * term.by_input, weight * term.by_target};
       }
       sum += first_lanes<T>(term.value, count);
-      write<S>(p.loss, i, count, term.value);
-      write<S>(p.grad_input, i, count, scale * term.by_input);
-      write<S>(p.grad_target, i, count, scale * term.by_target);
+      write_stream<S>(p.loss, i, count, term.value);
+      write_stream<S>(p.grad_input, i, count, scale * term.by_input);
+      write_stream<S>(p.grad_target, i, count, scale * term.by_target);
       if (!logits && p.outside) {
         input_inside &= in_unit_interval(read<S>(p.input, i, count));
         target_inside &= in_unit_interval(read<S>(p.target, i, count));
@@ -89,11 +89,11 @@ void run_backward(const BceBackwardParams& p, int64_t begin, int64_t end) {
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
-      if (p.weight) upstream *= read<S>(p.weight, i, count);
+      Vec<T> upstream = p.reduced ? one : read_stream<S>(p.grad_loss, i, count);
+      if (p.weight) upstream *= read_stream<S>(p.weight, i, count);
       const BceTerm<T> term = SDGAN_ISA::term<S, logits>(p, i, count);
-      write<S>(p.grad_input, i, count, upstream * term.by_input);
-      write<S>(p.grad_target, i, count, upstream * term.by_target);
+      write_stream<S>(p.grad_input, i, count, upstream * term.by_input);
+      write_stream<S>(p.grad_target, i, count, upstream * term.by_target);
     });
   }
 }

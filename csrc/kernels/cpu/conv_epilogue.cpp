@@ -15,29 +15,53 @@ int64_t period_of(const ConvEpilogueShape& s) {
   return s.channels_last ? std::lcm(s.channels, int64_t{kLanes<T>}) : kLanes<T>;
 }
 
-// Calls body(dense, windowed, count, phase) for the vectors of slice s: positions in the dense and the windowed tensor,
-// and in the period.
-template <class T, class Body>
-SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Body body) {
+// Calls body(dense, windowed) for the lines of a slice: where they begin in the dense and the windowed tensor.
+template <class Body>
+SDGAN_INLINE void for_lines(const ConvEpilogueShape& s, int64_t slice, Body body) {
   const int64_t plane = slice / s.slices_per_plane();
   const int64_t first = slice % s.slices_per_plane() * s.slice_lines();
   const int64_t last = first + s.slice_lines() < s.lines ? first + s.slice_lines() : s.lines;
-  const int64_t period = period_of<T>(s);
   for (int64_t line = first; line < last; ++line) {
-    const int64_t dense = (plane * s.lines + line) * s.length;
-    const int64_t windowed = plane * s.plane_stride + line * s.line_stride;
+    body((plane * s.lines + line) * s.length, plane * s.plane_stride + line * s.line_stride);
+  }
+}
+
+// Calls body(dense, windowed, count, phase) for their vectors: positions there, and in the period.
+template <class T, class Body>
+SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Body body) {
+  const int64_t period = period_of<T>(s);
+  for_lines(s, slice, [&](int64_t dense, int64_t windowed) SDGAN_INLINED {
     int64_t i = 0, phase = 0;
     for (; i + kLanes<T> <= s.length; i += kLanes<T>) {  // a constant count: no branches
       body(dense + i, windowed + i, kLanes<T>, phase);
       phase = phase + kLanes<T> == period ? 0 : phase + kLanes<T>;
     }
     if (i < s.length) body(dense + i, windowed + i, static_cast<int>(s.length - i), phase);
+  });
+}
+
+// Of bfloat16, max(a, 0) in its bits, 32 at a time: no way to float and back with rounding. A NaN stays one.
+void relu_halves(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
+  const ConvEpilogueShape s = p.shape;
+  const auto* input = static_cast<const int16_t*>(p.input);
+  auto* output = static_cast<int16_t*>(p.output);
+  for (int64_t slice = begin; slice < end; ++slice) {
+    for_lines(s, slice, [&](int64_t dense, int64_t windowed) SDGAN_INLINED {
+      for (int64_t i = 0; i < s.length; ++i) {
+        const int16_t a = input[windowed + i];
+        const bool nan = (a & 0x7fff) > 0x7f80;
+        output[dense + i] = a >= 0 || nan ? a : int16_t{0};
+      }
+    });
   }
 }
 
 template <class S, Activation act>
 void run(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
+  if constexpr (sizeof(S) < sizeof(T) && act == Activation::relu) {
+    if (!p.preactivation) return relu_halves(p, begin, end);
+  }
   const ConvEpilogueShape& s = p.shape;
   const T slope = static_cast<T>(p.negative_slope);
   for (int64_t slice = begin; slice < end; ++slice) {

@@ -56,17 +56,17 @@ void run(const GaussianParams& p, int64_t begin, int64_t end) {
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      const Vec<T> mean = read<S>(p.mean, i, count);
-      const Vec<T> logvar = read<S>(p.logvar, i, count);
+      const Vec<T> mean = read_stream<S>(p.mean, i, count);
+      const Vec<T> logvar = read_stream<S>(p.logvar, i, count);
       const Vec<T> sigma = vexp(T(0.5) * logvar);
       if (p.z) {
         if (p.seed && i % kTile == 0) draw(drawn, i, p.n - i < kTile ? p.n - i : kTile, *p.seed);
-        const Vec<T> eps = p.seed ? load(drawn + i % kTile) : read<S>(p.eps, i, count);
-        write<S>(p.z, i, count, mean + sigma * eps);
+        const Vec<T> eps = p.seed ? load(drawn + i % kTile) : read_stream<S>(p.eps, i, count);
+        write_stream<S>(p.z, i, count, mean + sigma * eps);
       }
       const Vec<T> kl = T(0.5) * (mean * mean + (sigma * sigma - T(1) - logvar));
       sum += first_lanes<T>(kl, count);
-      write<S>(p.kl, i, count, kl);
+      write_stream<S>(p.kl, i, count, kl);
     });
     if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale;
   }
@@ -79,22 +79,22 @@ void run_backward(const GaussianBackwardParams& p, int64_t begin, int64_t end) {
   const Vec<T> one = splat(p.grad_kl && p.reduced ? load_one(static_cast<const S*>(p.grad_kl)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      const Vec<T> mean = read<S>(p.mean, i, count);
-      const Vec<T> logvar = read<S>(p.logvar, i, count);
+      const Vec<T> mean = read_stream<S>(p.mean, i, count);
+      const Vec<T> logvar = read_stream<S>(p.logvar, i, count);
       Vec<T> grad_mean{}, grad_logvar{};
       if (p.grad_z) {
-        const Vec<T> grad_z = read<S>(p.grad_z, i, count);
+        const Vec<T> grad_z = read_stream<S>(p.grad_z, i, count);
         grad_mean = grad_z;
-        grad_logvar = grad_z * (read<S>(p.z, i, count) - mean);
-        if (p.grad_eps) write<S>(p.grad_eps, i, count, grad_z * vexp(T(0.5) * logvar));
+        grad_logvar = grad_z * (read_stream<S>(p.z, i, count) - mean);
+        if (p.grad_eps) write_stream<S>(p.grad_eps, i, count, grad_z * vexp(T(0.5) * logvar));
       }
       if (p.grad_kl) {
-        const Vec<T> grad_kl = p.reduced ? one : read<S>(p.grad_kl, i, count);
+        const Vec<T> grad_kl = p.reduced ? one : read_stream<S>(p.grad_kl, i, count);
         grad_mean += grad_kl * mean;
         grad_logvar += grad_kl * (vexp(logvar) - T(1));
       }
-      write<S>(p.grad_mean, i, count, grad_mean);
-      write<S>(p.grad_logvar, i, count, T(0.5) * grad_logvar);
+      write_stream<S>(p.grad_mean, i, count, grad_mean);
+      write_stream<S>(p.grad_logvar, i, count, T(0.5) * grad_logvar);
     });
   }
 }

@@ -31,12 +31,12 @@ void run(const ReconstructionLossParams& p, int64_t begin, int64_t end) {
   for (int64_t s = begin; s < end; ++s) {
     Vec<T> sum{};
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      const Vec<T> y = read<S>(p.x_hat, i, count);
-      const Term<T> term = SDGAN_ISA::term<kind, T>(y, read<S>(p.x, i, count));
+      const Vec<T> y = read_stream<S>(p.x_hat, i, count);
+      const Term<T> term = SDGAN_ISA::term<kind, T>(y, read_stream<S>(p.x, i, count));
       sum += first_lanes<T>(term.value, count);
-      write<S>(p.loss, i, count, term.value);
-      write<S>(p.grad_x_hat, i, count, scale * term.slope);
-      write<S>(p.grad_x, i, count, -scale * (kind == Reconstruction::bce ? y : term.slope));
+      write_stream<S>(p.loss, i, count, term.value);
+      write_stream<S>(p.grad_x_hat, i, count, scale * term.slope);
+      write_stream<S>(p.grad_x, i, count, -scale * (kind == Reconstruction::bce ? y : term.slope));
     });
     if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale;
   }
@@ -49,11 +49,11 @@ void run_backward(const ReconstructionLossBackwardParams& p, int64_t begin, int6
   const Vec<T> one = splat(p.reduced ? load_one(static_cast<const S*>(p.grad_loss)) * scale : T(0));
   for (int64_t s = begin; s < end; ++s) {
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
-      const Vec<T> upstream = p.reduced ? one : read<S>(p.grad_loss, i, count);
-      const Vec<T> y = read<S>(p.x_hat, i, count);
-      const Vec<T> slope = term<kind, T>(y, read<S>(p.x, i, count)).slope;
-      write<S>(p.grad_x_hat, i, count, upstream * slope);
-      write<S>(p.grad_x, i, count, upstream * -(kind == Reconstruction::bce ? y : slope));
+      const Vec<T> upstream = p.reduced ? one : read_stream<S>(p.grad_loss, i, count);
+      const Vec<T> y = read_stream<S>(p.x_hat, i, count);
+      const Vec<T> slope = term<kind, T>(y, read_stream<S>(p.x, i, count)).slope;
+      write_stream<S>(p.grad_x_hat, i, count, upstream * slope);
+      write_stream<S>(p.grad_x, i, count, upstream * -(kind == Reconstruction::bce ? y : slope));
     });
   }
 }

@@ -150,6 +150,26 @@ SDGAN_INLINE void write(void* p, int64_t i, int count, Vec<compute_t<S>> v) {
   }
 }
 
+// The same of memory that is streamed through, in loops that compute much between two loads: the hardware's prefetcher
+// then stays behind, and loads wait for memory (softplus of 4M logits took 1.7 to 2 times as long).
+template <int for_writing>
+SDGAN_INLINE void prefetch_ahead(const void* at) {  // as integers: there may be nothing that far ahead
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + 2048), for_writing);
+}
+
+template <class S>
+SDGAN_INLINE Vec<compute_t<S>> read_stream(const void* p, int64_t i, int count) {
+  prefetch_ahead<0>(static_cast<const S*>(p) + i);
+  return read<S>(p, i, count);
+}
+
+template <class S>
+SDGAN_INLINE void write_stream(void* p, int64_t i, int count, Vec<compute_t<S>> v) {
+  if (p == nullptr) return;
+  prefetch_ahead<1>(static_cast<S*>(p) + i);
+  write<S>(p, i, count, v);
+}
+
 // Calls body(first, count) for the vectors of slice s of n elements; count < lanes at the very end only.
 template <class T, class Body>
 SDGAN_INLINE void for_vectors(int64_t s, int64_t n, Body body) {
