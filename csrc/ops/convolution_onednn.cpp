@@ -24,8 +24,10 @@ using TransposedForward = AOTITorchError (*)(AtenTensorHandle input, AtenTensorH
                                              int64_t groups, const char* activation, const double** arguments, int64_t,
                                              const char** algorithm, AtenTensorHandle* output);
 
-bool serves(const Convolution& conv, const Tensor& input, const IntList& output_padding) {
-  if (input.numel() == 0) return false;
+bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, const IntList& output_padding) {
+  const int64_t channels = conv.transposed ? weight.size(1) * conv.groups : weight.size(0);
+  // It computes 16 channels at a time, and the activation of those that are not there as well.
+  if (input.numel() == 0 || channels < 16) return false;
   for (int axis = 0; axis < 2; ++axis) {
     if (output_padding[axis] >= conv.stride[axis]) return false;
   }
@@ -45,7 +47,7 @@ std::optional<Tensor> onednn_convolution(const Convolution& conv, const Tensor& 
                                          const IntList& output_padding, bool channels_last) {
   static const auto forward = find<Forward>("aoti_torch_cpu_mkldnn__convolution_pointwise");
   static const auto transposed = find<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
-  if (forward == nullptr || transposed == nullptr || !serves(conv, input, output_padding)) return std::nullopt;
+  if (forward == nullptr || transposed == nullptr || !serves(conv, input, weight, output_padding)) return std::nullopt;
 
   const Tensor image = dense(input, channels_last), filter = dense(weight, channels_last);
   const OptionalTensor vector = bias ? OptionalTensor(to_contiguous(*bias)) : std::nullopt;
