@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import data, losses, models, nn, ops, training
+    from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig, preset
@@ -30,6 +31,8 @@ _HOMES = {
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",
+    "accelerate": "_accelerate",
+    "restore": "_accelerate",
     "explain": "_explain",  # a module of that name would hide it once imported
 }
 
@@ -39,6 +42,7 @@ __all__ = [
     "VAEGAN",
     "VAEGANConfig",
     "__version__",
+    "accelerate",
     "build_info",
     "data",
     "explain",
@@ -47,6 +51,7 @@ __all__ = [
     "nn",
     "ops",
     "preset",
+    "restore",
     "training",
 ]
 

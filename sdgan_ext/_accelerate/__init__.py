@@ -1,0 +1,193 @@
+"""``sd.accelerate`` and ``sd.restore``: a user's own model on our layers, and back. docs/accelerate.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import measure
+from .chains import flow_of
+from .report import Change, Left, Report, Speedup
+from .rules import FUSED, activation_of, check_model, layer_obstacle, looks_like_a_layer, nothing_gained
+from .swap import fuse, restore_module
+
+__all__ = ["Change", "Left", "Report", "Speedup", "accelerate", "restore"]
+
+
+def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = None) -> Report:
+    """Makes the convolutions and batch norms of any model ours, each with the activation behind it, in place.
+
+    ::
+
+        print(sd.accelerate(model, torch.randn(16, 3, 64, 64)))
+
+    Parameters, buffers, their names in the state dict, hooks, ``train``/``eval`` and the modules themselves stay the
+    same objects: an optimizer made before goes on, and a checkpoint of either model loads in the other. An activation
+    is taken over where the data flow proves that the layer's output goes there and nowhere else (torch.fx, in training
+    and in evaluation mode; ``nn.Sequential`` by its definition). All else is left as it is; the report says why.
+
+    Args:
+        model: changed in place. Of DataParallel and DistributedDataParallel the module inside.
+        example_inputs: what to call the model with: a tensor, a tuple of its arguments or a dict of its keywords. With
+            them, results and gradients are compared with stock's, and all is put back if they differ; each layer is
+            measured at the shapes it sees, and put back where stock is faster; and the report has the speed-ups.
+            It takes seconds. Without, rules made of measurements decide.
+
+    Returns:
+        A :class:`Report` that prints as a table.
+
+    Raises:
+        TypeError, ValueError: the model is compiled, scripted, wrapped by FSDP, on the meta device or on several, or
+            the example is none; nothing was changed.
+    """
+    model = check_model(model)
+    if example_inputs is None:
+        plans, left = _plan(model, by_rule=True)
+        for plan in plans:
+            plan.fuse()
+        return Report(tuple(plan.change(Speedup()) for plan in plans), tuple(left))
+    example = measure.Example(model, example_inputs)
+    stock = example.results()  # what the model itself raises, it raises before any change
+    plans, left = _plan(model, by_rule=False)
+    for plan in plans:
+        plan.fuse()
+    different = _compare(example, stock)
+    if different is not None:
+        return _put_back(plans, left, different)
+    kept, slower = _keep_what_wins(example, plans)
+    whole = _measure_model(example, kept) if kept else Speedup()
+    if kept and min(whole.forward, whole.training or whole.forward) < 0.97:
+        return _put_back(kept, [*left, *slower], f"the whole model was slower, forward and training {whole}")
+    return Report(tuple(plan.change(ratio) for plan, ratio in kept.items()), (*left, *slower), whole)
+
+
+def restore(model: nn.Module) -> list[str]:
+    """Undoes :func:`accelerate`: every layer is torch's again. Weights, buffers and modes stay as they are now.
+
+    Returns:
+        The names of the modules that were changed back; an empty list for a model that was not accelerated.
+
+    Raises:
+        TypeError: model is no ``torch.nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+    return [name for name, module in model.named_modules() if restore_module(module)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A layer to replace; ``activation`` is the module that it takes over, ``took`` that one's name."""
+
+    name: str
+    layer: nn.Module
+    activation: nn.Module | None = None
+    function: str | None = None
+    slope: float = 0.2
+    took: str | None = None
+
+    def fuse(self) -> None:
+        fuse(self.layer, self.activation, self.function, self.slope)
+
+    def restore(self) -> None:
+        for module in self.modules:
+            restore_module(module)
+
+    @property
+    def modules(self) -> nn.Sequential:
+        return nn.Sequential(self.layer, *([] if self.activation is None else [self.activation]))
+
+    @property
+    def words(self) -> str:
+        return type(self.layer).__name__ + (f" + {self.function}" if self.function else "")
+
+    def change(self, speedup: Speedup) -> Change:
+        return Change(self.name, self.words, self.took, speedup)
+
+
+def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
+    flow = flow_of(model)
+    names = {module: name for name, module in model.named_modules()}
+    plans, left = [], []
+    for layer, name in names.items():
+        if not looks_like_a_layer(layer) or isinstance(layer, tuple(FUSED.values())):
+            continue
+        if obstacle := layer_obstacle(layer):
+            left.append(Left(name, type(layer).__name__, obstacle))
+            continue
+        found = activation_of(layer, flow)
+        if not isinstance(found, str):
+            activation, function, slope = found
+            plans.append(_Plan(name, layer, activation, function, slope, names[activation]))
+        elif by_rule and (reason := nothing_gained(layer)):
+            left.append(Left(name, type(layer).__name__, f"{reason}; no activation to take over: {found}"))
+        else:
+            plans.append(_Plan(name, layer))
+    return plans, left
+
+
+def _compare(example: measure.Example, stock: list[Tensor]) -> str | None:
+    try:
+        return measure.difference(example.results(), stock)
+    except Exception as error:  # whatever it is, the user's model shall work as it did
+        return f"it raised {type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def _put_back(plans: Iterable[_Plan], left: list[Left], why: str) -> Report:
+    plans = list(plans)
+    for plan in plans:
+        plan.restore()
+    return Report(left=(*(Left(plan.name, plan.words, f"put back, {why}") for plan in plans), *left))
+
+
+def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[_Plan, Speedup], list[Left]]:
+    """Measures each layer and puts back what is slower: what is kept, with its speed-up, and what is not."""
+    inputs = measure.inputs_seen(example, [plan.layer for plan in plans])
+    known: dict[tuple, Speedup] = {}
+    kept, slower = {}, []
+    with example.undisturbed():
+        for plan in plans:
+            ratio = Speedup()
+            if plan.layer in inputs:
+                x = inputs[plan.layer]
+                key = repr(plan.modules), x.shape, x.stride(), x.dtype, x.requires_grad, plan.layer.training
+                ratio = known[key] = known.get(key) or _measure_layer(plan, x)
+            if (ratio.forward or 1) + (ratio.training or ratio.forward or 1) >= 2:
+                kept[plan] = ratio
+            else:
+                plan.restore()
+                slower.append(Left(plan.name, plan.words, "stock was faster when both were measured"))
+    return kept, slower
+
+
+def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
+    layers = plan.modules
+    taking = [t for t in (x, *plan.layer.parameters()) if t.requires_grad]
+
+    def forward():
+        with torch.no_grad():
+            layers(x)
+
+    def training():
+        output = layers(x)
+        torch.autograd.grad(output, taking, torch.ones_like(output))
+
+    return measure.speedup(forward, training if taking else None, plan.fuse, plan.restore, seconds=0.15)
+
+
+def _measure_model(example: measure.Example, plans: Iterable[_Plan]) -> Speedup:
+    def all_of(what: str):
+        return lambda: [getattr(plan, what)() for plan in plans]
+
+    def forward():
+        with torch.no_grad():
+            example.outputs()
+
+    trains = any(parameter.requires_grad for parameter in example.model.parameters())
+    with example.undisturbed():
+        return measure.speedup(
+            forward, example.gradients if trains else None, all_of("fuse"), all_of("restore"), seconds=1.0
+        )

@@ -1,0 +1,137 @@
+"""Runs the example: whether the accelerated model computes the same, and how fast each layer and the whole are.
+
+Nothing of it stays in the model: buffers and random states are put back, gradients go nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .report import Speedup
+
+__all__ = ["Example", "difference", "inputs_seen", "speedup"]
+
+#: Largest relative error in norm of outputs and gradients; whole models, where a batch norm after a batch norm adds up.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_ROUNDS = (3, 30)
+
+
+class Example:
+    """The model, called with inputs of the user's.
+
+    Args:
+        inputs: a tensor, a tuple of what the model takes, or a mapping of its keywords.
+
+    Raises:
+        TypeError: inputs is none of these, or the model does not take it.
+    """
+
+    def __init__(self, model: nn.Module, inputs):
+        self.model = model
+        self.args, self.options = (inputs,), {}
+        if isinstance(inputs, (tuple, list)):
+            self.args = tuple(inputs)
+        elif isinstance(inputs, Mapping):
+            self.args, self.options = (), dict(inputs)
+        elif not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"example_inputs is a {type(inputs).__name__}; it must be a tensor, a tuple of the model's arguments "
+                "or a dict of its keywords"
+            )
+
+    def outputs(self) -> list[Tensor]:
+        return _tensors(self.model(*self.args, **self.options))
+
+    def gradients(self) -> list[Tensor]:
+        """Of the sum of the outputs' squares, with respect to all that takes one; nothing is accumulated."""
+        outputs = self.outputs()
+        loss = sum(output.float().square().mean() for output in outputs if output.requires_grad)
+        taking = [t for t in (*self.model.parameters(), *_tensors((self.args, self.options))) if t.requires_grad]
+        if not taking or not isinstance(loss, Tensor):
+            return []
+        gradients = torch.autograd.grad(loss, taking, allow_unused=True)
+        return [gradient for gradient in gradients if gradient is not None]
+
+    def results(self) -> list[Tensor]:
+        """Outputs and gradients, from the same random numbers and buffers every time."""
+        with self.undisturbed():
+            outputs = [output.detach() for output in self.outputs()]
+        with self.undisturbed():
+            return outputs + self.gradients()
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Buffers, the random state and every plain attribute that is a tensor come back as they were."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        devices = {t.device for t in self.model.parameters() if t.is_cuda}
+        with torch.random.fork_rng(devices=devices):
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for buffer, before in buffers:
+                        buffer.copy_(before)
+
+
+def difference(got: list[Tensor], want: list[Tensor]) -> str | None:
+    """What differs beyond rounding, in words."""
+    if [t.shape for t in got] != [t.shape for t in want]:
+        return "the outputs' shapes differ"
+    for a, b in zip(got, want, strict=True):
+        scale = b.double().norm()
+        error = ((a.double() - b.double()).norm() / scale.clamp_min(1e-30)).item()
+        if not error <= TOLERANCE.get(b.dtype, 1e-3) and not (scale < 1e-6 and a.double().norm() < 1e-5):
+            return f"a result of shape {tuple(b.shape)} differs from stock's by {error:.1e} of its norm"
+    return None
+
+
+def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, Tensor]:
+    """The first input that each of the modules saw, detached, and whether it carried a gradient; without those that
+    did not run."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def note(module, args):
+        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            seen.setdefault(module, args[0].detach().requires_grad_(args[0].requires_grad))
+
+    handles = [module.register_forward_pre_hook(note) for module in modules]
+    try:
+        with example.undisturbed():
+            example.outputs()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def speedup(forward: Callable, training: Callable | None, fuse: Callable, restore: Callable, seconds: float) -> Speedup:
+    """Of stock over ours, where ``restore`` makes stock and ``fuse`` makes ours; leaves it at ours."""
+    runs = [run and _take_turns(run, fuse, restore, seconds) for run in (forward, training)]
+    return Speedup(*runs)
+
+
+def _take_turns(run: Callable, fuse: Callable, restore: Callable, seconds: float) -> float:
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for switch in (restore, fuse):
+        switch()
+        run()
+    end = time.perf_counter() + seconds
+    least, most = _ROUNDS
+    while len(times[True]) < least or (time.perf_counter() < end and len(times[True]) < most):
+        for accelerated, switch in ((False, restore), (True, fuse)):
+            switch()
+            start = time.perf_counter()
+            run()
+            times[accelerated].append(time.perf_counter() - start)
+    return statistics.median(times[False]) / statistics.median(times[True])
+
+
+def _tensors(tree) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -1,0 +1,128 @@
+"""What may be replaced and, of the rest, why not: each a clause that completes "left: <name>: ..."."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .. import nn as ours
+from ..ops._common import _CUDA_OBSTACLE
+from .chains import Flow
+
+__all__ = ["FUSED", "activation_of", "check_model", "layer_obstacle", "looks_like_a_layer", "nothing_gained"]
+
+#: What a layer of torch becomes.
+FUSED = {
+    nn.Conv2d: ours.Conv2d,
+    nn.ConvTranspose2d: ours.ConvTranspose2d,
+    nn.BatchNorm2d: ours.BatchNorm2d,
+}
+_ACTIVATIONS = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.ELU: "elu",
+}
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def check_model(model) -> nn.Module:
+    """The module to walk.
+
+    Raises:
+        TypeError, ValueError: it cannot be accelerated as it is; the sentence says what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model is a TorchScript module, whose code is frozen; accelerate the module it was made from")
+    if any(type(part).__name__ == "OptimizedModule" for part in model.modules()):
+        raise ValueError(
+            "model was compiled by torch.compile, and its code would not change; accelerate the module it was made "
+            "from, then compile that"
+        )
+    if any("FullyShardedDataParallel" in base.__name__ for part in model.modules() for base in type(part).__mro__):
+        raise ValueError("model is wrapped by FSDP, which has taken its weights apart; accelerate it before wrapping")
+    if isinstance(model, _WRAPPERS):  # they hold the parameters, not the layers' code
+        return check_model(model.module)
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if any(device.type == "meta" for device in devices):
+        raise ValueError("model has weights on the meta device, which hold nothing; load them first (to_empty)")
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"model has weights on {names}; move it to one device, or accelerate its parts")
+    return model
+
+
+def looks_like_a_layer(module: nn.Module) -> bool:
+    """Whether the report must speak of it: a layer of two dimensions of torch's, or something made to replace one."""
+    names = ("Conv2d", "ConvTranspose2d", "BatchNorm2d")
+    return any(name in type(module).__name__ for name in names) or isinstance(
+        module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+    )
+
+
+def layer_obstacle(module: nn.Module) -> str | None:
+    """Why this layer cannot be ours."""
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "it is lazy and has no weights yet; run the model once first"
+    if parametrize.is_parametrized(module):
+        return "its weight is parametrised"
+    if type(module) not in FUSED:
+        return f"a {type(module).__name__} is not torch's own layer, its forward may do anything"
+    if "forward" in module.__dict__:
+        return "its forward was replaced"
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    for tensor in tensors:
+        if tensor.dtype not in (torch.float32, torch.bfloat16) and not (tensor.is_cuda and tensor.dtype == torch.half):
+            return f"its weights are {str(tensor.dtype).removeprefix('torch.')}, where nothing is gained"
+        if not (tensor.is_cpu or tensor.is_cuda):
+            return f"it is on {tensor.device}, where there are no kernels of ours"
+        if tensor.is_cuda and _CUDA_OBSTACLE:
+            return _CUDA_OBSTACLE
+    return None
+
+
+def activation_of(layer: nn.Module, flow: Flow) -> tuple[nn.Module, str, float] | str:
+    """The activation that ``layer`` may take over, its name and slope; or why none."""
+    if layer not in flow.follower:
+        return flow.reason.get(layer, "what follows it is not known: torch.fx cannot trace the module that it is in")
+    following = flow.follower[layer]
+    if type(following) not in _ACTIVATIONS:
+        return f"what follows is a {type(following).__name__}"
+    if isinstance(following, nn.ELU) and following.alpha != 1:
+        return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
+    for module, hooks in (
+        (layer, ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")),
+        (following, ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")),
+    ):
+        if any(getattr(module, name, None) for name in hooks):
+            return "a hook looks between it and the activation"
+    if "forward" in following.__dict__ or parametrize.is_parametrized(following):
+        return "the activation was changed"
+    return following, _ACTIVATIONS[type(following)], getattr(following, "negative_slope", 0.2)
+
+
+def nothing_gained(layer: nn.Module) -> str | None:
+    """Why a convolution without an activation to take over is no faster as ours, by docs/performance.md."""
+    if isinstance(layer, nn.BatchNorm2d):
+        return None
+    if layer.groups > 1:
+        return "of groups, the library's kernel would run as before"
+    if layer.weight.is_cuda:
+        return "on CUDA cuDNN's kernel would run as before"
+    if layer.weight.dtype != torch.float32:
+        return "in bfloat16 the library's kernel would run as before"
+    if min(layer.in_channels, layer.out_channels) <= 4:
+        return None
+    sides, strides = set(layer.kernel_size), set(layer.stride)
+    by_winograd = (strides == {2} and sides <= {3, 4, 5}) or (
+        strides == {1} and sides == {3} and not isinstance(layer, nn.ConvTranspose2d)
+    )
+    wide = min(layer.in_channels, layer.out_channels) >= 16
+    if wide and by_winograd and len(sides) == 1 and set(layer.dilation) == {1}:
+        return None
+    return "the library's kernel would run as before"
