@@ -26,7 +26,13 @@ _SAMPLE = 8
 
 
 def batches(
-    dataset: Dataset, batch_size: int, *, seed: int, start: int = 0, drop_last: bool = True
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    drop_last: bool = True,
+    rows: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (images, labels) from shuffled epochs.
 
@@ -41,6 +47,7 @@ def batches(
         seed: any integer.
         start: the number of the first batch.
         drop_last: leave out an epoch's last, smaller batch; a smaller one is given otherwise.
+        rows: of every batch, what this process takes; nothing else is read.
 
     Returns:
         Iterator of (float32 [B, C, H, W] in [-1, 1], int64 [B]), on the CPU; labels are -1 where there are none.
@@ -61,18 +68,18 @@ def batches(
     if count == 0 or (drop_last and count < batch_size):
         fix = f", lower batch_size to at most {count:,}" if count else ""
         raise DataError(f"{_name(dataset)} holds {count:,} images, fewer than one batch of {batch_size:,}{fix}")
-    return _iterate(_fetcher(dataset), count, batch_size, seed, start, drop_last)
+    return _iterate(_fetcher(dataset), count, batch_size, seed, start, drop_last, rows)
 
 
 def _iterate(
-    fetch: _Fetch, count: int, batch_size: int, seed: int, start: int, drop_last: bool
+    fetch: _Fetch, count: int, batch_size: int, seed: int, start: int, drop_last: bool, rows: slice
 ) -> Iterator[tuple[Tensor, Tensor]]:
     per_epoch = count // batch_size if drop_last else -(-count // batch_size)
     first_epoch, skip = divmod(start, per_epoch)
     for epoch in itertools.count(first_epoch):
         order = _permutation(count, seed, epoch)
         for indices in order.split(batch_size)[skip:per_epoch]:
-            yield fetch(indices)
+            yield fetch(indices[rows])
         skip = 0
 
 

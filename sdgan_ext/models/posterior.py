@@ -44,7 +44,8 @@ class Posterior:
         *,
         seed: int | Tensor | None = None,
         generator: torch.Generator | None = None,
+        eps: Tensor | None = None,
         reduction: str = "batchmean",
     ) -> tuple[Tensor, Tensor]:
-        """``(sample(), kl(reduction))`` in one pass over mean and logvar."""
-        return ops.sample_gaussian(self.mean, self.logvar, seed=seed, generator=generator, reduction=reduction)
+        """``(sample(), kl(reduction))`` in one pass over mean and logvar; ``eps`` stands instead of a seed."""
+        return ops.sample_gaussian(self.mean, self.logvar, seed=seed, generator=generator, eps=eps, reduction=reduction)

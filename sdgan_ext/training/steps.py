@@ -48,10 +48,12 @@ class Noise:
     Attributes:
         seed: of z ~ q(z|x), a scalar of int64; None in mode "gan".
         latents: z_p ~ N(0, I), [N, Z]; None in mode "vae".
+        eps: in place of the seed, the numbers that it stands for, [N, Z].
     """
 
     seed: Tensor | None = None
     latents: Tensor | None = None
+    eps: Tensor | None = None
 
 
 def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.Generator | None = None) -> Noise:
@@ -108,7 +110,8 @@ def forward(
     images = Images(x)
     latents = []
     if config.mode != "gan":
-        images.z, images.kl = model.encode(x).sample_with_kl(seed=noise.seed.to(x.device))
+        given = {"seed": noise.seed.to(x.device)} if noise.eps is None else {"eps": noise.eps.to(x)}
+        images.z, images.kl = model.encode(x).sample_with_kl(**given)
         latents.append(images.z)
     if config.mode != "vae":
         latents.append(noise.latents.to(x))

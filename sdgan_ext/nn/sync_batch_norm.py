@@ -1,0 +1,71 @@
+"""Batch norm over the batches of several processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..ops import reference
+from .batch_norm import BatchNorm2d
+
+__all__ = ["SyncBatchNorm2d", "synchronise"]
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A loss of each process depends on every process's summand, and the losses are added."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _SumOverProcesses.apply(grad.contiguous())
+
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """:class:`BatchNorm2d` whose mean and variance, in training, are those of all processes' batches together.
+
+    On the CPU too, which :class:`torch.nn.SyncBatchNorm` does not do. In plain torch operations, differentiable any
+    number of times; with one process, and in evaluation, it is :class:`BatchNorm2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input.float()
+        per_channel, shape = (0, 2, 3), (1, -1, 1, 1)
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        *sums, count = _SumOverProcesses.apply(torch.cat([x.sum(per_channel), count])).split([x.shape[1], 1])
+        mean = sums[0] / count
+        centred = x - mean.view(shape)
+        var = _SumOverProcesses.apply(centred.square().sum(per_channel)) / count
+        y = centred * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.float().view(shape) + self.bias.float().view(shape)
+        self._track(mean.detach(), (var * count / (count - 1)).detach())
+        return reference.activate(y, self.activation, self.negative_slope).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        if not self.track_running_stats:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(var.to(self.running_var.dtype), momentum)
+
+
+def synchronise(model: nn.Module) -> int:
+    """Makes every :class:`BatchNorm2d` of ours in ``model`` a :class:`SyncBatchNorm2d`, in place.
+
+    The modules, their weights and their names in the state dict stay. Returns how many there are.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm2d)]
+    for norm in norms:
+        norm.__class__ = SyncBatchNorm2d
+    return len(norms)

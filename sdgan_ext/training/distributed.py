@@ -1,0 +1,141 @@
+"""Several processes on one training: ``torchrun --nproc-per-node K -m sdgan_ext train ...``.
+
+``config.batch_size`` is that of all processes together. Each draws the noise of the whole batch and takes its own rows
+of noise and images; after each phase the gradients are averaged in one flat all_reduce. So K processes take the steps
+that one would take, but for the order of sums, and nothing wraps the networks. What a process draws and saves is rank
+0's alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .._errors import ConfigError, SdganError
+from ..ops.gaussian import sample_gaussian
+from .steps import Noise
+
+__all__ = ["PeerLostError", "Processes", "started_by_torchrun"]
+
+_TIMEOUT = 30.0  # seconds that the others wait for one that is gone without a word
+
+
+class PeerLostError(SdganError):
+    """Another process of the training has ended or no longer answers."""
+
+
+def started_by_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+class Processes:
+    """The processes of a training, seen from one of them. A context manager that leaves the group.
+
+    Args:
+        device: of this process: gloo joins those on the CPU, nccl those on CUDA.
+        timeout: seconds.
+
+    Attributes:
+        rank, size: this one's number, and how many there are.
+
+    Raises:
+        PeerLostError: not all have come within ``timeout``.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", *, timeout: float = _TIMEOUT):
+        kind = torch.device(device).type
+        with _naming_lost_peers(self):
+            dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout))
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        dist.destroy_process_group()
+
+    def rows(self, batch_size: int) -> slice:
+        """This process's rows of a batch.
+
+        Raises:
+            ConfigError: the batch cannot be shared out equally.
+        """
+        if batch_size % self.size:
+            raise ConfigError(
+                f"batch_size is {batch_size}; it is that of all processes together and must be a multiple of their "
+                f"number, {self.size}"
+            )
+        share = batch_size // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def own_noise(self, noise: Noise, batch_size: int, latent_dim: int) -> Noise:
+        """The rows of this process of the noise of the whole batch; ``seed`` becomes the numbers that it stands for."""
+        rows = self.rows(batch_size)
+        eps = None
+        if noise.seed is not None:
+            zeros = torch.zeros(batch_size, latent_dim)
+            eps = sample_gaussian(zeros, zeros, seed=noise.seed.cpu())[0][rows]
+        return Noise(None, None if noise.latents is None else noise.latents[rows], eps)
+
+    def share_from_first(self, model: nn.Module) -> None:
+        """Parameters and buffers of every process become rank 0's."""
+        with _naming_lost_peers(self), torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                dense = tensor.contiguous()
+                dist.broadcast(dense, 0)
+                tensor.copy_(dense)
+
+    def average_gradients(self, networks: Iterable[nn.Module]) -> None:
+        """The mean over the processes, in one flat tensor for each dtype."""
+        parameters = [p for network in networks for p in network.parameters() if p.grad is not None]
+        for dtype in {p.dtype for p in parameters}:
+            grads = [p.grad for p in parameters if p.dtype == dtype]
+            flat = torch.cat([grad.flatten() for grad in grads]).div_(self.size)
+            self._sum(flat)
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view(grad.shape))
+
+    def average(self, losses: Mapping[str, Tensor], stopping: bool) -> tuple[dict[str, Tensor], bool]:
+        """The losses' means, and whether any process has been asked to stop: all must end with the same step."""
+        values = torch.stack([loss.float() for loss in losses.values()])
+        flat = torch.cat([values, values.new_tensor([float(stopping) * self.size])]).div_(self.size)
+        self._sum(flat)
+        *means, stop = flat.unbind()
+        return dict(zip(losses, means, strict=True)), bool(stop > 0)
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        self._sum(torch.zeros(()))
+
+    def _sum(self, tensor: Tensor) -> None:
+        with _naming_lost_peers(self):
+            dist.all_reduce(tensor)
+
+
+class _naming_lost_peers:
+    """Errors of torch.distributed as one sentence."""
+
+    def __init__(self, processes: Processes):
+        self.processes = processes
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, RuntimeError) and not isinstance(error, SdganError):
+            rank, size = getattr(self.processes, "rank", os.environ.get("RANK")), os.environ.get("WORLD_SIZE", "?")
+            raise PeerLostError(
+                f"process {rank} of {size} has lost another one ({str(error).splitlines()[0][:200]}); torchrun names "
+                "the rank that failed; the last checkpoint is whole, go on with --resume"
+            ) from error
+
+
+def shards(batches: Iterator[tuple[Tensor, Tensor]], rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """A process's rows of every batch."""
+    for images, labels in batches:
+        yield images[rows], labels[rows]
