@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "SdganError", "nearest"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "PeerLostError", "SdganError", "nearest"]
 
 
 class SdganError(Exception):
@@ -26,6 +26,10 @@ class ConfigError(SdganError, ValueError):
 
 class CheckpointError(SdganError, RuntimeError):
     """A saved run or model that is missing, damaged or belongs to something else."""
+
+
+class PeerLostError(SdganError, RuntimeError):
+    """Another process of a training has ended, or no longer answers."""
 
 
 class DivergedError(SdganError, ArithmeticError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 import typing
 import warnings
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdgan_ext import _env
-from sdgan_ext._errors import ConfigError, DataError, DivergedError, SdganError, nearest
+from sdgan_ext._errors import ConfigError, DataError, DivergedError, PeerLostError, SdganError, nearest
 
 __all__ = ["main"]
 
@@ -25,6 +26,7 @@ examples:
   sdgan-ext train --data digits --preset mnist-small --steps 2000
   sdgan-ext train --data mnist --preset seed --mode gan --batch-size 128 --dry-run
   sdgan-ext train --resume runs/00000-vaegan-digits --steps 4000
+  torchrun --nproc-per-node 2 -m sdgan_ext train --data digits --sync-batch-norm true
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
     except SystemExit as finished:  # argparse's, after --help and --version
         return finished.code or 0
-    except DivergedError as error:
+    except (DivergedError, PeerLostError) as error:
         return _fail(error, 1)
     except ImportError as error:
         return _fail(error, 1)
@@ -62,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(sentence, code: int) -> int:
-    print(f"sdgan-ext: {sentence}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # torchrun's
+    who = "sdgan-ext" if rank == "0" else f"sdgan-ext, rank {rank}"
+    print(f"{who}: {sentence}", file=sys.stderr)
     return code
 
 
@@ -204,8 +208,17 @@ def _number(text: str):
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on a dataset, or go on with a run."""
     _set_threads(arguments)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return _train(arguments)
+    from sdgan_ext.training.distributed import Processes
+
+    with Processes() as processes:
+        return _train(arguments, processes)
+
+
+def _train(arguments: argparse.Namespace, processes=None) -> int:
     if arguments.resume is not None:
-        return _resume(arguments)
+        return _resume(arguments, processes)
     if arguments.data is None:
         raise ConfigError(f"--data is missing: {_DATA}")
     import torch
@@ -233,7 +246,7 @@ def train(arguments: argparse.Namespace) -> int:
         )
     model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
     torch.manual_seed(config.seed)
-    trainer = Trainer(VAEGAN(model_config), config, out=arguments.out or "runs")
+    trainer = Trainer(VAEGAN(model_config), config, out=arguments.out or "runs", processes=processes)
     return _fit(trainer, dataset, source, arguments.dry_run)
 
 
@@ -249,7 +262,7 @@ def _open_data(source: str, **options):
     return source, open_dataset(source, **options)
 
 
-def _resume(arguments: argparse.Namespace) -> int:
+def _resume(arguments: argparse.Namespace, processes=None) -> int:
     from sdgan_ext.models import VAEGANConfig
     from sdgan_ext.training.config import TrainConfig
     from sdgan_ext.training.runs import resolve_source
@@ -260,7 +273,7 @@ def _resume(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
     free = {name: given.pop(name, None) for name in ("steps", "cuda_graph")}
-    trainer = Trainer.resume(arguments.resume, **free)
+    trainer = Trainer.resume(arguments.resume, processes=processes, **free)
     for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
         for name, value in changes.items():
             was = getattr(saved, name)
@@ -283,10 +296,11 @@ def _fit(trainer, dataset, source: str, dry_run: bool) -> int:
         print(trainer.describe(dataset, source=source), end="")
         return 0
     run = trainer.fit(dataset, source=source)
-    print(
-        f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
-        f"Go on: sdgan-ext train --resume {run.folder} --steps N"
-    )
+    if trainer.first:
+        print(
+            f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
+            f"Go on: sdgan-ext train --resume {run.folder} --steps N"
+        )
     return _SIGNAL_CODES[run.stopped_by]
 
 

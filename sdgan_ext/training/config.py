@@ -62,6 +62,15 @@ class TrainConfig(Config):
     ema_images: int = option(
         10_000, "images until a weight's share in the average has halved; 0: no average", minimum=0
     )
+    accumulate: int = option(
+        1,
+        "parts that a batch goes through the networks in, one after another; less memory, the same gradients",
+        minimum=1,
+    )
+    precision: str = option(
+        "float32", "of the convolutions and matrix products; the weights stay float32", choices=("float32", "bfloat16")
+    )
+    sync_batch_norm: bool = option(False, "with several processes: batch norm over the whole batch, not over a share")
     cuda_graph: bool = option(True, "on CUDA: replay the whole step as one CUDA graph; the same step, sooner done")
     log_every: int = option(50, "steps between log lines", minimum=1)
     sample_every: int = option(500, "steps between pictures", minimum=1)
@@ -71,6 +80,8 @@ class TrainConfig(Config):
         super().__post_init__()
         if max(self.betas) == 1:
             raise ConfigError(f"betas is {self.betas}; both must be below 1")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"accumulate is {self.accumulate}; it must divide batch_size, {self.batch_size}")
         if self.real_target != 1 and self.objective not in ("non_saturating", "minimax", "least_squares"):
             raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
         if self.mode != "gan" and not (self.pixel_weight or (self.feature_weight and self.mode == "vae-gan")):

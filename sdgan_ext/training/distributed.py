@@ -10,27 +10,17 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .._errors import ConfigError, SdganError
-from ..ops.gaussian import sample_gaussian
-from .steps import Noise
+from .._errors import ConfigError, PeerLostError, SdganError
 
-__all__ = ["PeerLostError", "Processes", "started_by_torchrun"]
+__all__ = ["Processes"]
 
-_TIMEOUT = 30.0  # seconds that the others wait for one that is gone without a word
-
-
-class PeerLostError(SdganError):
-    """Another process of the training has ended or no longer answers."""
-
-
-def started_by_torchrun() -> bool:
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+_TIMEOUT = 600.0  # seconds: rank 0 draws and saves meanwhile; of one that has ended the others hear at once
 
 
 class Processes:
@@ -73,15 +63,6 @@ class Processes:
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def own_noise(self, noise: Noise, batch_size: int, latent_dim: int) -> Noise:
-        """The rows of this process of the noise of the whole batch; ``seed`` becomes the numbers that it stands for."""
-        rows = self.rows(batch_size)
-        eps = None
-        if noise.seed is not None:
-            zeros = torch.zeros(batch_size, latent_dim)
-            eps = sample_gaussian(zeros, zeros, seed=noise.seed.cpu())[0][rows]
-        return Noise(None, None if noise.latents is None else noise.latents[rows], eps)
-
     def share_from_first(self, model: nn.Module) -> None:
         """Parameters and buffers of every process become rank 0's."""
         with _naming_lost_peers(self), torch.no_grad():
@@ -108,10 +89,6 @@ class Processes:
         *means, stop = flat.unbind()
         return dict(zip(losses, means, strict=True)), bool(stop > 0)
 
-    def wait(self) -> None:
-        """Until all have come here."""
-        self._sum(torch.zeros(()))
-
     def _sum(self, tensor: Tensor) -> None:
         with _naming_lost_peers(self):
             dist.all_reduce(tensor)
@@ -133,9 +110,3 @@ class _naming_lost_peers:
                 f"process {rank} of {size} has lost another one ({str(error).splitlines()[0][:200]}); torchrun names "
                 "the rank that failed; the last checkpoint is whole, go on with --resume"
             ) from error
-
-
-def shards(batches: Iterator[tuple[Tensor, Tensor]], rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-    """A process's rows of every batch."""
-    for images, labels in batches:
-        yield images[rows], labels[rows]

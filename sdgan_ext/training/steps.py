@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from ..ops.gaussian import draw_seed
 from .config import TrainConfig
 from .optimizers import set_learning_rates
 
+if TYPE_CHECKING:
+    from .distributed import Processes
+
 __all__ = [
     "Images",
     "Noise",
@@ -35,6 +39,8 @@ __all__ = [
     "forwards_of",
     "frozen",
     "kl_weight_at",
+    "noise_of_rows",
+    "precision",
     "r1_phases",
     "take_step",
     "train_step",
@@ -160,7 +166,7 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
         terms["r1"] = config.r1_every * losses.r1_penalty(real_logits, real, config.r1_gamma)
     total = sum(terms.values())
     _set_gradients([model.discriminator], total)
-    terms |= {"total": total, "real": real_logits.mean(), "fake": fake_logits.mean()}
+    terms |= {"total": total, "real": real_logits.float().mean(), "fake": fake_logits.float().mean()}
     return _named("discriminator", terms)
 
 
@@ -250,6 +256,7 @@ def train_step(
     *,
     step: int,
     generator: torch.Generator | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """One step: ``n_critic`` times phase D, then phase E+G, each followed by its optimizers.
 
@@ -259,13 +266,18 @@ def train_step(
         x: real images [N, C, H, W] in [-1, 1].
         step: steps taken so far.
         generator: source of all noise, on the CPU; torch's own state by default.
+        processes: that take the step together, each with its rows ``x`` of the batch and a ``generator`` in one state.
 
     Returns:
         The losses of both phases, scalars without a graph; give them to :func:`check_finite` now and then.
     """
     set_learning_rates(optimizers, config, step)
-    noise = [draw_noise(model, len(x), config, generator=generator) for _ in range(forwards_of(config))]
-    return take_step(model, optimizers, x, noise, config, step=step)
+    size = len(x) * (1 if processes is None else processes.size)
+    noise = [draw_noise(model, size, config, generator=generator) for _ in range(forwards_of(config))]
+    if processes is not None:
+        noise = [noise_of_rows(drawn, processes.rows(size), size, model.config.latent_dim) for drawn in noise]
+    reduce = None if processes is None else processes.average_gradients
+    return take_step(model, optimizers, x, noise, config, step=step, reduce=reduce)
 
 
 def take_step(
@@ -277,6 +289,7 @@ def take_step(
     *,
     step: int,
     kl_weight: Tensor | None = None,
+    reduce: Callable[[Sequence[torch.nn.Module]], None] | None = None,
 ) -> dict[str, Tensor]:
     """:func:`train_step` with all that changes from step to step given; the learning rates are those of the optimizers.
 
@@ -286,24 +299,88 @@ def take_step(
     Args:
         noise: of every forward pass, :func:`forwards_of` in all.
         kl_weight: as in :func:`encoder_generator_phase`.
+        reduce: called with the networks whose gradients a phase has set, before their optimizers step.
     """
     model.train()
-    terms = {}
     phases = _discriminator_phases(config)
-    for phase in range(phases - 1):  # images for D alone: no graph, and E and G stay as they are
-        with torch.no_grad(), frozen(model):
-            images = forward(model, x, config, noise=noise[phase])
-        discriminator_phase(model, images, config, step=step * phases + phase)
-        optimizers["discriminator"].step()
-    images = forward(model, x, config, noise=noise[-1])
-    if phases:
-        terms |= discriminator_phase(model, images, config, step=step * phases + phases - 1)
-        optimizers["discriminator"].step()
-    terms |= encoder_generator_phase(model, images, config, step=step, kl_weight=kl_weight)
-    for name in ("encoder", "generator"):
-        if name in optimizers:
+    trained = [name for name in ("encoder", "generator") if name in optimizers]
+    parts = _parts(x, noise, config, model.config.latent_dim)
+    images: list[Images] = []  # of the last phase D, with their graphs, where phase E+G can go on with them
+
+    def discriminate(x: Tensor, noise: Noise, phase: int) -> dict[str, Tensor]:
+        if phase == phases - 1 and len(parts) == 1:
+            images.append(forward(model, x, config, noise=noise))
+            made = images[0]
+        else:  # images for D alone: no graph, and E and G stay as they are
+            with torch.no_grad(), frozen(model):
+                made = forward(model, x, config, noise=noise)
+        return discriminator_phase(model, made, config, step=step * phases + phase)
+
+    def encode_and_generate(x: Tensor, noise: Noise, phase: int) -> dict[str, Tensor]:
+        made = images.pop() if images else forward(model, x, config, noise=noise)
+        return encoder_generator_phase(model, made, config, step=step, kl_weight=kl_weight)
+
+    def update(names: list[str], set_gradients: Callable, phase: int) -> dict[str, Tensor]:
+        networks = [getattr(model, name) for name in names]
+        terms = _mean([lambda x=x, noise=noise: set_gradients(x, noise[phase], phase) for x, noise in parts], networks)
+        if reduce is not None:
+            reduce(networks)
+        for name in names:
             optimizers[name].step()
-    return terms
+        return terms
+
+    terms = {}
+    with precision(config, x.device):
+        for phase in range(phases):
+            terms = update(["discriminator"], discriminate, phase)
+        return terms | update(trained, encode_and_generate, -1)
+
+
+def _parts(x: Tensor, noise: Sequence[Noise], config: TrainConfig, latent_dim: int) -> list[tuple[Tensor, list[Noise]]]:
+    """The batch in ``config.accumulate`` parts, each with its rows of the noise."""
+    if config.accumulate == 1:
+        return [(x, list(noise))]
+    size = len(x) // config.accumulate
+    rows = [slice(i * size, (i + 1) * size) for i in range(config.accumulate)]
+    return [(x[part], [noise_of_rows(drawn, part, len(x), latent_dim) for drawn in noise]) for part in rows]
+
+
+def _mean(runs: Sequence[Callable[[], dict[str, Tensor]]], networks) -> dict[str, Tensor]:
+    """The mean of the losses, and in the parameters of the gradients, that runs return and set one after another."""
+    terms = runs[0]()
+    if len(runs) == 1:
+        return terms
+    parameters = list(itertools.chain.from_iterable(network.parameters() for network in networks))
+    sums = [p.grad for p in parameters]  # each run makes its own
+    for run in runs[1:]:
+        more = run()
+        terms = {name: terms[name] + more[name] for name in terms}
+        torch._foreach_add_(sums, [p.grad for p in parameters])
+    torch._foreach_div_(sums, len(runs))
+    for parameter, grad in zip(parameters, sums, strict=True):
+        parameter.grad = grad
+    return {name: term / len(runs) for name, term in terms.items()}
+
+
+def noise_of_rows(noise: Noise, rows: slice, batch_size: int, latent_dim: int) -> Noise:
+    """The part of a whole batch's noise that belongs to some of its rows.
+
+    A seed stands for the numbers of the whole batch, so those are made and ``eps`` takes its place.
+    """
+    eps = noise.eps
+    if noise.seed is not None:
+        zeros = torch.zeros(batch_size, latent_dim, device=noise.seed.device)
+        eps = ops.sample_gaussian(zeros, zeros, seed=noise.seed)[0]
+    latents, eps = (None if t is None else t[rows] for t in (noise.latents, eps))
+    return Noise(None, latents, eps)
+
+
+def precision(config: TrainConfig, device: torch.device):
+    """Autocast to ``config.precision``; the weights, their gradients and the losses stay float32."""
+    if config.precision == "float32":
+        return contextlib.nullcontext()
+    graphs = device.type == "cuda"  # a cast that was kept would not be made anew in a replay
+    return torch.autocast(device.type, getattr(torch, config.precision), cache_enabled=not graphs)
 
 
 def forwards_of(config: TrainConfig) -> int:

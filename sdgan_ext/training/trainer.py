@@ -20,8 +20,10 @@ from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedE
 from sdgan_ext.data import batches, open_dataset
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.models.weights import load_into
+from sdgan_ext.nn import synchronise
 from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
 from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.graph import GraphedStep, graphs_of
 from sdgan_ext.training.monitor import Monitor
@@ -50,9 +52,11 @@ class Trainer:
         config: how to train.
         out: the folder that holds run folders; None writes no file at all.
         progress: show a bar on a terminal, a line per log interval elsewhere.
+        processes: that train this model together, ``config.batch_size`` images a step in all. Rank 0's weights are
+            everyone's at the start; rank 0 alone writes, shows and draws.
 
     Raises:
-        ConfigError: the model lacks what ``config`` trains.
+        ConfigError: the model lacks what ``config`` trains, or the batch cannot be shared out.
     """
 
     def __init__(
@@ -62,13 +66,22 @@ class Trainer:
         *,
         out: str | Path | None = "runs",
         progress: bool = True,
+        processes: Processes | None = None,
     ):
         self.model = model
         self.config = config or TrainConfig()
-        self.out = out
-        self.progress = progress
-        self.run: Run | None = Run() if out is None else None
+        self.processes = processes
+        self.first = processes is None or processes.rank == 0
+        self.out = out if self.first else None
+        self.progress = progress and self.first
+        self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
+        self.rows = slice(None)
+        if processes is not None:
+            self.rows = processes.rows(self.config.batch_size)
+            if self.config.sync_batch_norm:
+                synchronise(model)
+            processes.share_from_first(model)
         self.optimizers = make_optimizers(model, self.config)
         self.ema = make_ema(model, self.config).eval()
         self.generator = torch.Generator().manual_seed(self.config.seed)
@@ -83,6 +96,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         cuda_graph: bool | None = None,
         progress: bool = True,
+        processes: Processes | None = None,
     ) -> Trainer:
         """A trainer that goes on from the newest complete checkpoint of a run; damaged ones are warned about.
 
@@ -91,7 +105,7 @@ class Trainer:
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train.
             cuda_graph: as in the configuration; None leaves what the run was started with.
-            progress: as for a new trainer.
+            progress, processes: as for a new trainer.
 
         Raises:
             CheckpointError: no run, no complete checkpoint, or one of a newer version.
@@ -113,8 +127,9 @@ class Trainer:
             config = config.replace(cuda_graph=cuda_graph)
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
-        trainer = cls(VAEGAN(model_config).to(device), config, out=run.folder.parent, progress=progress)
-        trainer.run = run
+        model = VAEGAN(model_config).to(device)
+        trainer = cls(model, config, out=run.folder.parent, progress=progress, processes=processes)
+        trainer.run = run if trainer.first else Run()
         trainer._load(state, path)
         return trainer
 
@@ -159,7 +174,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ the loop
     def _fit(self, dataset: Dataset) -> Run:
         run, config = self.run, self.config
-        stream = batches(dataset, config.batch_size, seed=config.seed, start=run.step)
+        stream = batches(dataset, config.batch_size, seed=config.seed, start=run.step, rows=self.rows)
         pictures = _Pictures(self.ema.module, dataset, config.seed)
         if run.folder is not None:
             run.sweep()
@@ -173,8 +188,11 @@ class Trainer:
             while run.step < config.steps:
                 losses = take(next(stream)[0], step=run.step, generator=self.generator)
                 run.step += 1
+                stopping = signals.caught is not None
+                if self.processes is not None:
+                    losses, stopping = self.processes.average(losses, stopping)
                 monitor.step(losses)
-                last = run.step == config.steps or signals.caught is not None
+                last = run.step == config.steps or stopping
                 draw = last or run.step % config.sample_every == 0
                 save = last or run.step % config.checkpoint_every == 0
                 if last or run.step % config.log_every == 0:
@@ -183,13 +201,13 @@ class Trainer:
                     monitor.check()
                     self._check_weights()
                 with monitor.paused():
-                    if draw:
+                    if draw and self.first:
                         pictures.show(monitor)
                     if save:
                         self._save()
                 if last:
                     break
-            run.stopped_by = signals.caught if run.step < config.steps else None
+            run.stopped_by = (signals.caught or "SIGTERM") if run.step < config.steps else None
             if run.folder is not None:
                 self.ema.module.save_pretrained(run.model)
                 save_gif(run.samples / "interpolation.gif", pictures.walks())
@@ -197,14 +215,22 @@ class Trainer:
 
     def _stepper(self, monitor: Monitor) -> Callable[..., Mapping[str, Tensor]]:
         """What takes a step with a batch and returns its losses."""
-        graphs = graphs_of(self.device) if self.config.cuda_graph else None
+        graphs = graphs_of(self.device) if self.config.cuda_graph and self.processes is None else None
         if graphs is not None:
             return GraphedStep(self.model, self.optimizers, self.ema, self.config, graphs, monitor.say)
         return self._step
 
     def _step(self, images: Tensor, *, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        losses = train_step(self.model, self.optimizers, images, self.config, step=step, generator=generator)
+        losses = train_step(
+            self.model,
+            self.optimizers,
+            images,
+            self.config,
+            step=step,
+            generator=generator,
+            processes=self.processes,
+        )
         self.ema.update_parameters(self.model)
         return losses
 

@@ -1,0 +1,207 @@
+"""Two processes take the steps that one would take; one that is killed ends the other, and the run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from tiny import make_config, make_dataset, make_model
+
+from sdgan_ext._errors import CheckpointError, ConfigError, PeerLostError
+from sdgan_ext.models import VAEGAN
+from sdgan_ext.training.distributed import Processes
+from sdgan_ext.training.steps import noise_of_rows
+from sdgan_ext.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+STEPS = 50
+#: name: mode, changes of the model's configuration, of the training's
+CASES = {
+    "vae-gan": ("vae-gan", {}, {"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0}),
+    "relativistic": ("gan", {}, {"objective": "relativistic"}),
+    "synchronised": (
+        "vae-gan",
+        {"encoder_norm": "batch", "discriminator_norm": "batch", "generator_norm": "batch"},
+        {"sync_batch_norm": True},
+    ),
+    "accumulating": ("vae", {}, {"accumulate": 2}),
+}
+
+
+def train(name, out, processes=None):
+    """Batch norm only where it is synchronised: over halves of a batch it is another one."""
+    mode, model_changes, changes = CASES[name]
+    config = make_model(mode).config.replace(**{"generator_norm": "none", **model_changes}).for_mode(mode)
+    torch.manual_seed(0 if processes is None else processes.rank)  # other weights, which rank 0's must replace
+    config = make_config(mode=mode, steps=STEPS, batch_size=8, log_every=10, lr_encoder=1e-4, **changes), config
+    trainer = Trainer(VAEGAN(config[1]), config[0], out=out, progress=False, processes=processes)
+    return trainer.fit(make_dataset())
+
+
+HARNESS = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sdgan_ext.training.distributed import Processes
+from test_distributed import CASES, train
+
+with Processes() as processes:
+    for name in CASES:
+        run = train(name, Path(sys.argv[1]) / name, processes)
+        assert (run.folder is None) == (processes.rank == 1)
+"""
+
+
+def torchrun(*arguments, **environment):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder of what two processes have trained."""
+    out = tmp_path_factory.mktemp("together")
+    harness = out / "harness.py"
+    harness.write_text(HARNESS)
+    done = torchrun(str(harness), str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_follow_one(together, tmp_path, name):
+    alone = train(name, tmp_path)
+    (folder,) = (together / name).iterdir()
+    got, want = (load_file(f / "model/model.safetensors") for f in (folder, alone.folder))
+    for key, value in want.items():
+        if name == "relativistic" and key == "discriminator.logit.bias":
+            continue  # its gradient is 0 but for rounding, which Adam makes steps of
+        error = (got[key] - value).double().norm() / value.double().norm().clamp_min(1e-3)
+        assert error < 1e-4, (key, error)
+    curves = [[json.loads(line) for line in (f / "log.jsonl").open()] for f in (folder, alone.folder)]
+    assert len(curves[0]) == len(curves[1]) == STEPS // 10
+    for got, want in zip(*curves, strict=True):
+        losses = [key for key in want if "/" in key and key not in ("discriminator/real", "discriminator/fake")]
+        assert [got[key] for key in losses] == pytest.approx([want[key] for key in losses], rel=1e-4)
+
+
+def test_each_process_reads_its_own_rows(together):
+    """What follows one process cannot have read the same rows twice; this says it of the slices."""
+    processes = Processes.__new__(Processes)
+    taken = []
+    for processes.rank in range(4):
+        processes.size = 4
+        rows = processes.rows(32)
+        taken += range(32)[rows]
+    assert taken == list(range(32))
+    with pytest.raises(ConfigError, match="batch_size is 30; it is that of all processes together and must be a mult"):
+        processes.rows(30)
+
+
+def test_rows_of_noise_are_those_of_the_whole():
+    from sdgan_ext.training.steps import draw_noise
+
+    model = make_model()
+    noise = draw_noise(model, 8, make_config(), generator=torch.Generator().manual_seed(0))
+    parts = [noise_of_rows(noise, slice(i, i + 4), 8, 4) for i in (0, 4)]
+    mean = torch.zeros(8, 4)
+    from sdgan_ext.ops import sample_gaussian
+
+    assert torch.equal(torch.cat([part.eps for part in parts]), sample_gaussian(mean, mean, seed=noise.seed)[0])
+    assert torch.equal(torch.cat([part.latents for part in parts]), noise.latents)
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from sdgan_ext.training.distributed import Processes
+from sdgan_ext.training.trainer import Trainer
+from tiny import make_config, make_dataset, make_model
+
+class Deadly(type(make_dataset())):
+    calls = 0
+
+    def batch(self, indices):
+        self.calls += 1
+        if os.environ["RANK"] == "1" and self.calls == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(indices)
+
+data = Deadly(make_dataset().images, name="dots")
+try:
+    with Processes() as processes:
+        Trainer(make_model(), make_config(steps=40), out=sys.argv[1], progress=False, processes=processes).fit(data)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
+    harness = tmp_path / "killed.py"
+    harness.write_text(KILLED)
+    start = time.monotonic()
+    ended = torchrun(str(harness), str(tmp_path / "runs"))
+    assert time.monotonic() - start < 60  # 30 for the end, as much for the start of a busy machine
+    assert ended.returncode != 0
+    assert "rank      : 1" in ended.stderr and "Signal 9" in ended.stderr, ended.stderr[-2000:]
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = Trainer.resume(folder, progress=False).fit(make_dataset())
+    assert run.step == 40
+
+
+def test_a_lost_peer_is_one_sentence(monkeypatch):
+    processes = Processes.__new__(Processes)
+    processes.rank, processes.size = 0, 2
+
+    def closed(tensor):
+        raise RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:1234\nmore")
+
+    monkeypatch.setattr(dist, "all_reduce", closed)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PeerLostError, match=r"^process 0 of 2 has lost another one \(\[gloo\] Conn.*resume"):
+        processes.average({"a/b": torch.ones(())}, False)
+
+
+def test_all_stop_with_the_step_in_which_one_was_asked_to(monkeypatch):
+    processes = Processes.__new__(Processes)
+    processes.rank, processes.size = 0, 2
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(torch.tensor([1.5, 1.0])))  # the other's share
+    losses, stopping = processes.average({"a/b": torch.tensor(1.0)}, False)
+    assert losses["a/b"] == 2.0 and stopping
+
+
+def test_the_command_line(tmp_path):
+    flags = [
+        "train",
+        "--data",
+        "digits",
+        "--preset",
+        "mnist-small",
+        "--sync-batch-norm",
+        "true",
+        "--out",
+        str(tmp_path),
+    ]
+    done = torchrun("-m", "sdgan_ext", *flags, "--steps", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("2 steps taken") == 1
+    (folder,) = tmp_path.iterdir()
+    more = torchrun("-m", "sdgan_ext", "train", "--resume", str(folder), "--steps", "3")
+    assert more.stdout.count("3 steps taken") == 1, more.stderr[-2000:]
+    with pytest.raises(CheckpointError):
+        Trainer.resume(tmp_path)
