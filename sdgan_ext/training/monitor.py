@@ -129,8 +129,9 @@ class Monitor:
         """
         self._meter.check()
 
-    def log(self) -> dict[str, float]:
-        """Ends a log interval: its record, also in ``run.metrics``, log.jsonl and TensorBoard."""
+    def log(self, more: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Ends a log interval: its record, with ``more``; also in ``run.metrics``, log.jsonl and TensorBoard."""
+        more = more or {}
         losses = self._meter.means()
         self._tick()
         step, (last_step, last_seconds) = self.run.step, self._logged
@@ -138,7 +139,7 @@ class Monitor:
         images = step * self.batch_size
         s_per_kimg = (self.run.seconds - last_seconds) / max(1, (step - last_step) * self.batch_size) * 1000
         times = {"seconds": round(self.run.seconds, 3), "s_per_kimg": round(s_per_kimg, 4)}
-        self.run.metrics = {"step": step, "images": images} | times | losses
+        self.run.metrics = {"step": step, "images": images} | times | losses | more
         words = f"{s_per_kimg:.3g} s/kimg {_words(losses)}"
         self._bar.set_postfix_str(words)
         if self._bar.disable:
@@ -148,7 +149,7 @@ class Monitor:
                 self._log.write(json.dumps(self.run.metrics) + "\n")
                 self._log.flush()
         if self._events is not None:
-            self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses)
+            self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
         return self.run.metrics
 
     def picture(self, name: str, grid: Tensor) -> None:

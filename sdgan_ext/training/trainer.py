@@ -26,6 +26,7 @@ from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.graph import GraphedStep, graphs_of
+from sdgan_ext.training.health import Health
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
@@ -185,6 +186,7 @@ class Trainer:
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
         with _StopSignals(self.progress) as signals, monitor:
             take = self._stepper(monitor)
+            health = Health(self.model, config, pictures.real, pictures.latents, monitor.say)
             while run.step < config.steps:
                 losses = take(next(stream)[0], step=run.step, generator=self.generator)
                 run.step += 1
@@ -196,7 +198,7 @@ class Trainer:
                 draw = last or run.step % config.sample_every == 0
                 save = last or run.step % config.checkpoint_every == 0
                 if last or run.step % config.log_every == 0:
-                    monitor.log()
+                    monitor.log(health.examine(run.step) if self.first else {})
                 if draw or save:
                     monitor.check()
                     self._check_weights()
@@ -303,9 +305,8 @@ class _Pictures:
         self.model = model
         self.device = next(model.parameters()).device
         self.latents = seeded_latents(range(_SAMPLES), model.config.latent_dim).to(self.device)
-        self.inputs = None
-        if model.encoder is not None:
-            self.inputs = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))[0].to(self.device)
+        self.real = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))[0].to(self.device)
+        self.inputs = None if model.encoder is None else self.real
 
     @torch.no_grad()
     def show(self, monitor: Monitor) -> None:

@@ -1,0 +1,126 @@
+"""How a training is, beyond its losses: who wins, what the latent space holds, whether the samples differ.
+
+The losses of a GAN do not tell: they are those of a game. These numbers do, and three of the ways to fail are said in
+words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..models.vae_gan import VAEGAN
+from .config import TrainConfig
+
+__all__ = ["Health", "measure"]
+
+_ACTIVE = 0.01  # variance of a latent unit's mean over images from which it counts (Burda et al. 2015, sec. 5.2)
+_PATIENCE = 3  # intervals in a row until a warning
+_FIRST_STEPS = 200  # in which all that is warned of is usual
+
+
+class Health:
+    """Measures at every log interval and warns when something has been wrong for three.
+
+    Args:
+        model: what is trained.
+        config: how.
+        images: real images [N, C, H, W] that are looked at every time.
+        latents: [M, Z], likewise.
+        say: takes a warning.
+    """
+
+    def __init__(self, model: VAEGAN, config: TrainConfig, images: Tensor, latents: Tensor, say: Callable[[str], None]):
+        self._model, self._config, self._images, self._latents, self._say = model, config, images, latents, say
+        self._lasting: Counter[str] = Counter()
+
+    def examine(self, step: int) -> dict[str, float]:
+        """The numbers of :func:`measure` after ``step`` steps, named "health/..."; warns."""
+        numbers = measure(self._model, self._config, self._images, self._latents)
+        found = _complaints(numbers, self._config) if step >= _FIRST_STEPS else {}
+        for kind in list(self._lasting):
+            if kind not in found:
+                del self._lasting[kind]  # it is over, and may be said again
+        for kind, words in found.items():
+            self._lasting[kind] += 1
+            if self._lasting[kind] == _PATIENCE:
+                self._say(f"step {step}: {words}")
+        return {f"health/{name}": value for name, value in numbers.items()}
+
+
+@torch.no_grad()
+def measure(model: VAEGAN, config: TrainConfig, images: Tensor, latents: Tensor) -> dict[str, float]:
+    """Nothing random and nothing that stays: in evaluation mode, without gradients.
+
+    Returns:
+        Of the networks that are trained:
+
+        ``accuracy_real``, ``accuracy_fake``: the share of real (generated) images that D takes for what they are; for
+        the objectives without a threshold, wasserstein and relativistic, the share of pairs in the right order.
+        ``logit_margin``: mean logit of real images less that of generated ones.
+        ``gradient_<network>``: norm of the gradient of its last step.
+        ``active_units``: latent units whose mean varies by more than 0.01 over the images (Burda et al. 2015).
+        ``kl_largest``, ``kl_smallest``: nats a latent unit, averaged over the images.
+        ``diversity``: mean distance between generated images over that between real ones.
+    """
+    numbers: dict[str, float] = {}
+    with model._evaluating():
+        made = model.decode(latents)
+        if config.mode != "vae":
+            real, fake = model.discriminator(images), model.discriminator(made)
+            numbers |= {
+                "accuracy_real": _share_above(real, fake, config),
+                "accuracy_fake": 1 - _share_above(fake, real, config),
+                "logit_margin": (real.mean() - fake.mean()).item(),
+            }
+        if config.mode != "gan":
+            posterior = model.encode(images)
+            per_unit = posterior.kl("none").mean(0)
+            numbers |= {
+                "active_units": float((posterior.mean.var(0) > _ACTIVE).sum()),
+                "kl_largest": per_unit.max().item(),
+                "kl_smallest": per_unit.min().item(),
+            }
+        numbers["diversity"] = (_spread(made) / _spread(images).clamp_min(1e-12)).item()
+    for name, network in model.named_children():
+        grads = [p.grad for p in network.parameters() if p.grad is not None]
+        if grads:
+            numbers[f"gradient_{name}"] = torch.nn.utils.get_total_norm(grads).item()
+    return numbers
+
+
+def _share_above(logits: Tensor, others: Tensor, config: TrainConfig) -> float:
+    """How many of the logits say "real"; without a threshold, in how many pairs they say so more than the others."""
+    if config.objective in ("wasserstein", "relativistic"):
+        return (logits.view(-1, 1) > others.view(1, -1)).float().mean().item()
+    return (logits > (0.5 if config.objective == "least_squares" else 0.0)).float().mean().item()
+
+
+def _spread(images: Tensor) -> Tensor:
+    """The mean distance between two of the images."""
+    return torch.pdist(images.flatten(1).float()).mean()
+
+
+def _complaints(numbers: Mapping[str, float], config: TrainConfig) -> dict[str, str]:
+    found = {}
+    accuracies = [numbers.get(f"accuracy_{kind}", 0.0) for kind in ("real", "fake")]
+    if min(accuracies) >= 0.99 and numbers["logit_margin"] > 8:
+        found["D"] = (
+            f"the discriminator wins outright (right about {min(accuracies):.0%} of images, logits "
+            f"{numbers['logit_margin']:.1f} apart): the generator learns little from it; r1_gamma, a smaller "
+            "lr_discriminator or DiffAugment would hold it back"
+        )
+    if numbers.get("active_units", 1.0) == 0 and config.kl_weight > 0:
+        found["posterior"] = (
+            "the posterior has collapsed: no latent unit depends on the image; a smaller kl_weight or "
+            "kl_warmup_steps would let them"
+        )
+    if numbers["diversity"] < 0.1:
+        found["samples"] = (
+            f"the samples have collapsed: they differ {numbers['diversity']:.0%} as much as real images; smaller "
+            "learning rates or r1_gamma may help"
+        )
+    return found
