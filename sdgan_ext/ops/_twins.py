@@ -55,7 +55,9 @@ def _convolution(linear):
         v = grad_output if slopes is None else grad_output * slopes
         run = lambda x, w: linear(x, w, None, stride, sides, dilation, groups)  # noqa: E731
         d_input, d_weight = _gradients(run, (input, weight), v)
-        return tuple(_kept(g, need, input) for g, need in zip((d_input, d_weight, v.sum((0, 2, 3))), needs, strict=True))
+        return tuple(
+            _kept(g, need, input) for g, need in zip((d_input, d_weight, v.sum((0, 2, 3))), needs, strict=True)
+        )
 
     return forward, backward
 
@@ -83,24 +85,15 @@ def _batch_norm_backward(grad_output, input, weight, bias, mean, var, training, 
 
 
 # ------------------------------------------------------------------------------------------------------ losses
-def _gradients_beside(loss, tensors, needs):
-    """Of the loss's sum: what the kernels give beside the loss, an empty tensor where nobody needs one."""
-    which = [i for i, (t, need) in enumerate(zip(tensors, needs, strict=True)) if need and t is not None]
-    found = {}
-    if which:
-
-        def run(*wanted):
-            mine = list(tensors)
-            for i, t in zip(which, wanted, strict=True):
-                mine[i] = t
-            return loss(*mine).sum()
-
-        found = dict(zip(which, torch.func.grad(run, tuple(range(len(which))))(*(tensors[i] for i in which)), strict=True))
-    like = next(t for t in tensors[::-1] if t is not None)
-    return tuple(found[i] if i in found else like.new_empty((0,)) for i in range(len(tensors)))
+# The gradients that the kernels give beside a loss are left out: only the derivative of the operator reads them, and
+# the twin's is torch's.
 
 
-def _with_zeros(loss, tensors, grad_loss):
+def _alone(loss):
+    return loss, loss.new_empty((0,)), loss.new_empty((0,))
+
+
+def _loss_gradients(loss, tensors, grad_loss):
     """Gradients of ``loss(*tensors)`` for a given one of the loss; an empty tensor stands for that of None."""
     given = [t for t in tensors if t is not None]
 
@@ -113,25 +106,19 @@ def _with_zeros(loss, tensors, grad_loss):
 
 
 def _adversarial_loss(real, fake, objective, role, real_target, reduction, need_real, need_fake):
-    def loss(real, fake):
-        return reference.adversarial_loss(real, fake, objective, role, real_target, reduction)
-
-    return loss(real, fake), *_gradients_beside(loss, (real, fake), (need_real, need_fake))
+    return _alone(reference.adversarial_loss(real, fake, objective, role, real_target, reduction))
 
 
 def _adversarial_loss_backward(grad_loss, real, fake, grad_real, grad_fake, *settings):
-    return _with_zeros(lambda r, f: reference.adversarial_loss(r, f, *settings), (real, fake), grad_loss)
+    return _loss_gradients(lambda r, f: reference.adversarial_loss(r, f, *settings), (real, fake), grad_loss)
 
 
 def _bce(input, target, weight, pos_weight, logits, reduction, need_input, need_target):
-    def loss(input, target):
-        return reference.bce(input, target, weight, pos_weight, logits, reduction)
-
-    return loss(input, target), *_gradients_beside(loss, (input, target), (need_input, need_target))
+    return _alone(reference.bce(input, target, weight, pos_weight, logits, reduction))
 
 
 def _bce_backward(grad_loss, input, target, weight, pos_weight, logits, reduction, *needs):
-    grads = _with_zeros(
+    grads = _loss_gradients(
         lambda x, t: reference.bce(x, t, weight, pos_weight, logits, reduction), (input, target), grad_loss
     )
     return tuple(_kept(g, need, input) for g, need in zip(grads, needs, strict=True))
@@ -142,12 +129,11 @@ def _reconstruction(kind, reduction):
 
 
 def _reconstruction_loss(x_hat, x, kind, reduction, need_x_hat, need_x):
-    loss = _reconstruction(kind, reduction)
-    return loss(x_hat, x), *_gradients_beside(loss, (x_hat, x), (need_x_hat, need_x))
+    return _alone(_reconstruction(kind, reduction)(x_hat, x))
 
 
 def _reconstruction_loss_backward(grad_loss, x_hat, x, kind, reduction, *needs):
-    grads = _with_zeros(_reconstruction(kind, reduction), (x_hat, x), grad_loss)
+    grads = _loss_gradients(_reconstruction(kind, reduction), (x_hat, x), grad_loss)
     return tuple(_kept(g, need, x) for g, need in zip(grads, needs, strict=True))
 
 
