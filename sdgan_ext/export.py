@@ -58,14 +58,16 @@ def stock_program(model: torch.nn.Module, inputs: Sequence[Tensor], *, dynamic_b
         return program.run_decompositions(decompositions())
 
 
-def write_torch(model: torch.nn.Module, inputs: Sequence[Tensor], file: str | Path, **options) -> None:
+def write_torch(
+    model: torch.nn.Module, inputs: Sequence[Tensor], file: str | Path, *, dynamic_batch: bool = True
+) -> None:
     """Writes :func:`stock_program` of the arguments to ``file``, for :func:`torch.export.load`.
 
     Raises:
         ValueError: as :func:`stock_program`.
         CheckpointError: the file cannot be written; what it was before is still there.
     """
-    program = stock_program(model, inputs, **options)
+    program = stock_program(model, inputs, dynamic_batch=dynamic_batch)
     with _quiet(), replacing(Path(file)) as opened:
         torch.export.save(program, opened)
 
@@ -78,7 +80,7 @@ def write_onnx(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     opset: int | None = None,
-    **options,
+    dynamic_batch: bool = True,
 ) -> None:
     """Writes :func:`stock_program` of the arguments to ``file`` as ONNX, with the weights inside.
 
@@ -92,8 +94,8 @@ def write_onnx(
         ValueError: as :func:`stock_program`.
         CheckpointError: the file cannot be written; what it was before is still there.
     """
-    require_onnx()
-    program = stock_program(model, inputs, **options)
+    _require_onnx()
+    program = stock_program(model, inputs, dynamic_batch=dynamic_batch)
     with _quiet():
         onnx = torch.onnx.export(
             program,
@@ -102,13 +104,14 @@ def write_onnx(
             input_names=input_names,
             output_names=output_names,
             opset_version=opset,
+            dynamic_shapes=({0: "batch"},) * len(inputs) if dynamic_batch else None,
         )
         content = onnx.model_proto.SerializeToString()
     with replacing(Path(file)) as opened:
         opened.write(content)
 
 
-def require_onnx() -> None:
+def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -149,6 +152,14 @@ class _Encoder(torch.nn.Module):
 FORMATS = {"onnx": (write_onnx, ".onnx"), "torch": (write_torch, ".pt2")}
 
 
+def check_format(format: str) -> None:
+    """Whether files of it can be written here; raises as :func:`export_networks` does."""
+    if format not in FORMATS:
+        raise ConfigError(f"format is {format!r}; allowed are {', '.join(FORMATS)}")
+    if format == "onnx":
+        _require_onnx()
+
+
 def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> list[Path]:
     """Writes every network of ``model`` to a file of its own, each complete or not at all, in evaluation mode.
 
@@ -167,10 +178,7 @@ def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> 
         ImportError: onnx or onnxscript are not installed.
         CheckpointError: a file cannot be written.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"format is {format!r}; allowed are {', '.join(FORMATS)}")
-    if format == "onnx":
-        require_onnx()
+    check_format(format)
     write, ending = FORMATS[format]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

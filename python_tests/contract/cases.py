@@ -181,11 +181,21 @@ def _batch_norm(shape, training, activation, short=True):
     return Case(name, call, specs, autocast="input", kinked=activation in ("relu", "leaky_relu"), short=short)
 
 
+def _batch_norm_alone():
+    """Without running statistics."""
+
+    def call(module, x, weight, bias):
+        return module.batch_norm(x, None, None, weight, bias, True, activation="silu")
+
+    specs = Spec((4, 6, 5, 3), scale=2.0), Spec((6,), "positive"), Spec((6,))
+    return Case("batch_norm, 4x6x5x3 its own silu", call, specs, autocast="input")
+
+
 def _batch_norms():
     cases = [_batch_norm((5, 17, 7, 6), training, "relu") for training in (True, False)]
     cases += [_batch_norm(shape, True, "relu") for shape in [(64, 33), (3, 130, 2, 3)]]
     cases += [_batch_norm(shape, True, "tanh", False) for shape in [(2, 3, 5), (16, 64, 14, 14), (7, 1, 70, 71)]]
-    return cases + [_batch_norm((4, 18, 5, 5), True, a, False) for a in ACTIVATIONS]
+    return [*cases, _batch_norm_alone(), *(_batch_norm((4, 18, 5, 5), True, a, False) for a in ACTIVATIONS)]
 
 
 def _losses():

@@ -5,7 +5,8 @@ older one elsewhere. A cell that is not supported is refused in a sentence, and 
 `python python_tests/contract/table.py --write` makes docs/feature-table.md and the README's table.
 """
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 
 import pytest
 
@@ -123,7 +124,9 @@ LAYERS = [
     Operation(
         "Conv2d", "nn", 'nn.Conv2d(..., activation="leaky_relu")', "`nn.Sequential(Conv2d(...), LeakyReLU(0.2))`"
     ),
-    Operation("BatchNorm2d", "nn", 'nn.BatchNorm2d(..., activation="relu")', "`nn.Sequential(BatchNorm2d(...), ReLU())`"),
+    Operation(
+        "BatchNorm2d", "nn", 'nn.BatchNorm2d(..., activation="relu")', "`nn.Sequential(BatchNorm2d(...), ReLU())`"
+    ),
 ]
 CONVOLUTIONS = ("conv2d", "conv_transpose2d")
 REFUSING = [(op.name, argument) for op in OPERATIONS for argument in op.without]
@@ -146,8 +149,8 @@ class Contract:
     key: str
     says: str
     test: str
-    ops: list[Operation] = field(default_factory=lambda: OPERATIONS)
-    tests: dict[str, str] = field(default_factory=dict)
+    ops: list[Operation] = dataclasses.field(default_factory=lambda: OPERATIONS)
+    tests: dict[str, str] = dataclasses.field(default_factory=dict)
     refused: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 
@@ -173,9 +176,24 @@ CONTRACTS = [
         },
         also=("python_tests/ops/test_winograd.py::test_values_and_gradients",),
     ),
-    Contract("float16 on the CPU", "refused in a sentence; on CUDA supported", _HERE + "test_modes.py::test_float16_is_refused_on_the_cpu[{op}]", refused=_ALL),
-    Contract("CUDA", "the same contract on a GPU, where there is one, from the same table of cases", "python_tests/cuda/test_values.py::test_values_and_gradients", also=("python_tests/cuda/test_contracts.py::test_capture_and_replay",)),
-    Contract("other devices", "refused in a sentence; on `meta` shapes only", _HERE + "test_modes.py::test_other_devices_are_refused[{op}]", refused=_ALL),
+    Contract(
+        "float16 on the CPU",
+        "refused in a sentence; on CUDA supported",
+        _HERE + "test_modes.py::test_float16_is_refused_on_the_cpu[{op}]",
+        refused=_ALL,
+    ),
+    Contract(
+        "CUDA",
+        "the same contract on a GPU, where there is one, from the same table of cases",
+        "python_tests/cuda/test_values.py::test_values_and_gradients",
+        also=("python_tests/cuda/test_contracts.py::test_capture_and_replay",),
+    ),
+    Contract(
+        "other devices",
+        "refused in a sentence; on `meta` shapes only",
+        _HERE + "test_modes.py::test_other_devices_are_refused[{op}]",
+        refused=_ALL,
+    ),
     Contract(
         "layouts",
         "sliced, permuted, expanded and channels_last arguments; the output keeps the layout, the fake kernel agrees",
@@ -186,8 +204,16 @@ CONTRACTS = [
             "python_tests/ops/test_batch_norm.py::test_views_and_the_layout_of_the_output",
         ),
     ),
-    Contract("second derivative", "`gradgradcheck` in float64, every activation, objective and reduction of the table", _HERE + "test_second_derivative.py::test_gradgradcheck[{op}"),
-    Contract("third derivative", "and no silent zeros: first, second and third derivatives are the twin's, missing where the twin's are", _HERE + "test_second_derivative.py::test_no_silent_zeros[{op}]"),
+    Contract(
+        "second derivative",
+        "`gradgradcheck` in float64, every activation, objective and reduction of the table",
+        _HERE + "test_second_derivative.py::test_gradgradcheck[{op}",
+    ),
+    Contract(
+        "third derivative",
+        "no silent zeros: second and third derivatives by finite differences; what has none is constant",
+        _HERE + "test_second_derivative.py::test_no_silent_zeros[{op}]",
+    ),
     Contract(
         "no derivative",
         "an argument without a derivative (statistics, seed, weights of a loss, `out`) that requires one is refused",
@@ -195,27 +221,106 @@ CONTRACTS = [
         [op for op in OPERATIONS if op.without],
         refused=_ALL,
     ),
-    Contract("opcheck", "`torch.library.opcheck` of the operator and its backward", _OPS + "test_opcheck", also=("python_tests/ops/test_winograd.py::test_opcheck_and_compile",)),
-    Contract("compile", "`torch.compile(fullgraph=True)`, forward and backward; two compilations for five batch sizes", _HERE + "test_compile.py::test_dynamic_batch[{op}]", also=(_HERE + "test_compile.py::test_inductor", _HERE + "test_compile.py::test_a_training_step")),
-    Contract("func.grad", "`torch.func.grad`, once and twice, eager and compiled", _HERE + "test_func.py::test_grad[{op}]"),
-    Contract("vmap", "`torch.func.vmap` over a further dimension", _HERE + "test_func.py::test_vmap[{op}]", also=(_HERE + "test_func.py::test_vmap_of_running_statistics_is_refused",)),
-    Contract("per-sample gradients", "`vmap(grad)`, and `is_grads_batched=True`", _HERE + "test_func.py::test_per_sample_gradients[{op}]"),
-    Contract("forward mode", "`torch.func.jvp` and dual numbers, also without grad mode", _HERE + "test_func.py::test_forward_mode[{op}]"),
-    Contract("export", "`torch.export` with a dynamic batch, as it is and decomposed to stock operators", _HERE + "test_export.py::test_export[{op}]"),
-    Contract("ONNX", "the decomposed program in onnxruntime, to 1e-4, at another batch size", _HERE + "test_export.py::test_onnx[{op}]", also=(_HERE + "test_export.py::test_onnx_of_every_activation_and_geometry",)),
-    Contract("autocast bfloat16", "bfloat16 convolutions, float32 losses, gradients in the dtype of the leaves", _HERE + "test_modes.py::test_autocast[{op}]"),
-    Contract("autocast float16 on the CPU", "losses and batch norm in float32; convolutions are refused in a sentence", _HERE + "test_modes.py::test_autocast_to_float16[{op}]", refused=CONVOLUTIONS),
-    Contract("deterministic", "`torch.use_deterministic_algorithms(True)`: runs, the same bits twice", _HERE + "test_modes.py::test_deterministic[{op}]"),
+    Contract(
+        "opcheck",
+        "`torch.library.opcheck` of the operator and its backward",
+        _OPS + "test_opcheck",
+        also=("python_tests/ops/test_winograd.py::test_opcheck_and_compile",),
+    ),
+    Contract(
+        "compile",
+        "`torch.compile(fullgraph=True)`, forward and backward; two compilations for five batch sizes",
+        _HERE + "test_compile.py::test_dynamic_batch[{op}]",
+        also=(_HERE + "test_compile.py::test_inductor", _HERE + "test_compile.py::test_a_training_step"),
+    ),
+    Contract(
+        "func.grad", "`torch.func.grad`, once and twice, eager and compiled", _HERE + "test_func.py::test_grad[{op}]"
+    ),
+    Contract(
+        "vmap",
+        "`torch.func.vmap` over a further dimension",
+        _HERE + "test_func.py::test_vmap[{op}]",
+        also=(_HERE + "test_func.py::test_vmap_of_running_statistics_is_refused",),
+    ),
+    Contract(
+        "per-sample gradients",
+        "`vmap(grad)`, and `is_grads_batched=True`",
+        _HERE + "test_func.py::test_per_sample_gradients[{op}]",
+    ),
+    Contract(
+        "forward mode",
+        "`torch.func.jvp` and dual numbers, also without grad mode",
+        _HERE + "test_func.py::test_forward_mode[{op}]",
+    ),
+    Contract(
+        "export",
+        "`torch.export` with a dynamic batch, as it is and decomposed to stock operators",
+        _HERE + "test_export.py::test_export[{op}]",
+    ),
+    Contract(
+        "ONNX",
+        "the decomposed program in onnxruntime, to 1e-4, at another batch size",
+        _HERE + "test_export.py::test_onnx[{op}]",
+        also=(_HERE + "test_export.py::test_onnx_of_every_activation_and_geometry",),
+    ),
+    Contract(
+        "autocast bfloat16",
+        "bfloat16 convolutions, float32 losses, gradients in the dtype of the leaves",
+        _HERE + "test_modes.py::test_autocast[{op}]",
+    ),
+    Contract(
+        "autocast float16 on the CPU",
+        "losses and batch norm in float32; convolutions are refused in a sentence",
+        _HERE + "test_modes.py::test_autocast_to_float16[{op}]",
+        refused=CONVOLUTIONS,
+    ),
+    Contract(
+        "deterministic",
+        "`torch.use_deterministic_algorithms(True)`: runs, the same bits twice",
+        _HERE + "test_modes.py::test_deterministic[{op}]",
+    ),
     Contract("threads", "the same bits for any number of threads", _OPS + "test_same_bits_for_any_number_of_threads"),
     Contract("empty batch", "outputs and gradients without images", _HERE + "test_modes.py::test_empty_batch[{op}]"),
-    # Layers
-    Contract("equal to stock", "outputs, gradients and statistics of the stock layer and its activation", "python_tests/nn/test_conv.py::test_equals_stock_and_exchanges_state_dicts", LAYERS, {"BatchNorm2d": "python_tests/nn/test_batch_norm.py::test_trains_and_evaluates_as_the_stock_layer"}),
-    Contract("state dict", "strict, from the stock layer and to it, before and after training", _HERE + "test_layers.py::test_state_dict_goes_both_ways[{op}", LAYERS),
-    Contract("deepcopy and pickle", "the copy computes the same and trains apart", _HERE + "test_layers.py::test_copies[{op}", LAYERS),
-    Contract("channels_last", "kept by the layer, forward and backward, and through whole models", _HERE + "test_layers.py::test_channels_last_is_kept[{op}", LAYERS, also=(_HERE + "test_layers.py::test_channels_last_through_whole_models",)),
-    Contract("penalties", "R1, R2 and WGAN-GP of a critic: gradients of the stock critic to 1e-5", _HERE + "test_penalties.py::test_penalty_gradients", [layer for layer in LAYERS if layer.name == "Conv2d"]),
-    Contract("ONNX of a layer", "alone, and encoder, generator and discriminator of a VAE-GAN, to 1e-4", _HERE + "test_export.py::test_onnx_of_layers[{op}]", LAYERS, also=(_HERE + "test_export.py::test_networks",)),
-]  # fmt: skip
+    Contract(
+        "equal to stock",
+        "outputs, gradients and statistics of the stock layer and its activation",
+        "python_tests/nn/test_conv.py::test_equals_stock_and_exchanges_state_dicts",
+        LAYERS,
+        {"BatchNorm2d": "python_tests/nn/test_batch_norm.py::test_trains_and_evaluates_as_the_stock_layer"},
+    ),
+    Contract(
+        "state dict",
+        "strict, from the stock layer and to it, before and after training",
+        _HERE + "test_layers.py::test_state_dict_goes_both_ways[{op}",
+        LAYERS,
+    ),
+    Contract(
+        "deepcopy and pickle",
+        "the copy computes the same and trains apart",
+        _HERE + "test_layers.py::test_copies[{op}",
+        LAYERS,
+    ),
+    Contract(
+        "channels_last",
+        "kept by the layer, forward and backward, and through whole models",
+        _HERE + "test_layers.py::test_channels_last_is_kept[{op}",
+        LAYERS,
+        also=(_HERE + "test_layers.py::test_channels_last_through_whole_models",),
+    ),
+    Contract(
+        "penalties",
+        "R1, R2 and WGAN-GP of a critic: gradients of the stock critic to 1e-5",
+        _HERE + "test_penalties.py::test_penalty_gradients",
+        [layer for layer in LAYERS if layer.name == "Conv2d"],
+    ),
+    Contract(
+        "ONNX of a layer",
+        "alone, and encoder, generator and discriminator of a VAE-GAN, to 1e-4",
+        _HERE + "test_export.py::test_onnx_of_layers[{op}]",
+        LAYERS,
+        also=(_HERE + "test_export.py::test_networks",),
+    ),
+]
 
 
 def each_op(ops=OPERATIONS):

@@ -209,8 +209,13 @@ def reference_vjp(function, inputs, grad_outputs):
     ``function`` does not depend on, gets None.
     """
     record = torch.is_grad_enabled()
+
+    def apart(t):
+        """An own node of the graph: one input may be made from another, which is no path of ``function``."""
+        return t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_(True)
+
     with torch.enable_grad():
-        inputs = [t if t is None or (record and t.requires_grad) else t.detach().requires_grad_(True) for t in inputs]
+        inputs = [None if t is None else apart(t) for t in inputs]
         outputs = function(*inputs)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         pairs = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if o is not None and g is not None]
