@@ -132,6 +132,10 @@ CONVOLUTIONS = ("conv2d", "conv_transpose2d")
 REFUSING = [(op.name, argument) for op in OPERATIONS for argument in op.without]
 
 
+def id_of(case: Case) -> str:
+    return case.name.replace(" ", "_")
+
+
 # --------------------------------------------------------------------------------------------------- contracts
 @dataclass(frozen=True)
 class Contract:
@@ -139,7 +143,8 @@ class Contract:
     Attributes:
         key: the heading of its column.
         says: what holds, in a sentence.
-        test: the id, with ``{op}`` and ``{family}``.
+        test: the id, with ``{op}``, ``{family}``, ``{case}`` (that stands for the op) and ``{argument}`` (its first one
+            without a derivative).
         ops: whose contract it is.
         tests: of single families or ops, instead of ``test``.
         refused: of which ops, or all of them, the test is that of a refusal.
@@ -158,7 +163,10 @@ class Contract:
         """(op, mark, id of the test) of each op."""
         for op in self.ops:
             test = self.tests.get(op.name) or self.tests.get(op.family) or self.test
-            yield op, "refused" if op.name in self.refused else "yes", test.format(op=op.name, family=op.family)
+            names = {"op": op.name, "family": op.family, "argument": op.without[0] if op.without else ""}
+            if "{case}" in test:
+                names["case"] = id_of(op.case)
+            yield op, "refused" if op.name in self.refused else "yes", test.format(**names)
 
 
 _OPS = "python_tests/ops/test_{family}.py::"
@@ -207,7 +215,7 @@ CONTRACTS = [
     Contract(
         "second derivative",
         "`gradgradcheck` in float64, every activation, objective and reduction of the table",
-        _HERE + "test_second_derivative.py::test_gradgradcheck[{op}",
+        _HERE + "test_second_derivative.py::test_gradgradcheck[{case}]",
     ),
     Contract(
         "third derivative",
@@ -217,7 +225,7 @@ CONTRACTS = [
     Contract(
         "no derivative",
         "an argument without a derivative (statistics, seed, weights of a loss, `out`) that requires one is refused",
-        _HERE + "test_second_derivative.py::test_what_has_no_derivative_raises[{op}-",
+        _HERE + "test_second_derivative.py::test_what_has_no_derivative_raises[{op}-{argument}]",
         [op for op in OPERATIONS if op.without],
         refused=_ALL,
     ),
@@ -291,19 +299,19 @@ CONTRACTS = [
     Contract(
         "state dict",
         "strict, from the stock layer and to it, before and after training",
-        _HERE + "test_layers.py::test_state_dict_goes_both_ways[{op}",
+        _HERE + "test_layers.py::test_state_dict_goes_both_ways[{op}]",
         LAYERS,
     ),
     Contract(
         "deepcopy and pickle",
         "the copy computes the same and trains apart",
-        _HERE + "test_layers.py::test_copies[{op}",
+        _HERE + "test_layers.py::test_copies[{op}-deepcopy]",
         LAYERS,
     ),
     Contract(
         "channels_last",
         "kept by the layer, forward and backward, and through whole models",
-        _HERE + "test_layers.py::test_channels_last_is_kept[{op}",
+        _HERE + "test_layers.py::test_channels_last_is_kept[{op}]",
         LAYERS,
         also=(_HERE + "test_layers.py::test_channels_last_through_whole_models",),
     ),
@@ -330,4 +338,4 @@ def each_op(ops=OPERATIONS):
 
 def each_case(cases):
     """Runs a test for every case."""
-    return pytest.mark.parametrize("case", cases, ids=[case.name.replace(" ", "_") for case in cases])
+    return pytest.mark.parametrize("case", cases, ids=list(map(id_of, cases)))

@@ -54,10 +54,10 @@ def test_state_dict_goes_both_ways(kinds):
         torch.testing.assert_close(list(giver.state_dict().values()), list(taker.state_dict().values()))
 
 
-@each_layer
 @pytest.mark.parametrize(
     "how", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"]
 )
+@each_layer
 def test_copies(how, kinds):
     kind, _, arguments = kinds
     layer = train(kind(*arguments, activation="leaky_relu", negative_slope=0.3))

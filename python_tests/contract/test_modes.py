@@ -6,7 +6,7 @@ import torch
 from sdgan_ext import ops
 from sdgan_ext.ops import _common, reference
 
-from .cases import backend, same_bits, widened
+from .cases import same_bits, widened
 from .registry import CONVOLUTIONS, each_op
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
@@ -37,15 +37,6 @@ def test_other_devices_are_refused(op, monkeypatch):
 
 
 # ----------------------------------------------------------------------------------------------------- layouts
-def images(op):
-    """The op's case with images as its first tensor; a loss has one with all."""
-    return next(case for case in [op.case, *op.cases] if len(case.specs[0].shape) == 4 or case.op in FLAT)
-
-
-#: Whose cases have no images in the table: made of what the case has.
-FLAT = ("discriminator_loss", "generator_loss", "gaussian_kl", "sample_gaussian")
-
-
 def views(x):
     yield torch.cat([x, x], -1)[..., ::2]
     yield torch.cat([x, x], 1).chunk(2, 1)[0]
@@ -55,24 +46,25 @@ def views(x):
         yield x.contiguous(memory_format=torch.channels_last)
 
 
+def outputs_of(case, tensors):
+    outputs = case.call(ops, *tensors)
+    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+
+
 @each_op()
 def test_layouts(op):
-    case = images(op)
+    """Values and gradients do not depend on them, and fake tensors have the strides of the real ones."""
+    case = next((case for case in [op.case, *op.cases] if len(case.specs[0].shape) == 4), op.case)
     first, *others = case.tensors()
     for view in views(first.detach()):
         view, copy = view.requires_grad_(), view.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
         got, want = case.run([view, *others]), case.run([copy, *others])
         case.assert_near(got, want, TOLERANCE[torch.float32])
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = outputs_of(case, [mode.from_tensor(t) for t in (view, *others)])
+        assert [t.stride() for t in fake] == [t.stride() for t in got[: len(fake)]]
     if first.dim() == 4 and got[0].dim() == 4:
         assert got[0].is_contiguous(memory_format=torch.channels_last)
-    with torch._subclasses.FakeTensorMode() as mode:
-        fake = (
-            case.run([mode.from_tensor(t) for t in (view, *others)], [])
-            if False
-            else case.call(ops, *(mode.from_tensor(t) for t in (view, *others)))
-        )
-    fake = [fake] if isinstance(fake, torch.Tensor) else list(fake)
-    assert [t.stride() for t in fake] == [t.stride() for t in got[: len(fake)]]
 
 
 @each_op()
@@ -126,16 +118,12 @@ def test_deterministic(op, deterministic):
         tensors = case.tensors()
         first = detached(case.run(tensors))
         assert same_bits(first, case.run(tensors)), case.name
-    case = op.case
-    with backend(case.path):  # and of the second derivative
-        tensors = case.tensors()
-        for attempt in range(2):
-            outputs = case.run(tensors) if attempt < 0 else case.call(ops, *tensors)
-            outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-            leaves = [t for t in tensors if t.requires_grad]
-            total = sum(o.square().sum() for o in outputs if o.requires_grad)
-            grads = torch.autograd.grad(total, leaves, create_graph=True)
-            again = torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
-            if attempt == 0:
-                before = again
-        assert same_bits(before, again)
+    assert same_bits(second_derivative(op.case), second_derivative(op.case))
+
+
+def second_derivative(case):
+    tensors = case.tensors()
+    leaves = [t for t in tensors if t.requires_grad]
+    total = sum(y.square().sum() for y in outputs_of(case, tensors) if y.requires_grad)
+    grads = torch.autograd.grad(total, leaves, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
