@@ -134,6 +134,13 @@ def test_noise_under_vmap_follows_torchs_rule():
     torch.testing.assert_close(given[1], ops.sample_gaussian(mean[1], mean[1], seed=2)[0])
 
 
+@pytest.mark.parametrize("transform", [vmap, grad, lambda f: lambda m: jvp(f, (m,), (m,))], ids=["vmap", "grad", "jvp"])
+def test_out_is_refused(transform):
+    mean, out = torch.ones(2, 3), torch.empty(2, 3)
+    with pytest.raises(RuntimeError, match="out is given under torch.func or in forward mode"):
+        transform(lambda m: ops.sample_gaussian(m, m, seed=1, out=out)[1])(mean)
+
+
 def test_vmap_of_running_statistics_is_refused():
     """They are shared by the samples, so that none may move them; as with the stock layer."""
     x, norm = torch.randn(3, 4, 2, 5, 5), sdnn.BatchNorm2d(2)
