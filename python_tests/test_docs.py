@@ -13,7 +13,7 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("csrc/*.md"), *ROOT.glob("benchmarks/*.md")]
 )
 #: Their Python blocks are run, in order, as one program; a block that opens with ```python notest is only shown.
-PROGRAMS = ("README.md", "docs/seed-walkthrough.md", "docs/quickstart.zh.md")
+PROGRAMS = ("README.md", "docs/seed-walkthrough.md", "docs/quickstart.zh.md", "docs/torch.md")
 
 
 def relative(path: Path) -> str:
@@ -42,7 +42,7 @@ def test_documents_that_the_sources_point_to_exist(path):
     assert not [name for name in re.findall(r"docs/[\w./-]+\.md", path.read_text()) if not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "reconstruct", "interpolate", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["train", "sample", "reconstruct", "interpolate", "export", "bench", "doctor"])
 def test_flags_exist(command):
     words = [sys.executable, "-m", "sdgan_ext", command, "--help"]
     known = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}).stdout

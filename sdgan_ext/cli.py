@@ -1,4 +1,4 @@
-"""``sdgan-ext``: train, sample, reconstruct, interpolate, bench, doctor.
+"""``sdgan-ext``: train, sample, reconstruct, interpolate, export, bench, doctor.
 
 A user's mistake ends in one sentence on stderr and exit code 2. Flags come from the fields of the configuration
 dataclasses by way of argparse; tyro would make them too, but reports a mistake in a box of many lines.
@@ -30,6 +30,7 @@ examples:
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
+  sdgan-ext export runs/00000-vaegan-digits --format onnx
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
 exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
@@ -420,6 +421,24 @@ def _open(arguments: argparse.Namespace):
     return model, out
 
 
+def _export_arguments(parser: _Parser) -> None:
+    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+    parser.add_argument("--format", default="onnx", help="onnx, or torch for torch.export.load; onnx unless given")
+    parser.add_argument("--out", help="the folder for the files; exported in RUN unless given")
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write encoder, generator and discriminator as ONNX or torch.export files, which need no sdgan_ext to run."""
+    from sdgan_ext.export import check_format, export_networks
+    from sdgan_ext.training.runs import load_model
+
+    check_format(arguments.format)
+    out = Path(arguments.out or Path(arguments.model) / "exported").expanduser()
+    files = export_networks(load_model(arguments.model), out, arguments.format)
+    print(f"{', '.join(file.name for file in files)}: {out}")
+    return 0
+
+
 def _in_parts(function, inputs):
     """``function(inputs)`` in batches that fit the memory."""
     import torch
@@ -484,6 +503,7 @@ _COMMANDS = {
     "sample": (_sample_arguments, sample),
     "reconstruct": (_reconstruct_arguments, reconstruct),
     "interpolate": (_interpolate_arguments, interpolate),
+    "export": (_export_arguments, export),
     "bench": (_bench_arguments, bench),
     "doctor": (_threads_argument, doctor),
 }

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _native  # it registers torch.ops.sdgan_ext
+from ._twins import TWINS
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float64)
 HALVES = (torch.float16,)
@@ -95,13 +97,19 @@ def check_pair(name: str, value, other_name: str, other, *, same_shape: bool = T
 
 # ------------------------------------------------------------------------------------------------------- autograd
 def plain_eager() -> bool:
-    """Whether nobody listens to the dispatcher: no tracing, autocast, functorch, fake tensors or other modes."""
+    """Whether nobody listens to the dispatcher: no tracing, autocast, transforms, fake tensors or other modes."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._is_any_autocast_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
     )
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode derivatives are at work: they need operators that they know."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def autograd_function(name: str, forward, backward):
@@ -115,8 +123,10 @@ def differentiable(op: str, backward, setup_context):
 
     ``backward`` and ``setup_context`` are as in :func:`torch.library.register_autograd`. What is returned does what the
     operator does. In plain eager mode it skips the dispatcher's way through Python, which takes longer than a small
-    kernel: a loss of 64 logits is all call overhead. Tracing, autocast and functorch go the registered way.
+    kernel: a loss of 64 logits is all call overhead. Tracing and autocast go the registered way; under the transforms
+    of torch.func and in forward mode the twin in stock torch takes its place.
     """
+    twin = TWINS[op]
     native = getattr(torch.ops.sdgan_ext, op).default
     native_op = native._op
     torch.library.register_autograd(f"sdgan_ext::{op}", backward, setup_context=setup_context)
@@ -131,7 +141,7 @@ def differentiable(op: str, backward, setup_context):
 
     def call(*inputs):
         if not plain_eager():
-            return native(*inputs)
+            return twin(*inputs) if transformed() else native(*inputs)
         if torch.is_grad_enabled():
             return apply(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
@@ -199,8 +209,13 @@ def reference_vjp(function, inputs, grad_outputs):
     ``function`` does not depend on, gets None.
     """
     record = torch.is_grad_enabled()
+
+    def apart(t):
+        """An own node of the graph: one input may be made from another, which is no path of ``function``."""
+        return t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_(True)
+
     with torch.enable_grad():
-        inputs = [t if t is None or (record and t.requires_grad) else t.detach().requires_grad_(True) for t in inputs]
+        inputs = [None if t is None else apart(t) for t in inputs]
         outputs = function(*inputs)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         pairs = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if o is not None and g is not None]

@@ -293,7 +293,7 @@ def register(name: str, *, transposed: bool):
     backward = differentiable(f"{name}_backward", second_derivative, setup_backward)
     # Not for backward: its tensors are cast already, and autograd's threads do not know the region's dtype.
     for device in ("CPU", "CUDA"):
-        _register_autocast(getattr(torch.ops.sdgan_ext, name).default, device)
+        _register_autocast(name, device)
     return forward
 
 
@@ -301,8 +301,9 @@ _env.conv_backend()  # an unknown value is refused on import
 _library = torch.library.Library("sdgan_ext", "FRAGMENT")
 
 
-def _register_autocast(op, device: str) -> None:
+def _register_autocast(name: str, device: str) -> None:
     """Inside autocast, float32 arguments are cast as torch casts those of its convolutions."""
+    op = getattr(torch.ops.sdgan_ext, name).default
     key = getattr(torch._C.DispatchKey, f"Autocast{device}")
     keys = torch._C.DispatchKeySet(key)
 
@@ -312,6 +313,10 @@ def _register_autocast(op, device: str) -> None:
         return value
 
     def autocast(*args):
+        if device == "CPU" and torch.get_autocast_dtype("cpu") == torch.float16 and args[0].dtype != torch.float64:
+            raise TypeError(
+                f"autocast on the CPU is to torch.float16, which {name} has on CUDA alone; allowed is torch.bfloat16"
+            )
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return op(*map(cast, args))
 

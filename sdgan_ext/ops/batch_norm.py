@@ -79,7 +79,15 @@ def batch_norm(
     else:
         output, mean, var = _batch_norm(*tensors, *settings)
     if training and running_mean is not None and input.numel() > 0:
-        _update(running_mean, running_var, mean.detach(), var.detach(), values, momentum)
+        try:
+            _update(running_mean, running_var, mean.detach(), var.detach(), values, momentum)
+        except RuntimeError as error:
+            if not str(error).startswith("vmap:"):
+                raise
+            raise RuntimeError(
+                "running_mean is one for all samples of vmap, which cannot all move it; map it too, leave it out, or "
+                "normalise by it (training=False)"
+            ) from error
     return output
 
 

@@ -15,6 +15,7 @@ from ._common import (
     differentiable,
     reference_vjp,
     register_autocast,
+    transformed,
 )
 
 __all__ = ["gaussian_kl", "sample_gaussian"]
@@ -56,7 +57,7 @@ def sample_gaussian(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
-        RuntimeError: ``out`` is given and an argument requires a gradient.
+        RuntimeError: ``out`` is given and an argument requires a gradient, or :mod:`torch.func` is at work.
 
     Source: Kingma & Welling 2014; noise by Philox4x32-10 (Salmon et al. 2011) and Box-Muller.
     """
@@ -108,6 +109,8 @@ def _check(mean, logvar, reduction):
 
 def _check_out(out, mean, logvar, eps):
     check_tensor("out", out)
+    if transformed():
+        raise RuntimeError("out is given under torch.func or in forward mode, which write to no tensor; leave it out")
     if out.dtype != mean.dtype:
         raise TypeError(f"out has dtype {out.dtype}, mean has {mean.dtype}; they must be the same")
     check_like("out", out, "mean", mean)
