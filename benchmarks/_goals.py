@@ -40,6 +40,8 @@ GOALS = [
     Goal("VAE-GAN step, seed, batch 64", "train_step", r"seed, batch 64", STEP, 1.5, "eager"),
     Goal("VAE-GAN step, seed, batch 64", "train_step", r"seed, batch 64", STEP, 1.4),
     Goal("VAE-GAN step, dcgan-64, batch 16", "train_step", r"dcgan-64, batch 16", STEP, 1.3),
+    Goal("Critic step, R1 or WGAN-GP", "penalty", r".*", STEP, 1.0, "eager"),
+    Goal("Critic step, R1 or WGAN-GP", "penalty", r".*", STEP, 1.0),
 ]
 
 

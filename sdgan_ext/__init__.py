@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, losses, models, nn, ops, training
+    from . import data, export, losses, models, nn, ops, training
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
-_MODULES = ("data", "losses", "models", "nn", "ops", "training")
+_MODULES = ("data", "export", "losses", "models", "nn", "ops", "training")
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
@@ -46,6 +46,7 @@ __all__ = [
     "build_info",
     "data",
     "explain",
+    "export",
     "losses",
     "models",
     "nn",

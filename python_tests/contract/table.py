@@ -16,7 +16,7 @@ from .registry import CONTRACTS, LAYERS, OPERATIONS  # noqa: E402
 
 BEGIN, END = "<!-- made by python_tests/contract/table.py -->", "<!-- end -->"
 COMMAND = "python python_tests/contract/table.py --write"
-MARKS = {"yes": "✓", "refused": "refused"}
+MARKS = {"yes": "✓", "refused": "refused", "not run": "not run yet"}
 
 
 def rows(heading, lines):

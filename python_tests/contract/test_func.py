@@ -83,9 +83,10 @@ def test_per_sample_gradients(op):
     wanted = [t.clone().requires_grad_() for t in leaves]
     factors = torch.tensor([1.0, -2.0], dtype=torch.float64)
     value = ours(*wanted)
-    batched = torch.autograd.grad(value, wanted, factors, is_grads_batched=True, retain_graph=True)
-    plain = torch.autograd.grad(value, wanted)
-    close(batched, tuple(torch.stack([g, -2 * g]) for g in plain))
+    want = tuple(torch.stack([g, -2 * g]) for g in torch.autograd.grad(value, wanted, retain_graph=True))
+    close(vmap(lambda f: torch.autograd.grad(value, wanted, f, retain_graph=True))(factors), want)
+    close(torch.autograd.grad(value, wanted, factors, is_grads_batched=True, retain_graph=True), want)
+    close(torch.autograd.grad(value, wanted, factors, is_grads_batched=True), want)
 
 
 @each_op()

@@ -79,8 +79,6 @@ def test_empty_batch(op):
 @each_op()
 def test_autocast(op):
     for dtype in (torch.float32, torch.bfloat16):
-        if dtype == torch.bfloat16 and op.dtype == "input":
-            continue
         tensors = op.case.tensors(dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             got = op.case.run(tensors)

@@ -174,10 +174,15 @@ def reduced_loss(op: str, differentiate):
         tensors = ctx.saved_tensors  # raises where the graph was freed
         nothing = (None,) * (len(tensors) - 1)
         once = not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph()
-        if not (once and type(grad_loss) is Tensor and plain_eager()):
+        factor = None
+        if once and type(grad_loss) is Tensor and plain_eager():
+            try:
+                factor = grad_loss.item()
+            except RuntimeError:  # gradients in batches (is_grads_batched) are not one number
+                pass
+        if factor is None:
             return *differentiate(grad_loss, tensors, ctx.rest, ctx.needs_input_grad, ctx.grads), *nothing
         grads, ctx.grads = ctx.grads, None  # theirs alone: whoever receives them may write to them
-        factor = grad_loss.item()
         if factor != 1:
             for grad in grads:
                 if grad is not None:
