@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "SdganError", "nearest"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "EvaluationError", "SdganError", "nearest"]
 
 
 class SdganError(Exception):
@@ -26,6 +26,10 @@ class ConfigError(SdganError, ValueError):
 
 class CheckpointError(SdganError, RuntimeError):
     """A saved run or model that is missing, damaged or belongs to something else."""
+
+
+class EvaluationError(SdganError, ValueError):
+    """Images, features or a model that a metric cannot be taken of, or a metric that does not exist."""
 
 
 class DivergedError(SdganError, ArithmeticError):
