@@ -15,14 +15,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, losses, models, nn, ops, training
+    from . import data, evaluation, losses, models, nn, ops, training
     from ._explain import explain
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig, preset
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
-_MODULES = ("data", "losses", "models", "nn", "ops", "training")
+_MODULES = ("data", "evaluation", "losses", "models", "nn", "ops", "training")
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
@@ -41,6 +41,7 @@ __all__ = [
     "__version__",
     "build_info",
     "data",
+    "evaluation",
     "explain",
     "losses",
     "models",

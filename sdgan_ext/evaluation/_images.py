@@ -39,7 +39,7 @@ def check_pair(a: Tensor, b: Tensor, names: tuple[str, str], least: int = 1) -> 
     check_images(b, names[1], least)
     if a.shape != b.shape:
         raise EvaluationError(
-            f"{names[0]} has shape {tuple(a.shape)} and {names[1]} {tuple(b.shape)}; they must be the same images' pairs"
+            f"{names[0]} has shape {tuple(a.shape)} and {names[1]} {tuple(b.shape)}; they must be pairs"
         )
 
 

@@ -120,16 +120,15 @@ def load_net(name: str, path: str | Path | None = None) -> FeatureNet:
             f"{path} has SHA-256 {found}, the feature net {name!r} has {shipped.sha256}: "
             "the file is damaged or another net; reinstall sdgan_ext"
         )
-    classes = tuple(metadata(content)["classes"].split(","))
-    net = shipped.build(classes)
+    net = shipped.build(tuple(facts(content)["classes"].split(",")))
     net.load_state_dict(safetensors.torch.load(content))
     return net.eval().requires_grad_(False)
 
 
-def metadata(content: bytes) -> dict[str, str]:
-    """What a safetensors file says of itself."""
+def facts(content: bytes) -> dict[str, str]:
+    """What a net's file says of itself: command, data, test accuracy, class names, torch's version."""
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
+    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["facts"])
 
 
 def choose_net(channels: int, image_size: tuple[int, int]) -> str:
@@ -160,7 +159,7 @@ def look(net: FeatureNet, images: Tensor, *, name: str = "images", batch_size: i
 
     Args:
         net: as from :func:`load_net`.
-        images: [N, C, H, W], uint8 or floats in [-1, 1], which are rounded to bytes; fitted to the net as in :func:`fit`.
+        images: [N, C, H, W], uint8 or floats in [-1, 1], which are rounded to bytes; fitted as in :func:`fit`.
 
     Returns:
         (features float64 [N, num_features], class probabilities float32 [N, classes]), on the CPU.

@@ -103,8 +103,8 @@ def iwae(
 ) -> dict[str, float]:
     """``-E log 1/k sum_i p(x, z_i) / q(z_i|x)``: an upper bound of -log p(x), the tighter the larger k.
 
-    Burda et al. 2016, equation 8; with k of 200 to 5000 what papers call the test NLL by importance sampling. The sum is
-    taken by logsumexp in float64.
+    Burda et al. 2016, equation 8; with k of 200 to 5000 what papers call the test NLL by importance sampling. The sum
+    is taken by logsumexp in float64.
 
     Args:
         k: draws of z an image, up to 100,000.

@@ -1,6 +1,6 @@
 """Are generated images near real ones, and all real ones near some generated? Precision, recall, density, coverage.
 
-The manifold of a cloud is the union of balls, each around a point and as far as its k-th nearest neighbour in the cloud.
+The manifold of a cloud is the union of balls, each around a point and up to its k-th nearest neighbour in the cloud.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def neighbour_radii(points: Tensor, ks: tuple[int, ...], chunk: int = 1000) -> l
     radii = []
     for start in range(0, len(points), chunk):
         distance = torch.cdist(points[start : start + chunk], points)
-        distance[torch.arange(len(distance)), torch.arange(start, start + len(distance))] = 0  # itself, without rounding
+        distance[torch.arange(len(distance)), torch.arange(start, start + len(distance))] = (
+            0  # itself, without rounding
+        )
         radii.append(distance.topk(max(ks) + 1, largest=False).values)
     radii = torch.cat(radii)
     return [radii[:, k] for k in ks]
