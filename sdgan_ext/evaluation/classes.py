@@ -127,8 +127,8 @@ def classification_accuracy(
     """Accuracy on ``test`` of a classifier trained on ``train``, both (images, labels): Ravuri & Vinyals 2019.
 
     Their classification accuracy score trains on generated images and tests on real ones: what is missing or wrong in
-    the generated ones costs accuracy. The reverse tells whether generated images look like their class, and not whether all
-    of it is there. Arguments as in :func:`train_classifier`.
+    the generated ones costs accuracy. The reverse tells whether generated images look like their class, and
+    not whether all of it is there. Arguments as in :func:`train_classifier`.
     """
     net = train_classifier(*train, steps=steps, batch_size=batch_size, seed=seed)
     images, labels = test

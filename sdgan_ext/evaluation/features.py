@@ -89,7 +89,7 @@ class _Shipped(NamedTuple):
 
 
 NETS = {
-    "lenet": _Shipped(LeNet, ""),
+    "lenet": _Shipped(LeNet, "0cf78ef6b1775cff6fc6cc41d50f6575dab94ec66e95e69491ebac04f7c67d58"),
     "photos": _Shipped(PhotoNet, ""),
 }
 

@@ -20,8 +20,8 @@ def image_errors(images_hat: Tensor, images: Tensor, *, batch_size: int = 250) -
 
     - ``mse = mean((x^ - x)^2)``
     - ``psnr = -10 log10 mse``, of each image, in dB; mse counts as 1e-10 at least, so equal images have 100 dB
-    - ``ssim``: Wang et al. 2004 with their Gaussian window (11 pixels, sigma 1.5), K1 0.01, K2 0.03, by torchmetrics;
-      left out of images below 11 pixels a side, which the window does not fit
+    - ``ssim``: Wang et al. 2004 with their Gaussian window (11 pixels, sigma 1.5), K1 0.01, K2 0.03, by torchmetrics:
+      borders reflected, no windows left out; not of images below 11 pixels a side, which the window does not fit
 
     Args:
         images_hat, images: [N, C, H, W] of one shape, uint8 or floats in [-1, 1].
