@@ -15,7 +15,7 @@ SIGMA = 0.5
 
 
 class Linear:
-    """x = W z + b + N(0, SIGMA^2), z ~ N(0, I), with the exact posterior (W's columns are orthogonal), or one beside it."""
+    """x = W z + b + N(0, SIGMA^2), z ~ N(0, I), with its posterior (W's columns are orthogonal) or one beside it."""
 
     def __init__(self, off=0.0):
         generator = torch.Generator().manual_seed(0)

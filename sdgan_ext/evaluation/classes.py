@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -85,7 +86,7 @@ def train_classifier(
         The net, in evaluation mode.
 
     Raises:
-        EvaluationError: not images, labels of another length or below 0, only one class.
+        EvaluationError: not images, labels of another length or below 0.
     """
     check_images(images, "images", 2)
     check_whole(steps, "steps", 4)
@@ -95,7 +96,7 @@ def train_classifier(
             f"labels are {labels.dtype} {tuple(labels.shape)}; they must be [{len(images)}] integers >= 0"
         )
     if (labels == labels[0]).all():
-        raise EvaluationError(f"labels are all {int(labels[0])}; a classifier needs two classes or more to learn")
+        warnings.warn(f"labels are all {int(labels[0])}; the classifier will know no other class", stacklevel=2)
     build = NETS[choose_net(images.shape[1], tuple(images.shape[2:]))].build
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
