@@ -71,13 +71,13 @@ class LeNet(FeatureNet):
 
 
 class PhotoNet(FeatureNet):
-    """Five 3x3 convolutions with batch norm; features: the mean of the last one's activations over the image."""
+    """Four 3x3 convolutions with batch norm; features: the mean of the last one's activations over the image."""
 
     name, channels, side, num_features = "photos", 3, 64, 64
 
     def _make_body(self) -> nn.Module:
         layers, into = [], 3
-        for out, stride in ((24, 2), (48, 2), (64, 1), (96, 2), (64, 1)):
+        for out, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
             layers += [nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             into = out
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
