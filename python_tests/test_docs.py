@@ -42,7 +42,9 @@ def test_documents_that_the_sources_point_to_exist(path):
     assert not [name for name in re.findall(r"docs/[\w./-]+\.md", path.read_text()) if not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "reconstruct", "interpolate", "export", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "reconstruct", "interpolate", "evaluate", "export", "bench", "doctor"]
+)
 def test_flags_exist(command):
     words = [sys.executable, "-m", "sdgan_ext", command, "--help"]
     known = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}).stdout

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, export, losses, models, nn, ops, training
+    from . import data, evaluation, export, losses, models, nn, ops, training
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
-_MODULES = ("data", "export", "losses", "models", "nn", "ops", "training")
+_MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "training")
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
@@ -45,6 +45,7 @@ __all__ = [
     "accelerate",
     "build_info",
     "data",
+    "evaluation",
     "explain",
     "export",
     "losses",

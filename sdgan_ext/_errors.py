@@ -9,7 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "DivergedError", "PeerLostError", "SdganError", "nearest"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "EvaluationError",
+    "PeerLostError",
+    "SdganError",
+    "nearest",
+]
 
 
 class SdganError(Exception):
@@ -30,6 +39,10 @@ class CheckpointError(SdganError, RuntimeError):
 
 class PeerLostError(SdganError, RuntimeError):
     """Another process of a training has ended, or no longer answers."""
+
+
+class EvaluationError(SdganError, ValueError):
+    """Images, features or a model that a metric cannot be taken of, or a metric that does not exist."""
 
 
 class DivergedError(SdganError, ArithmeticError):

@@ -1,4 +1,4 @@
-"""``sdgan-ext``: train, sample, reconstruct, interpolate, export, bench, doctor.
+"""``sdgan-ext``: train, sample, reconstruct, interpolate, evaluate, export, bench, doctor.
 
 A user's mistake ends in one sentence on stderr and exit code 2. Flags come from the fields of the configuration
 dataclasses by way of argparse; tyro would make them too, but reports a mistake in a box of many lines.
@@ -30,6 +30,7 @@ examples:
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
+  sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
   sdgan-ext export runs/00000-vaegan-digits --format onnx
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
@@ -459,6 +460,27 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+# ---------------------------------------------------------------------------------------------------- evaluate
+def _evaluate_arguments(parser: _Parser) -> None:
+    from sdgan_ext.evaluation import command
+
+    command.add_arguments(parser)
+    parser.add_argument("--data", required=True, help="as in train")
+    _threads_argument(parser)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a model on held-out images: likelihood, feature distances, classes; print a table and write JSON."""
+    from sdgan_ext.evaluation import command
+    from sdgan_ext.training.runs import load_model
+
+    _set_threads(arguments)
+    model = load_model(arguments.model)
+    file = command.evaluate_run(model, _open_split(arguments, model.config), arguments, print)
+    print(f"written to {file}")
+    return 0
+
+
 # ------------------------------------------------------------------------------------------------------- bench
 def _bench_arguments(parser: _Parser) -> None:
     from sdgan_ext.bench import command
@@ -503,6 +525,7 @@ _COMMANDS = {
     "sample": (_sample_arguments, sample),
     "reconstruct": (_reconstruct_arguments, reconstruct),
     "interpolate": (_interpolate_arguments, interpolate),
+    "evaluate": (_evaluate_arguments, evaluate),
     "export": (_export_arguments, export),
     "bench": (_bench_arguments, bench),
     "doctor": (_threads_argument, doctor),

@@ -1,0 +1,122 @@
+"""``sdgan-ext evaluate``: a table on the screen, and the same as JSON in the run folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .._errors import ConfigError
+from .._files import replacing
+from .evaluate import METRICS, evaluate, refusals
+
+__all__ = ["add_arguments", "evaluate_run", "table"]
+
+_UNITS = {
+    "neg_elbo": "nats, lower is better",
+    "reconstruction": "nats, E_q[-log p(x|z)]",
+    "kl": "nats, KL(q(z|x) || N(0, I))",
+    "binarised_neg_elbo": "nats, lower is better",
+    "binarised_nll": "nats, IWAE-{k}, lower is better",
+    "binarised_nll_se": "nats, its standard error",
+    "mse": "pixels in [0, 1], 0 at best",
+    "psnr": "dB, higher is better",
+    "ssim": "1 at best",
+    "fd": "0 at best, at equal n alone",
+    "kid": "0 at best, +- the next over subsets",
+    "kid_std": "",
+    "precision": "samples near real images, 1 at best",
+    "recall": "real images near samples, 1 at best",
+    "density": "about 1 for real images",
+    "coverage": "1 at best",
+    "top_probability": "the net's confidence",
+    "class_entropy": "nats",
+    "rarest_class": "least share of a class",
+    "class_balance": "total variation from real images' classes, 0 at best",
+    "agreement": "reconstructions that keep the class the net saw",
+    "label_agreement": "reconstructions that keep their label",
+    "cas": "trained on samples, tested on real images",
+    "cas_reverse": "trained on real images, tested on samples",
+    "cas_real": "trained and tested on real images",
+    "inception-fid": "0 at best, at equal n alone",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    asked = [name for name, metric in METRICS.items() if not metric.default]
+    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+    parser.add_argument("--split", help="train or test; unless given, test where there is one")
+    parser.add_argument(
+        "--metrics",
+        help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(asked)} unless given",
+    )
+    parser.add_argument("--n", type=int, help="images, real and generated; 10000 or all there are unless given")
+    parser.add_argument("--k", type=int, default=200, help="draws of nll's importance-weighted bound; 200 unless given")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice; 0 unless given")
+    parser.add_argument("--net", help="feature net, lenet or photos; by the images unless given")
+    parser.add_argument("--json", metavar="FILE", help="where to; the next RUN/evaluation-NNNNN.json unless given")
+
+
+def evaluate_run(model: Any, dataset: Any, arguments: argparse.Namespace, write: Callable[[str], None]) -> Path:
+    """Takes the metrics, writes the table and the file; returns the file."""
+    wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
+    target = Path(arguments.json).expanduser() if arguments.json else _next_file(Path(arguments.model).expanduser())
+    if not target.parent.is_dir():
+        raise ConfigError(f"--json is {arguments.json}; the folder {target.parent} does not exist")
+    if wanted is None:
+        for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net).items():
+            if METRICS[name].default:
+                write(f"{name} is left out: {reason}")
+    began = time.perf_counter()
+    values = evaluate(
+        model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net
+    )
+    write(table(values, arguments.k))
+    with replacing(target) as file:
+        content = {"metrics": values, "settings": _settings(model, dataset, arguments, values, began)}
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return target
+
+
+def _next_file(folder: Path) -> Path:
+    taken = [
+        int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"evaluation-(\d+)\.json", path.name))
+    ]
+    return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
+
+
+def _settings(model: Any, dataset: Any, arguments: argparse.Namespace, values: dict, began: float) -> dict:
+    import torch
+
+    import sdgan_ext
+
+    from .features import NETS
+
+    nets = {name: NETS[name].sha256 for name in NETS if any(name in key for key in values)}
+    return {
+        "model": str(Path(arguments.model).expanduser().resolve()),
+        "data": arguments.data,
+        "split": arguments.split or "test where there is one",
+        "images": len(dataset),
+        "n": arguments.n or min(len(dataset), 10_000),
+        "k": arguments.k,
+        "seed": arguments.seed,
+        "feature_nets": nets,
+        "seconds": round(time.perf_counter() - began, 1),
+        "threads": torch.get_num_threads(),
+        "versions": {"sdgan_ext": sdgan_ext.__version__, "torch": torch.__version__},
+    }
+
+
+def table(values: dict[str, float], k: int) -> str:
+    """A line for each metric: its name, its value, what it is."""
+    width = max(map(len, values))
+    lines = []
+    for name, value in values.items():
+        unit = _UNITS.get(name) or _UNITS.get(re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name), "")
+        lines.append(f"{name:{width}}  {value:>11.4f}  {unit.format(k=k)}".rstrip())
+    return "\n".join(lines)

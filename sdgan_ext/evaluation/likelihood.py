@@ -1,0 +1,202 @@
+"""How probable a model with an encoder makes images: -ELBO and importance-weighted log-likelihood, in nats an image.
+
+A model is anything with ``encode(x)`` -> a posterior with ``.mean`` and ``.logvar`` [N, Z], and ``decode(z)`` -> images
+in [-1, 1]; the prior is N(0, I). It is taken as it is: put it into evaluation mode (:func:`evaluate` does).
+
+What is decoded is the parameter of a distribution of the pixels:
+
+- ``"bernoulli"``: t = (x + 1) / 2 in [0, 1] with p = (x^ + 1) / 2, ``-log p(x|z) = -sum t log p + (1 - t) log(1 - p)``.
+  Grey t are the soft targets of most VAE code, no density; 0 and 1 are binarised images. p is kept in [1e-6, 1 - 1e-6],
+  which is a decoder too, so every bound stays one.
+- ``"gaussian"``: ``N(x; x^, scale^2)`` of pixels in [-1, 1], with its constant; a density, which may be above 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import EvaluationError
+from ._images import check_images, check_whole, float_parts
+
+__all__ = ["LIKELIHOODS", "binarise", "elbo", "iwae", "log_weights"]
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+_LEAST_P = 1e-6
+_LOG_2PI = math.log(2 * math.pi)
+_MOST_K = 100_000
+
+
+def binarise(images: Tensor, seed: int = 0) -> Tensor:
+    """Images of -1 and 1, each pixel drawn once from Bernoulli((x + 1) / 2) (Salakhutdinov & Murray 2008).
+
+    The protocol of binarised MNIST in VAE papers; theirs is one such draw too, another than any seed's.
+
+    Args:
+        images: [N, 1, H, W], uint8 or floats in [-1, 1].
+        seed: of the draw.
+    """
+    check_images(images, "images")
+    if images.shape[1] != 1:
+        raise EvaluationError(f"images have {images.shape[1]} channels; binarised images are grey, of 1 channel")
+    generator = torch.Generator().manual_seed(seed)
+    parts = [(part.cpu() + 1) / 2 for part in float_parts(images, 1000)]
+    drawn = [torch.rand(part.shape, generator=generator) < part for part in parts]
+    return torch.cat(drawn).float() * 2 - 1
+
+
+def elbo(
+    model: Any,
+    images: Tensor,
+    *,
+    likelihood: str = "bernoulli",
+    scale: float = 1.0,
+    samples: int = 1,
+    batch_size: int = 250,
+    seed: int = 0,
+) -> dict[str, float]:
+    """``-ELBO = E_q[-log p(x|z)] + KL(q(z|x) || N(0, I))``, an upper bound of -log p(x) (Kingma & Welling 2014).
+
+    The KL is exact, the expectation the mean over ``samples`` draws.
+
+    Args:
+        model: see the module.
+        images: [N, C, H, W], uint8 or floats in [-1, 1].
+        likelihood, scale: see the module.
+        samples: draws of z an image.
+        batch_size: images at a time.
+        seed: of the draws.
+
+    Returns:
+        ``neg_elbo``, ``reconstruction`` and ``kl``, means over the images, in nats.
+
+    Raises:
+        EvaluationError: a bad argument, a model without an encoder, NaN in what the model answers.
+    """
+    _check(model, images, likelihood, scale, batch_size)
+    check_whole(samples, "samples", 1)
+    generator = torch.Generator().manual_seed(seed)
+    reconstruction = kl = 0.0
+    for x in float_parts(images, batch_size):
+        mean, logvar = _posterior(model, x)
+        z = _draw(mean, logvar, samples, generator)[0]
+        reconstruction -= _log_px(model, x, z, likelihood, scale).sum().item() / samples
+        mean, logvar = mean.double(), logvar.double()
+        kl += 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum().item()
+    n = len(images)
+    return {"neg_elbo": (reconstruction + kl) / n, "reconstruction": reconstruction / n, "kl": kl / n}
+
+
+def iwae(
+    model: Any,
+    images: Tensor,
+    *,
+    k: int = 200,
+    likelihood: str = "bernoulli",
+    scale: float = 1.0,
+    batch_size: int = 250,
+    chunk: int = 20,
+    seed: int = 0,
+) -> dict[str, float]:
+    """``-E log 1/k sum_i p(x, z_i) / q(z_i|x)``: an upper bound of -log p(x), the tighter the larger k.
+
+    Burda et al. 2016, equation 8; with k of 200 to 5000 what papers call the test NLL by importance sampling. The sum
+    is taken by logsumexp in float64.
+
+    Args:
+        k: draws of z an image, up to 100,000.
+        chunk: draws decoded at a time: memory is that of ``batch_size * chunk`` images.
+
+    Others as in :func:`elbo`.
+
+    Returns:
+        ``nll``, the mean over the images in nats, and ``nll_se``, its standard error over the images.
+    """
+    check_whole(k, "k", 1, _MOST_K)
+    logs = []
+    _check(model, images, likelihood, scale, batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    for x in float_parts(images, batch_size):
+        weights = log_weights(model, x, k, likelihood=likelihood, scale=scale, chunk=chunk, generator=generator)
+        logs.append(weights.logsumexp(1) - math.log(k))
+    logs = torch.cat(logs)
+    error = (logs.std() / len(logs) ** 0.5).item() if len(logs) > 1 else math.nan
+    return {"nll": -logs.mean().item()} | ({"nll_se": error} if len(logs) > 1 else {})
+
+
+@torch.no_grad()
+def log_weights(
+    model: Any,
+    x: Tensor,
+    k: int,
+    *,
+    likelihood: str = "bernoulli",
+    scale: float = 1.0,
+    chunk: int = 20,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``log p(x|z_i) + log p(z_i) - log q(z_i|x)`` of k draws z_i ~ q(z|x). x is [B, C, H, W]; float64 [B, k]."""
+    check_whole(chunk, "chunk", 1)
+    mean, logvar = _posterior(model, x)
+    parts = []
+    for start in range(0, k, chunk):
+        z, eps = _draw(mean, logvar, min(chunk, k - start), generator)
+        log_prior = -0.5 * (z.double().square() + _LOG_2PI).sum(-1)
+        log_q = -0.5 * (eps.double().square() + logvar.double() + _LOG_2PI).sum(-1)
+        parts.append((_log_px(model, x, z, likelihood, scale) + log_prior - log_q).T.cpu())
+    return torch.cat(parts, 1)
+
+
+def _check(model: Any, images: Tensor, likelihood: str, scale: float, batch_size: int) -> None:
+    check_images(images, "images", 1)
+    check_whole(batch_size, "batch_size", 1)
+    if likelihood not in LIKELIHOODS:
+        raise EvaluationError(f"likelihood is {likelihood!r}; it must be one of {', '.join(map(repr, LIKELIHOODS))}")
+    if not (isinstance(scale, (int, float)) and 0 < scale < math.inf):
+        raise EvaluationError(f"scale is {scale!r}; it must be a finite number above 0")
+    if not callable(getattr(model, "encode", None)) or getattr(model, "encoder", model) is None:
+        raise EvaluationError("the model has no encoder (mode 'gan'); a likelihood bound needs q(z|x)")
+
+
+@torch.no_grad()
+def _posterior(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    posterior = model.encode(x.to(_device(model)))
+    for name in ("mean", "logvar"):
+        if not getattr(posterior, name).isfinite().all():
+            raise EvaluationError(f"the encoder's {name} holds NaN or infinity; the model has diverged")
+    return posterior.mean, posterior.logvar
+
+
+def _device(model: Any) -> torch.device:
+    parameters = model.parameters() if hasattr(model, "parameters") else ()
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+def _draw(mean: Tensor, logvar: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """z and eps, [count, B, Z]; eps comes from the CPU, so that a seed means the same everywhere."""
+    eps = torch.randn(count, *mean.shape, generator=generator).to(mean)
+    return mean + (0.5 * logvar).exp() * eps, eps
+
+
+@torch.no_grad()
+def _log_px(model: Any, x: Tensor, z: Tensor, likelihood: str, scale: float) -> Tensor:
+    """log p(x|z). x is [B, C, H, W], z [S, B, Z]; float64 [S, B]."""
+    x_hat = model.decode(z.flatten(0, 1))
+    if not x_hat.isfinite().all():
+        raise EvaluationError("the decoder's images hold NaN or infinity; the model has diverged")
+    x_hat = x_hat.unflatten(0, z.shape[:2]).flatten(2)
+    x = x.to(x_hat).flatten(1)
+    if likelihood == "gaussian":
+        squares = (x - x_hat).square().sum(-1, dtype=torch.float64)
+        return -0.5 * (squares / scale**2 + x.shape[1] * (_LOG_2PI + 2 * math.log(scale)))
+    if x_hat.amin() < -1.001 or x_hat.amax() > 1.001:
+        raise EvaluationError(
+            f"the decoder's images lie in {x_hat.amin():g} to {x_hat.amax():g}; likelihood 'bernoulli' needs [-1, 1], "
+            "or use likelihood='gaussian'"
+        )
+    p = ((x_hat + 1) / 2).clamp(_LEAST_P, 1 - _LEAST_P)
+    t = (x + 1) / 2
+    return torch.lerp((1 - p).log(), p.log(), t.expand_as(p)).sum(-1, dtype=torch.float64)
