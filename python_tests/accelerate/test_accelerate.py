@@ -229,18 +229,39 @@ def test_by_rule_what_gains_nothing_stays():
 
 
 # ---------------------------------------------------------------------------------------------------- the swap
-def test_the_modules_and_tensors_stay_the_same_objects():
+def test_tensors_stay_the_same_objects_and_the_modules_come_back():
     model = nn.Sequential(conv(), nn.BatchNorm2d(16), nn.LeakyReLU(0.3))
-    before = list(model.modules()), list(model.parameters()), list(model.buffers())
+    modules, tensors = list(model), [*model.parameters(), *model.buffers()]
     report = sd.accelerate(model)
-    after = list(model.modules()), list(model.parameters()), list(model.buffers())
-    assert all(a is b for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(a is b for a, b in zip([*model.parameters(), *model.buffers()], tensors, strict=True))
     assert isinstance(model[0], ours.Conv2d) and isinstance(model[1], ours.BatchNorm2d)
     assert took(report) == {"0": None, "1": "2"} and not sd.accelerate(model).replaced  # twice is once
     model.eval().bfloat16()
+    model[0].weight = nn.Parameter(torch.ones_like(model[0].weight))
     assert sd.restore(model) == ["0", "1", "2"]
-    assert [type(module) for module in model] == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
-    assert model[2].negative_slope == 0.3 and not model[2].training and model[0].weight.dtype == torch.bfloat16
+    assert all(a is b for a, b in zip(model, modules, strict=True))
+    assert not any(module.training for module in modules) and (modules[0].weight == 1).all()
+    assert modules[1].running_mean.dtype == torch.bfloat16
+
+
+def test_another_model_that_shares_a_module_keeps_what_it_does():
+    activation, layer = nn.Tanh(), conv()  # such as a default argument, and a tied encoder
+    model, other = nn.Sequential(layer, activation), nn.Sequential(activation, layer)
+    want = other(X)
+    assert took(sd.accelerate(model)) == {"0": "1"}
+    assert torch.equal(other(X), want)
+
+
+def test_modules_that_plain_attributes_hold_are_left():
+    model = Net(lambda s, x: s.stages[1](s.stages[0](x)), a=conv(), b=nn.Tanh())
+    model.stages = [model.a, model.b]
+    want = model(X)
+    report = sd.accelerate(model)
+    assert reasons(report) == {"a": "the model holds it a second time, outside of its modules"}
+    model.stages = [model.b]
+    model._forward = lambda s, x: s.stages[0](s.a(x))
+    assert took(sd.accelerate(model)) == {"a": None}
+    torch.testing.assert_close(model(X), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -342,7 +363,7 @@ def test_no_convolution_is_no_error():
 
 
 def test_a_lone_convolution():
-    assert took(sd.accelerate(conv())) == {"": None}
+    assert "it is the model itself, whose place nothing can take" in reasons(sd.accelerate(conv()))[""]
 
 
 def test_refusals_say_what_to_do():

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from . import measure
 from .chains import flow_of
 from .report import Change, Left, Report, Speedup
-from .rules import FUSED, activation_of, check_model, layer_obstacle, looks_like_a_layer, nothing_gained
-from .swap import fuse, restore_module
+from .rules import FUSED, activation_of, check_model, held_outside, layer_obstacle, looks_like_a_layer, nothing_gained
+from .swap import Swap
+from .swap import restore as _restore
 
 __all__ = ["Change", "Left", "Report", "Speedup", "accelerate", "restore"]
 
@@ -24,8 +25,8 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = 
 
         print(sd.accelerate(model, torch.randn(16, 3, 64, 64)))
 
-    Parameters, buffers, their names in the state dict, hooks, ``train``/``eval`` and the modules themselves stay the
-    same objects: an optimizer made before goes on, and a checkpoint of either model loads in the other. An activation
+    Parameters, buffers, their names in the state dict, hooks and ``train``/``eval`` stay, the tensors as the same
+    objects: an optimizer made before goes on, and a checkpoint of either model loads in the other. An activation
     is taken over where the data flow proves that the layer's output goes there and nowhere else (torch.fx, in training
     and in evaluation mode; ``nn.Sequential`` by its definition). All else is left as it is; the report says why.
 
@@ -47,13 +48,13 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = 
     if example_inputs is None:
         plans, left = _plan(model, by_rule=True)
         for plan in plans:
-            plan.fuse()
+            plan.swap.fuse()
         return Report(tuple(plan.change(Speedup()) for plan in plans), tuple(left))
     example = measure.Example(model, example_inputs)
     stock = example.results()  # what the model itself raises, it raises before any change
     plans, left = _plan(model, by_rule=False)
     for plan in plans:
-        plan.fuse()
+        plan.swap.fuse()
     different = _compare(example, stock)
     if different is not None:
         return _put_back(plans, left, different)
@@ -65,7 +66,7 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = 
 
 
 def restore(model: nn.Module) -> list[str]:
-    """Undoes :func:`accelerate`: every layer is torch's again. Weights, buffers and modes stay as they are now.
+    """Undoes :func:`accelerate`: the original modules are back. Weights, buffers and modes stay as they are now.
 
     Returns:
         The names of the modules that were changed back; an empty list for a model that was not accelerated.
@@ -75,30 +76,18 @@ def restore(model: nn.Module) -> list[str]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
-    return [name for name, module in model.named_modules() if restore_module(module)]
+    return _restore(model)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A layer to replace; ``activation`` is the module that it takes over, ``took`` that one's name."""
+    """A layer to replace; ``took`` is the name of the module whose activation it takes over."""
 
     name: str
     layer: nn.Module
-    activation: nn.Module | None = None
+    swap: Swap
     function: str | None = None
-    slope: float = 0.2
     took: str | None = None
-
-    def fuse(self) -> None:
-        fuse(self.layer, self.activation, self.function, self.slope)
-
-    def restore(self) -> None:
-        for module in self.modules:
-            restore_module(module)
-
-    @property
-    def modules(self) -> nn.Sequential:
-        return nn.Sequential(self.layer, *([] if self.activation is None else [self.activation]))
 
     @property
     def words(self) -> str:
@@ -109,23 +98,31 @@ class _Plan:
 
 
 def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
-    flow = flow_of(model)
+    flow, aliases = flow_of(model), held_outside(model)
     names = {module: name for name, module in model.named_modules()}
     plans, left = [], []
     for layer, name in names.items():
         if not looks_like_a_layer(layer) or isinstance(layer, tuple(FUSED.values())):
             continue
-        if obstacle := layer_obstacle(layer):
+        obstacle = layer_obstacle(layer)
+        if layer is model:
+            obstacle = obstacle or "it is the model itself, whose place nothing can take; put it into a Sequential"
+        elif layer in aliases:
+            obstacle = obstacle or "the model holds it a second time, outside of its modules"
+        if obstacle:
             left.append(Left(name, type(layer).__name__, obstacle))
             continue
         found = activation_of(layer, flow)
+        if found[0] in aliases:
+            found = "the model holds what follows a second time, outside of its modules"
         if not isinstance(found, str):
             activation, function, slope = found
-            plans.append(_Plan(name, layer, activation, function, slope, names[activation]))
+            swap = Swap(model, layer, activation, function, slope)
+            plans.append(_Plan(name, layer, swap, function, names[activation]))
         elif by_rule and (reason := nothing_gained(layer)):
             left.append(Left(name, type(layer).__name__, f"{reason}; no activation to take over: {found}"))
         else:
-            plans.append(_Plan(name, layer))
+            plans.append(_Plan(name, layer, Swap(model, layer, None, None, 0.2)))
     return plans, left
 
 
@@ -139,32 +136,32 @@ def _compare(example: measure.Example, stock: list[Tensor]) -> str | None:
 def _put_back(plans: Iterable[_Plan], left: list[Left], why: str) -> Report:
     plans = list(plans)
     for plan in plans:
-        plan.restore()
+        plan.swap.undo()
     return Report(left=(*(Left(plan.name, plan.words, f"put back, {why}") for plan in plans), *left))
 
 
 def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[_Plan, Speedup], list[Left]]:
     """Measures each layer and puts back what is slower: what is kept, with its speed-up, and what is not."""
-    inputs = measure.inputs_seen(example, [plan.layer for plan in plans])
+    inputs = measure.inputs_seen(example, [plan.swap.probe[0] for plan in plans])
     known: dict[tuple, Speedup] = {}
     kept, slower = {}, []
     with example.undisturbed():
         for plan in plans:
             ratio = Speedup()
-            if plan.layer in inputs:
-                x = inputs[plan.layer]
-                key = repr(plan.modules), x.shape, x.stride(), x.dtype, x.requires_grad, plan.layer.training
+            if plan.swap.probe[0] in inputs:
+                x = inputs[plan.swap.probe[0]]
+                key = repr(plan.swap.probe), x.shape, x.stride(), x.dtype, x.requires_grad, plan.layer.training
                 ratio = known[key] = known.get(key) or _measure_layer(plan, x)
             if (ratio.forward or 1) + (ratio.training or ratio.forward or 1) >= 2:
                 kept[plan] = ratio
             else:
-                plan.restore()
+                plan.swap.undo()
                 slower.append(Left(plan.name, plan.words, "stock was faster when both were measured"))
     return kept, slower
 
 
 def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
-    layers = plan.modules
+    layers = plan.swap.probe
     taking = [t for t in (x, *plan.layer.parameters()) if t.requires_grad]
 
     def forward():
@@ -175,12 +172,12 @@ def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
         output = layers(x)
         torch.autograd.grad(output, taking, torch.ones_like(output))
 
-    return measure.speedup(forward, training if taking else None, plan.fuse, plan.restore, seconds=0.15)
+    return measure.speedup(forward, training if taking else None, plan.swap.fuse, plan.swap.undo, seconds=0.15)
 
 
 def _measure_model(example: measure.Example, plans: Iterable[_Plan]) -> Speedup:
     def all_of(what: str):
-        return lambda: [getattr(plan, what)() for plan in plans]
+        return lambda: [getattr(plan.swap, what)() for plan in plans]
 
     def forward():
         with torch.no_grad():
@@ -189,5 +186,5 @@ def _measure_model(example: measure.Example, plans: Iterable[_Plan]) -> Speedup:
     trains = any(parameter.requires_grad for parameter in example.model.parameters())
     with example.undisturbed():
         return measure.speedup(
-            forward, example.gradients if trains else None, all_of("fuse"), all_of("restore"), seconds=1.0
+            forward, example.gradients if trains else None, all_of("fuse"), all_of("undo"), seconds=1.0
         )

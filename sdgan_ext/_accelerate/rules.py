@@ -5,12 +5,21 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
 from .. import nn as ours
 from ..ops._common import _CUDA_OBSTACLE
 from .chains import Flow
 
-__all__ = ["FUSED", "activation_of", "check_model", "layer_obstacle", "looks_like_a_layer", "nothing_gained"]
+__all__ = [
+    "FUSED",
+    "activation_of",
+    "check_model",
+    "held_outside",
+    "layer_obstacle",
+    "looks_like_a_layer",
+    "nothing_gained",
+]
 
 #: What a layer of torch becomes.
 FUSED = {
@@ -55,6 +64,18 @@ def check_model(model) -> nn.Module:
         names = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"model has weights on {names}; move it to one device, or accelerate its parts")
     return model
+
+
+def held_outside(model: nn.Module) -> set[nn.Module]:
+    """Modules of the model that plain attributes hold as well: a forward may call them there, past any replacement."""
+    children = set(model.modules())
+    held = set()
+    for module in children:
+        for name, value in module.__dict__.items():
+            if name not in ("_modules", "_parameters", "_buffers"):
+                leaves = tree_leaves(value) if isinstance(value, (list, tuple, dict)) else [value]
+                held |= {leaf for leaf in leaves if isinstance(leaf, nn.Module) and leaf in children}
+    return held
 
 
 def looks_like_a_layer(module: nn.Module) -> bool:

@@ -1,5 +1,5 @@
-"""Layers become ours by changing their class. Ours are subclasses of torch's with the same state, so the object stays:
-parameters, buffers, hooks, names and whoever else holds it notice nothing, and so do deepcopy and pickle."""
+"""A layer and the activation behind it change places with ours, in their parents: who else holds the originals, another
+model or a default argument, keeps what they do. Ours share the originals' parameters, buffers and hooks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from .rules import FUSED
 
-__all__ = ["Absorbed", "fuse", "restore_module"]
+__all__ = ["Absorbed", "Swap", "restore"]
 
-_BEFORE = "_class_before_accelerate"
+_ORIGINAL = "_original_of_accelerate"  # in __dict__ alone: it is no submodule, but deepcopy and pickle carry it
 
 
 class Absorbed(nn.Module):
@@ -19,31 +19,60 @@ class Absorbed(nn.Module):
         return input
 
     def extra_repr(self) -> str:
-        return f"{self.__dict__[_BEFORE].__name__}, by the layer before"
+        return f"{self.__dict__[_ORIGINAL]}, by the layer before"
 
 
-def fuse(layer: nn.Module, activation: nn.Module | None, name: str | None, slope: float) -> None:
-    """``layer`` becomes ours with the activation called ``name``; ``activation`` becomes :class:`Absorbed`."""
-    _retype(layer, FUSED[type(layer)])
-    if isinstance(layer, nn.ConvTranspose2d):
-        layer.crop = None
-    layer.activation, layer.negative_slope = name, slope
-    if activation is not None:
-        _retype(activation, Absorbed)
+class Swap:
+    """Of ``layer``, which gets the activation called ``function``, and of the module ``activation``, if one is given.
+
+    Attributes:
+        probe: both behind each other, for a measurement; they change there too.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: nn.Module, activation: nn.Module | None, function: str | None, slope: float
+    ):
+        kind = FUSED[type(layer)]
+        settings = {"activation": function, "negative_slope": slope, **({"crop": None} if _transposed(layer) else {})}
+        pairs = [(layer, _like(layer, kind, settings))]
+        if activation is not None:
+            pairs.append((activation, _like(activation, Absorbed, {})))
+        self.probe = nn.Sequential(*(stock for stock, _ in pairs))
+        self._places = [
+            (parent._modules, name, stock, ours)
+            for stock, ours in pairs
+            for parent in (*model.modules(), self.probe)
+            for name, child in parent._modules.items()
+            if child is stock
+        ]
+
+    def fuse(self) -> None:
+        for children, name, stock, ours in self._places:
+            ours.training = stock.training
+            children[name] = ours
+
+    def undo(self) -> None:
+        for children, name, stock, _ in self._places:
+            children[name] = stock
 
 
-def restore_module(module: nn.Module) -> bool:
-    """Whether it was one of ours by :func:`fuse`; it is torch's again."""
-    before = module.__dict__.pop(_BEFORE, None)
-    if before is None:
-        return False
-    module.__class__ = before
-    for name in ("activation", "negative_slope", "crop"):
-        if not isinstance(module, nn.LeakyReLU):
-            module.__dict__.pop(name, None)
-    return True
+def restore(model: nn.Module) -> list[str]:
+    """Puts the originals back, with the present mode; the names of what was changed."""
+    changed = [(name, module) for name, module in model.named_modules() if _ORIGINAL in module.__dict__]
+    for name, module in changed:
+        parent, _, child = name.rpartition(".")
+        original = module.__dict__[_ORIGINAL]
+        original.training = module.training
+        model.get_submodule(parent)._modules[child] = original
+    return [name for name, _ in changed]
 
 
-def _retype(module: nn.Module, to: type) -> None:
-    module.__dict__[_BEFORE] = type(module)
-    module.__class__ = to
+def _like(module: nn.Module, kind: type[nn.Module], settings: dict) -> nn.Module:
+    """A ``kind`` with the state of ``module``: the very dictionaries, so that neither can leave the other behind."""
+    made = kind.__new__(kind)
+    made.__dict__.update(module.__dict__, **settings, **{_ORIGINAL: module})
+    return made
+
+
+def _transposed(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.ConvTranspose2d)

@@ -2,12 +2,9 @@
 
 from .batch_norm import BatchNorm2d
 from .conv import Conv2d, ConvTranspose2d
-from .sync_batch_norm import SyncBatchNorm2d, synchronise
 
 __all__ = [
     "BatchNorm2d",
     "Conv2d",
     "ConvTranspose2d",
-    "SyncBatchNorm2d",
-    "synchronise",
 ]

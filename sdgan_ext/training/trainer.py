@@ -20,7 +20,7 @@ from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedE
 from sdgan_ext.data import batches, open_dataset
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.models.weights import load_into
-from sdgan_ext.nn import synchronise
+from sdgan_ext.nn.sync_batch_norm import synchronise
 from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.distributed import Processes
