@@ -371,6 +371,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
 
 
 def _open_split(arguments: argparse.Namespace, config):
+    """The split that was asked for, or test, or train where there is none; ``arguments.split`` says which."""
     from sdgan_ext.data import open_dataset
 
     def opened(split: str):
@@ -378,10 +379,12 @@ def _open_split(arguments: argparse.Namespace, config):
 
     if arguments.split is not None:
         return opened(arguments.split)
-    try:
-        return opened("test")
-    except DataError:
-        return opened("train")
+    for arguments.split in ("test", "train"):
+        try:
+            return opened(arguments.split)
+        except DataError as error:
+            reason = error
+    raise reason
 
 
 def _interpolate_arguments(parser: _Parser) -> None:
@@ -476,7 +479,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     _set_threads(arguments)
     model = load_model(arguments.model)
-    file = command.evaluate_run(model, _open_split(arguments, model.config), arguments, print)
+    asked, dataset = arguments.split, _open_split(arguments, model.config)
+    if asked is None and arguments.split == "train":
+        print(f"{arguments.data} has no test split: these are numbers of images that the model may have learnt from")
+    file = command.evaluate_run(model, dataset, arguments, print)
     print(f"written to {file}")
     return 0
 

@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate_run(model: Any, dataset: Any, arguments: argparse.Namespace, write: Callable[[str], None]) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
-    target = Path(arguments.json).expanduser() if arguments.json else _next_file(Path(arguments.model).expanduser())
-    if not target.parent.is_dir():
+    target = Path(arguments.json).expanduser() if arguments.json else None
+    if target is not None and not target.parent.is_dir():
         raise ConfigError(f"--json is {arguments.json}; the folder {target.parent} does not exist")
     if wanted is None:
         for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net).items():
@@ -76,8 +76,9 @@ def evaluate_run(model: Any, dataset: Any, arguments: argparse.Namespace, write:
         model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net
     )
     write(table(values, arguments.k))
+    target = target or _next_file(Path(arguments.model).expanduser())
+    content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
     with replacing(target) as file:
-        content = {"metrics": values, "settings": _settings(model, dataset, arguments, values, began)}
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return target
 
@@ -89,23 +90,23 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(model: Any, dataset: Any, arguments: argparse.Namespace, values: dict, began: float) -> dict:
+def _settings(dataset: Any, arguments: argparse.Namespace, began: float) -> dict:
     import torch
 
     import sdgan_ext
 
-    from .features import NETS
+    from .features import NETS, choose_net
 
-    nets = {name: NETS[name].sha256 for name in NETS if any(name in key for key in values)}
+    net = arguments.net or choose_net(dataset.channels, tuple(dataset.image_size))
     return {
         "model": str(Path(arguments.model).expanduser().resolve()),
         "data": arguments.data,
-        "split": arguments.split or "test where there is one",
+        "split": arguments.split,
         "images": len(dataset),
         "n": arguments.n or min(len(dataset), 10_000),
         "k": arguments.k,
         "seed": arguments.seed,
-        "feature_nets": nets,
+        "feature_net": {"name": net, "sha256": NETS[net].sha256},
         "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
         "versions": {"sdgan_ext": sdgan_ext.__version__, "torch": torch.__version__},

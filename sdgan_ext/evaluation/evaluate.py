@@ -19,8 +19,8 @@ from .classes import agreement, class_metrics, classification_accuracy
 from .distances import frechet_distance, kernel_distance
 from .features import NETS, FeatureNet, choose_net, load_net, look
 from .image_errors import image_errors
-from .inception import inception_fid
-from .likelihood import binarise, elbo, iwae
+from .inception import inception_fid, missing
+from .likelihood import MOST_K, binarise, elbo, iwae
 from .manifold import manifold_metrics
 
 __all__ = ["METRICS", "evaluate", "refusals"]
@@ -232,6 +232,9 @@ def evaluate(
     n = min(count, _MOST_IMAGES) if n is None else n
     check_whole(n, "n", 1, count, ", the images of the dataset")
     check_whole(seed, "seed", 0)
+    check_whole(k, "k", 1, MOST_K)
+    if net is not None:
+        load_net(net)
     reasons = refusals(model, dataset, n=n, net=net)
     if metrics is None:
         metrics = [name for name, metric in METRICS.items() if metric.default and name not in reasons]
@@ -272,6 +275,8 @@ def refusals(model: Any, dataset: Dataset, *, n: int | None = None, net: str | N
     for name, least in (("kid", 2), ("prdc", 6), ("cas", 4), ("inception-fid", 2049)):
         if n < least:
             reasons[name] = f"n is {n}; it needs {least} images or more"
+    if reason := missing():
+        reasons["inception-fid"] = reason
     if getattr(model, "encoder", model) is None or not callable(getattr(model, "encode", None)):
         names = (name for name, metric in METRICS.items() if metric.encoder)
         reasons |= dict.fromkeys(names, "the model has no encoder (mode 'gan')")

@@ -10,9 +10,18 @@ from torch import Tensor
 from .._errors import EvaluationError
 from ._images import as_bytes, check_images, check_whole
 
-__all__ = ["inception_fid"]
+__all__ = ["inception_fid", "missing"]
 
 _FEATURES = 2048
+
+
+def missing() -> str | None:
+    """Why there is no Inception here, or None."""
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return (
+            "torch-fidelity is not installed: pip install 'sdgan_ext[inception]'; lenet-fd and photos-fd need nothing"
+        )
+    return None
 
 
 @torch.no_grad()
@@ -28,11 +37,8 @@ def inception_fid(real: Tensor, generated: Tensor, *, batch_size: int = 50) -> f
     for name, images in (("real", real), ("generated", generated)):
         check_images(images, name, _FEATURES + 1)
     check_whole(batch_size, "batch_size", 1)
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise EvaluationError(
-            "inception-fid needs torch-fidelity, which is not installed: pip install 'sdgan_ext[inception]'; "
-            "lenet-fd and photos-fd need nothing"
-        )
+    if reason := missing():
+        raise EvaluationError(f"inception-fid cannot be taken: {reason}")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     from ..data.images import convert_channels

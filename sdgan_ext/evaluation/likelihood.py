@@ -22,12 +22,12 @@ from torch import Tensor
 from .._errors import EvaluationError
 from ._images import check_images, check_whole, float_parts
 
-__all__ = ["LIKELIHOODS", "binarise", "elbo", "iwae", "log_weights"]
+__all__ = ["LIKELIHOODS", "MOST_K", "binarise", "elbo", "iwae", "log_weights"]
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 _LEAST_P = 1e-6
 _LOG_2PI = math.log(2 * math.pi)
-_MOST_K = 100_000
+MOST_K = 100_000
 
 
 def binarise(images: Tensor, seed: int = 0) -> Tensor:
@@ -115,7 +115,7 @@ def iwae(
     Returns:
         ``nll``, the mean over the images in nats, and ``nll_se``, its standard error over the images.
     """
-    check_whole(k, "k", 1, _MOST_K)
+    check_whole(k, "k", 1, MOST_K)
     logs = []
     _check(model, images, likelihood, scale, batch_size)
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,1 @@
+"""The feature nets: see ``sdgan_ext.evaluation.features``."""
