@@ -167,6 +167,87 @@ def test_interpolate(run):
         assert picture.n_frames == 12  # 7 images there, and back
 
 
+def test_a_conditional_model(tmp_path, capsys):
+    path = tmp_path / "two.npz"
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 10, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(16) % 2)
+    assert main(["train", "--data", str(path), "--out", str(tmp_path), *TINY, "--classes", "2"]) == 0
+    run = tmp_path / "00000-vaegan-two.npz"
+    assert main(["sample", str(run), "--seeds", "7,7,7"]) == 0  # of classes 0, 1, 0
+    assert main(["sample", str(run), "--seeds", "7", "--labels", "1", "--out", str(tmp_path / "one")]) == 0
+    image = VAEGAN.from_pretrained(run / "model").sample(1, labels=1, seed=7)[0]
+    with Image.open(tmp_path / "one" / "seed0007.png") as picture:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    assert (image.add(1).mul(127.5).round() - pixels).abs().max() <= 1
+    assert main(["reconstruct", str(run), "--data", str(path), "--count", "3"]) == 0
+    assert main(["interpolate", str(run), "--seeds", "1,2,3", "--labels", "0-1", "--steps", "3"]) == 0
+    assert "--labels has 5; this model's are 0 to 1" in refused(capsys, "sample", run, "--labels", "5")
+    assert "--labels is 'x'; it must be like" in refused(capsys, "sample", run, "--labels", "x")
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, images)
+    assert "the model needs its labels, 0 to 1" in refused(capsys, "reconstruct", run, "--data", bare)
+    assert "bare.npz has no labels" in refused(capsys, "train", "--data", bare, *TINY, "--classes", "2")
+
+
+# ------------------------------------------------------------------------------------------------- config files
+def test_a_config_file_says_what_flags_say(run, data, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"data: {data}\nout: {tmp_path}\nsteps: 4\nbatch-size: 4\nlatent_dim: 4\nencoder-channels: [4]\n"
+        "generator-channels: [4]\ndiscriminator-channels: 4,\nfeature-layer: 0\ncheckpoint-every: 2\n"
+    )
+    assert main(["train", "--config", str(file)]) == 0
+    assert weights(tmp_path / run.name) == weights(run)
+
+
+def test_a_run_is_repeated_by_its_own_config(run, tmp_path):
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path)]) == 0
+    assert weights(tmp_path / run.name) == weights(run)
+
+
+def test_a_flag_decides_beside_a_config_file(data, tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"data: {{source: {data}}}\npreset: seed\nthreads: 1\nnegative_slope: 1e-1\n"
+        "train:\n  lr-encoder: 1e-3\n  diffaugment: color,cutout\n  kl_weight: 2\n  batch-size: 4\n"
+        "model:\n  encoder_channels: null\n  image-size: 8x10\n"
+    )
+    assert main(["train", "--config", str(file), "--mode", "gan", "--kl-weight", "3", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for words in ("lr_encoder: 0.001", "diffaugment: [color, cutout]", "kl_weight: 3.0", "negative_slope: 0.1",
+                  "encoder_channels: null", "kernel_size: 5"):  # fmt: skip
+        assert words in out
+    file.write_text(out)  # a dry run says what it would do as a file that does it
+    assert main(["train", "--config", str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr-encoderr: 1", "lr-encoderr is not a flag of sdgan-ext train, did you mean 'lr_encoder'?"),
+        ("train: {latent_dim: 3}", "train.latent_dim is not a flag of sdgan-ext train"),
+        ("resume: x", "resume is not a flag of sdgan-ext train"),
+        ("train: 3", "train holds a int; it must be a mapping"),
+        ("- 3", "holds a list; it must be a mapping of flags to values"),
+        ("a: [", "is no YAML: "),
+        ("train: {format_version: 99}", "format_version is 99, this sdgan_ext reads up to 1"),
+        ("steps: many", "steps is 'many'; it must be an integer, at least 1"),
+        ("threads: many", "threads is 'many'; it must be an integer"),
+        ("data: 5", "data is 5; it must be text"),
+        ("preset: [a]", "preset is ['a']; it must be text"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_sentence(text, words, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text + "\n")
+    assert words in refused(capsys, "train", "--config", "c.yaml", "--data", "digits")
+
+
+def test_a_config_file_that_is_not_there(capsys, run):
+    assert "cannot read --config nowhere: No such file" in refused(capsys, "train", "--config", "nowhere")
+    assert "--config cannot be given with --resume" in refused(capsys, "train", "--resume", run, "--config", "x")
+
+
 # ---------------------------------------------------------------------------------------------------- mistakes
 @pytest.mark.parametrize(
     "argv, words",

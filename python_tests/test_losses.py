@@ -1,5 +1,7 @@
 """Losses and regularisers against their formulas, with second derivatives where training needs them."""
 
+import math
+
 import pytest
 import torch
 
@@ -94,3 +96,78 @@ def test_gradient_penalty_is_zero_at_slope_one():
     torch.testing.assert_close(penalty, torch.zeros((), dtype=torch.float64))
     penalty = losses.gradient_penalty(lambda u: u.flatten(1) @ (3 * weight), batch(), batch(seed=1), 10.0)
     torch.testing.assert_close(penalty, torch.full((), 40.0, dtype=torch.float64))
+
+
+def test_gradient_penalty_has_a_gradient_where_the_slope_is_zero():
+    weight = torch.zeros(42, 1, dtype=torch.float64, requires_grad=True)
+    penalty = losses.gradient_penalty(lambda u: u.flatten(1) @ weight, batch(), batch(seed=1), 10.0)
+    (grad,) = torch.autograd.grad(penalty, weight)
+    assert penalty == 10 and grad.isfinite().all()
+
+
+def test_gradient_penalty_looks_where_it_is_told():
+    seen = []
+    x, x_hat, t = batch(), batch(seed=1), torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    losses.gradient_penalty(lambda u: seen.append(u.detach()) or u.flatten(1), x, x_hat, 10.0, t=t)
+    torch.testing.assert_close(seen[0], (1 - t.reshape(-1, 1, 1, 1)) * x + t.reshape(-1, 1, 1, 1) * x_hat)
+
+
+def test_r2_is_r1_at_generated_images():
+    d, x_hat = discriminator(), batch(seed=1).requires_grad_()
+    logits = d(x_hat)
+    slope = torch.autograd.grad(logits.sum(), x_hat, retain_graph=True)[0]
+    torch.testing.assert_close(losses.r2_penalty(logits, x_hat, 0.3), 0.15 * slope.square().sum() / 4)
+
+
+def test_free_bits():
+    kl = torch.tensor([[0.1, 2.0, 0.0], [0.3, 1.0, 0.6]], dtype=torch.float64, requires_grad=True)
+    loss = losses.free_bits(kl, 0.25)  # means 0.2, 1.5, 0.3
+    torch.testing.assert_close(loss, torch.tensor(0.25 + 1.5 + 0.3, dtype=torch.float64))
+    (grad,) = torch.autograd.grad(loss, kl)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, 0.5, 0.5]] * 2, dtype=torch.float64))
+    assert losses.free_bits(kl, 0.0) == kl.sum() / 2
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_pixel_nll_is_a_likelihood(kind):
+    """With the constant that it leaves out, -log p of torch's own distributions."""
+    x_hat, x = batch(), batch(seed=1)
+    s = torch.tensor(-0.7, dtype=torch.float64)
+    law = torch.distributions.Normal if kind == "mse" else torch.distributions.Laplace
+    expected = -law(x_hat, s.exp()).log_prob(x).sum() / 4
+    constant = 42 * math.log(math.sqrt(2 * math.pi) if kind == "mse" else 2)
+    torch.testing.assert_close(losses.pixel_nll(x_hat, x, s, kind) + constant, expected)
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_the_best_scale_is_the_deviation_of_a_pixel(kind):
+    x_hat, x = batch(), batch(seed=1)
+    error = (x - x_hat).square().mean().sqrt() if kind == "mse" else (x - x_hat).abs().mean()
+    s = error.log().requires_grad_()
+    (grad,) = torch.autograd.grad(losses.pixel_nll(x_hat, x, s, kind), s)
+    assert grad.abs() < 1e-9
+
+
+def test_absolute_pixel_loss():
+    torch.testing.assert_close(
+        losses.pixel_loss(batch(), batch(seed=1), "l1"), (batch() - batch(seed=1)).abs().sum() / 4
+    )
+
+
+def test_weight_penalty_leaves_biases_out():
+    layer = torch.nn.Conv2d(2, 3, 3)
+    expected = 0.1 * layer.weight.abs().sum() + 0.5 * 0.2 * layer.weight.square().sum()
+    penalty = losses.weight_penalty(layer.parameters(), 0.1, 0.2)
+    torch.testing.assert_close(penalty, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(penalty, layer.weight)[0], 0.1 * layer.weight.detach().sign() + 0.2 * layer.weight.detach()
+    )
+    assert losses.weight_penalty(layer.parameters()) == 0
+
+
+def test_adaptive_weight():
+    weight = losses.adaptive_weight([torch.tensor([3.0, 4.0], requires_grad=True)], [torch.tensor([0.3, 0.4])])
+    torch.testing.assert_close(weight, torch.tensor(5 / (0.5 + 1e-4)))
+    assert not weight.requires_grad
+    assert losses.adaptive_weight([torch.ones(1)], [torch.zeros(1)]) == 1e4  # clamped
+    assert losses.adaptive_weight([torch.zeros(1)], [torch.ones(1)]) == 0

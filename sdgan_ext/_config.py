@@ -123,7 +123,8 @@ def _within(value, limits: Mapping) -> bool:
 
 def _numbers(kind: type, limits: Mapping, *, article: bool = False) -> str:
     """The allowed numbers in words: "an integer of at least 1"."""
-    noun = ("an integer" if kind is int else "a number") if article else ("integers" if kind is int else "numbers")
+    one, many = {int: ("an integer", "integers"), str: ("a word", "words")}.get(kind, ("a number", "numbers"))
+    noun = one if article else many
     bounds = [
         words
         for words in (

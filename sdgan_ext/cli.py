@@ -25,6 +25,7 @@ _EPILOG = """\
 examples:
   sdgan-ext train --data digits --preset mnist-small --steps 2000
   sdgan-ext train --data mnist --preset seed --mode gan --batch-size 128 --dry-run
+  sdgan-ext train --config runs/00000-vaegan-digits/config.yaml --seed 1
   sdgan-ext train --resume runs/00000-vaegan-digits --steps 4000
   torchrun --nproc-per-node 2 -m sdgan_ext train --data digits --sync-batch-norm true
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
@@ -150,6 +151,7 @@ def _train_arguments(parser: _Parser) -> None:
     from sdgan_ext.training.config import TrainConfig
 
     parser.add_argument("--data", help=_DATA)
+    parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
     parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
@@ -209,6 +211,7 @@ def _number(text: str):
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on a dataset, or go on with a run."""
+    _read_config_file(arguments)
     _set_threads(arguments)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return _train(arguments)
@@ -252,6 +255,21 @@ def _train(arguments: argparse.Namespace, processes=None) -> int:
     return _fit(trainer, dataset, source, arguments.dry_run)
 
 
+def _read_config_file(arguments: argparse.Namespace) -> None:
+    """What ``--config`` says, where no flag says otherwise."""
+    if arguments.config is None or arguments.resume is not None:
+        return
+    from sdgan_ext._config_file import read_config_file
+    from sdgan_ext.models import VAEGANConfig
+    from sdgan_ext.training.config import TrainConfig
+
+    options = {"data": str, "preset": str, "out": str, "threads": int}
+    sections = {"train": TrainConfig, "model": VAEGANConfig}
+    for name, value in read_config_file(arguments.config, sections, options, _reader).items():
+        if getattr(arguments, name, None) is None:
+            setattr(arguments, name, value)
+
+
 def _open_data(source: str, **options):
     from sdgan_ext.data import open_dataset
 
@@ -270,7 +288,7 @@ def _resume(arguments: argparse.Namespace, processes=None) -> int:
     from sdgan_ext.training.runs import resolve_source
     from sdgan_ext.training.trainer import Trainer
 
-    for flag in ("preset", "out"):
+    for flag in ("config", "preset", "out"):
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
@@ -321,6 +339,7 @@ def _model_arguments(parser: _Parser, seeds: str | None) -> None:
     parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
     if seeds:
         parser.add_argument("--seeds", default=seeds, help=f"such as 0-31 or 1,5,7; {seeds} unless given")
+        parser.add_argument("--labels", help="of a conditional model: classes in turn, as 3 or 0-9; all unless given")
     parser.add_argument("--out", help="the folder for the pictures; generated in RUN unless given")
     _threads_argument(parser)
 
@@ -335,7 +354,8 @@ def sample(arguments: argparse.Namespace) -> int:
     model, out = _open(arguments)
     from sdgan_ext.pictures import columns_of, image_grid, save_png, seeded_latents
 
-    images = _in_parts(model.decode, seeded_latents(seeds, model.config.latent_dim))
+    labels = _labels(arguments, model, len(seeds))
+    images = _in_parts(model.decode, seeded_latents(seeds, model.config.latent_dim), labels)
     for seed, image in zip(seeds, images, strict=True):
         save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))
     save_png(out / "grid.png", image_grid(images, columns_of(len(images))))
@@ -361,8 +381,10 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     if model.encoder is None:
         raise ConfigError(f"the model in {arguments.model} has no encoder (mode 'gan'), so it cannot reconstruct")
     dataset = _open_split(arguments, model.config)
-    images, _ = next(batches(dataset, min(arguments.count, len(dataset)), seed=0))
-    outputs = _in_parts(model.reconstruct, images)
+    images, labels = next(batches(dataset, min(arguments.count, len(dataset)), seed=0))
+    if model.config.classes and not 0 <= labels.min() <= labels.max() < model.config.classes:
+        raise ConfigError(f"--data is {arguments.data}; the model needs its labels, 0 to {model.config.classes - 1}")
+    outputs = _in_parts(model.reconstruct, images, labels if model.config.classes else None)
     file = out / "reconstructions.png"
     save_png(file, pairs_grid(images, outputs, columns_of(2 * len(images))))
     error = (images - outputs).square().mean().item() / 4  # of pixels in [0, 1]
@@ -405,7 +427,11 @@ def interpolate(arguments: argparse.Namespace) -> int:
     from sdgan_ext.pictures import image_grid, save_gif, save_png, seeded_latents
 
     latents = seeded_latents(seeds, model.config.latent_dim)
-    stretches = [model.interpolate(a, b, arguments.steps) for a, b in zip(latents, latents[1:], strict=False)]
+    labels = _labels(arguments, model, len(seeds) - 1)
+    stretches = [
+        model.interpolate(latents[i], latents[i + 1], arguments.steps, None if labels is None else labels[i])
+        for i in range(len(seeds) - 1)
+    ]
     save_png(out / "interpolation.png", image_grid(torch.cat(stretches), arguments.steps))
     walk = torch.cat([stretches[0][:1], *(stretch[1:] for stretch in stretches)])
     frames = [image_grid(image[None], 1) for image in walk]
@@ -443,22 +469,37 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _in_parts(function, inputs):
-    """``function(inputs)`` in batches that fit the memory."""
+def _in_parts(function, inputs, labels=None):
+    """``function(inputs)`` in batches that fit the memory, or ``function(inputs, labels)``."""
     import torch
 
+    given = [tensor.split(_BATCH) for tensor in (inputs, labels) if tensor is not None]
     with torch.no_grad():
-        return torch.cat([function(part) for part in inputs.split(_BATCH)])
+        return torch.cat([function(*part) for part in zip(*given, strict=True)])
 
 
-def _seeds(text: str) -> list[int]:
-    """The seeds that ``0-3,7`` means: 0, 1, 2, 3 and 7."""
+def _labels(arguments: argparse.Namespace, model, n: int):
+    """What ``--labels`` means for n images, [n]; None for a model without classes."""
+    from sdgan_ext.models.labels import as_labels
+
+    classes = model.config.classes
+    if arguments.labels is None and not classes:
+        return None
+    listed = list(range(classes)) if arguments.labels is None else _seeds(arguments.labels, "--labels")
+    try:
+        return as_labels([listed[i % len(listed)] for i in range(n)], n, model.config)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def _seeds(text: str, flag: str = "--seeds") -> list[int]:
+    """The numbers that ``0-3,7`` means: 0, 1, 2, 3 and 7."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ConfigError(f"--seeds is {text!r}; it must be like 0-31 or 1,5,7")
+            raise ConfigError(f"{flag} is {text!r}; it must be like 0-31 or 1,5,7")
         seeds += range(int(first), int(last) + 1)
     return seeds
 

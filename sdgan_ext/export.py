@@ -174,11 +174,13 @@ def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> 
         The files written.
 
     Raises:
-        ConfigError: the format is neither.
+        ConfigError: the format is neither, or the networks take labels.
         ImportError: onnx or onnxscript are not installed.
         CheckpointError: a file cannot be written.
     """
     check_format(format)
+    if model.config.classes:
+        raise ConfigError(f"the model is told of {model.config.classes} classes; one that takes labels is not exported")
     write, ending = FORMATS[format]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

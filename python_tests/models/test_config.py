@@ -29,6 +29,9 @@ from sdgan_ext.training.config import TrainConfig
         ({"discriminator_norm": "spectrl"}, "did you mean 'spectral'"),
         ({"encoder_activation": "gelu"}, "encoder_activation is 'gelu'; allowed are 'relu'"),
         ({"generator_head": "dense"}, "generator_head is 'dense'; allowed are"),
+        ({"minibatch_stddev": 1}, "minibatch_stddev is 1; one image does not deviate from itself"),
+        ({"learned_variance": 1}, "learned_variance is 1; it must be true or false"),
+        ({"classes": -1}, "classes is -1; it must be an integer, at least 0"),
         ({"init": "kaiming"}, "init is 'kaiming'; allowed are"),
         ({"negative_slope": float("nan")}, "negative_slope is nan; it must be a number, at least 0"),
         ({"image_size": 4, "encoder_channels": (8, 8, 8)}, "image of 4x4 can be halved only 2 times"),
@@ -61,6 +64,26 @@ def test_model_config_refuses_in_one_sentence(values, words):
         ({"betas": (0.5, 1.5)}, r"betas\[1\] is 1.5; it must be a number, at least 0 and at most 1"),
         ({"n_critic": 0}, "n_critic is 0"),
         ({"feature_layer": "last"}, "feature_layer is 'last'; it must be an integer"),
+        (
+            {"diffaugment": ("colour",)},
+            "is 'colour'; allowed are 'color', 'translation', 'cutout', did you mean 'color'",
+        ),
+        ({"diffaugment": ()}, r"diffaugment is \(\); it must be a sequence of one or more words"),
+        ({"diffaugment": "color"}, "diffaugment is 'color'; it must be a sequence of one or more words"),
+        ({"pixel_loss": "l2"}, "pixel_loss is 'l2'; allowed are 'mse', 'l1'"),
+        ({"free_bits": 0.1, "kl_weight": 0}, "free_bits is 0.1, but kl_weight is 0: every bit is free"),
+        ({"gp_weight": 10, "r1_gamma": 1}, "gp_weight is 10.0 and r1_gamma is above 0: the one draws .* slope to 1"),
+        ({"gp_weight": 10, "r2_gamma": 1}, "gp_weight is 10.0 and r2_gamma is above 0"),
+        ({"disc_start": 5, "disc_warmup": 6}, "disc_warmup is 6, but there are 5 steps before disc_start"),
+        ({"mode": "gan", "disc_start": 5}, "in mode 'gan' there is nothing else to train before the game"),
+        (
+            {"mode": "gan", "adaptive_weight": 0.5},
+            "adaptive_weight is 0.5, but mode is 'gan': it weighs a game against",
+        ),
+        ({"mode": "vae", "adaptive_weight": 0.5}, "adaptive_weight is 0.5, but mode is 'vae'"),
+        ({"adaptive_weight": 0.5, "gamma": 0}, "adaptive_weight is 0.5, but gamma is 0"),
+        ({"lr_halving_steps": 5, "lr_cosine_steps": 5}, "lr_halving_steps is 5 and lr_cosine_steps 5: .* in one way"),
+        ({"lr_final": 0.1}, "lr_final is 0.1, but lr_cosine_steps is 0: there is no fall that it ends"),
     ],
 )
 def test_train_config_refuses_in_one_sentence(values, words):
@@ -110,6 +133,8 @@ def test_for_mode_leaves_out_the_untrained_network():
     assert config.for_mode("gan").encoder_channels is None
     assert config.for_mode("vae").discriminator_channels is None
     assert config.for_mode("vae-gan") == config
+    learned = config.replace(learned_variance=True)
+    assert learned.for_mode("vae").learned_variance and not learned.for_mode("gan").learned_variance
     with pytest.raises(ConfigError, match="mode is 'ae'"):
         config.for_mode("ae")
 

@@ -11,15 +11,16 @@ from sdgan_ext.training.steps import train_step
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def gradients(mode, steps=1, **changes):
+def gradients(mode, steps=1, model=None, **changes):
     """Of the last of some steps, with their losses."""
-    model = make_model(mode)
-    model = type(model)(model.config.replace(generator_norm="none"))
-    model.load_state_dict({k: v for k, v in make_model(mode).state_dict().items() if k in model.state_dict()})
-    config = make_config(mode=mode, batch_size=8, r1_gamma=1.0, n_critic=2, **changes)
+    made = make_model(mode, **(model or {}))
+    model = type(made)(made.config.replace(generator_norm="none"))
+    model.load_state_dict({k: v for k, v in made.state_dict().items() if k in model.state_dict()})
+    config = make_config(**{**dict(mode=mode, batch_size=8, r1_gamma=1.0, n_critic=2), **changes})
     optimizers, generator = make_optimizers(model, config), torch.Generator().manual_seed(2)
+    labels = torch.arange(8) % model.config.classes if model.config.classes else None
     for step in range(steps):
-        losses = train_step(model, optimizers, X, config, step=step, generator=generator)
+        losses = train_step(model, optimizers, X, config, step=step, labels=labels, generator=generator)
     return losses, {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -31,6 +32,29 @@ def test_in_parts_it_is_the_same_step(mode, parts):
     assert parted.keys() == losses.keys()
     torch.testing.assert_close(parted, losses, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parted_grads, grads, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ({"classes": 3}, {"diffaugment": ("color", "translation", "cutout")}),
+        ({}, {"r2_gamma": 0.5, "objective": "relativistic", "weight_l2": 0.1}),
+        ({}, {"r1_gamma": 0.0, "gp_weight": 10.0, "objective": "wasserstein"}),
+        ({"minibatch_stddev": 4}, {"clip_generator": 1e-3, "clip_encoder": 1e-3}),
+        ({"learned_variance": True}, {"disc_start": 2, "disc_warmup": 1}),
+    ],
+)
+def test_in_parts_it_is_the_same_step_with(model, changes):
+    settings = dict(steps=3, model=model, lr_encoder=1e-6, lr_generator=1e-6, lr_discriminator=1e-6, **changes)
+    losses, grads = gradients("vae-gan", **settings)
+    parted, parted_grads = gradients("vae-gan", accumulate=2, **settings)
+    torch.testing.assert_close(parted, losses, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(parted_grads, grads, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_must_hold_whole_groups():
+    with pytest.raises(ConfigError, match="batch_size is 8 in 4 parts; with minibatch_stddev 4 it must be a multiple"):
+        gradients("gan", model={"minibatch_stddev": 4}, accumulate=4)
 
 
 def test_parts_must_be_equal():

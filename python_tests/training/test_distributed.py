@@ -31,6 +31,18 @@ CASES = {
         {"encoder_norm": "batch", "discriminator_norm": "batch", "generator_norm": "batch"},
         {"sync_batch_norm": True},
     ),
+    "conditional": (
+        "vae-gan",
+        {"classes": 3, "minibatch_stddev": 4, "learned_variance": True},
+        {
+            "diffaugment": ("color", "translation", "cutout"),
+            "r2_gamma": 0.5,
+            "clip_generator": 5.0,
+            "disc_start": 4,
+            "disc_warmup": 2,
+        },
+    ),
+    "gradient penalty": ("gan", {}, {"objective": "wasserstein", "gp_weight": 10.0, "n_critic": 2}),
     "accumulating": ("vae", {}, {"accumulate": 2}),
 }
 
@@ -42,7 +54,7 @@ def train(name, out, processes=None):
     torch.manual_seed(0 if processes is None else processes.rank)  # other weights, which rank 0's must replace
     config = make_config(mode=mode, steps=STEPS, batch_size=8, log_every=10, lr_encoder=1e-4, **changes), config
     trainer = Trainer(VAEGAN(config[1]), config[0], out=out, progress=False, processes=processes)
-    return trainer.fit(make_dataset())
+    return trainer.fit(make_dataset(classes=3))
 
 
 HARNESS = """

@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,19 +53,23 @@ class Training:
     def batch(self, step, n=BATCH):
         return (torch.rand(n, 1, 7, 6, generator=torch.Generator().manual_seed(step)) * 2 - 1).to(self.dtype)
 
+    def labels(self, step, n=BATCH):
+        classes = self.model.config.classes
+        return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(step)) if classes else None
+
     def eager(self, sizes=(BATCH,) * STEPS):
         for step, n in enumerate(sizes):
+            given = dict(step=step, labels=self.labels(step, n), generator=self.generator)
             x = self.batch(step, n)
-            self.losses.append(
-                steps.train_step(self.model, self.optimizers, x, self.config, step=step, generator=self.generator)
-            )
+            self.losses.append(steps.train_step(self.model, self.optimizers, x, self.config, **given))
             self.ema.update_parameters(self.model)
         return self
 
     def graphed(self, sizes=(BATCH,) * STEPS):
         take = GraphedStep(self.model, self.optimizers, self.ema, self.config, self.graphs, self.said.append)
         for step, n in enumerate(sizes):
-            self.losses.append(take(self.batch(step, n), step=step, generator=self.generator))
+            given = dict(step=step, labels=self.labels(step, n), generator=self.generator)
+            self.losses.append(take(self.batch(step, n), **given))
         return self
 
     def state(self):
@@ -95,6 +101,17 @@ CASES = {
         model=dict(discriminator_norm="spectral"), r1_gamma=0.5, r1_every=3, n_critic=2
     ),
     "learning rates that fall": dict(lr_hold_steps=6, lr_halving_steps=3),
+    "learning rates that rise, then fall": dict(lr_warmup_steps=5, lr_hold_steps=8, lr_cosine_steps=6, lr_final=0.1),
+    "R1 and R2": dict(objective="relativistic", r1_gamma=0.5, r2_gamma=0.5, r1_every=3),
+    "gradient penalty": dict(objective="wasserstein", gp_weight=10.0, n_critic=2),
+    "minibatch deviation": dict(model=dict(minibatch_stddev=5)),
+    "free bits": dict(free_bits=0.1, kl_warmup_steps=12),
+    "learned scale": dict(model=dict(learned_variance=True), pixel_loss="l1"),
+    "weight penalties, clipping": dict(weight_l1=1e-3, weight_l2=1e-3, clip_encoder=0.5, clip_discriminator=0.1),
+    "DiffAugment": dict(diffaugment=("color", "translation", "cutout"), feature_weight=0.5),
+    "adaptive weight": dict(adaptive_weight=0.5),
+    "the game begins later": dict(disc_start=10, disc_warmup=5, n_critic=2),
+    "classes": dict(model=dict(classes=3)),
     "no average": dict(ema_images=0),
     "float64": dict(dtype=torch.float64),
 }
@@ -105,8 +122,9 @@ def test_replayed_steps_are_the_eager_ones_bit_for_bit(case):
     """On CUDA two things differ in the last bit: a learning rate is a float32 tensor, and cuDNN may choose anew."""
     replayed = Training(**case).graphed()
     assert_same(replayed.state(), Training(**case).eager().state())
-    kinds = len({steps.r1_phases(replayed.config, step) for step in range(STEPS)})
-    assert replayed.graphs.captures == kinds and replayed.graphs.replays == STEPS - kinds * WARM_UP
+    taken = Counter(steps.kind_of(replayed.config, step) for step in range(STEPS))
+    assert replayed.graphs.captures == len(taken)
+    assert replayed.graphs.replays == sum(count - WARM_UP for count in taken.values())
     assert not replayed.said
 
 
@@ -198,9 +216,9 @@ def baked_noise(patch):
     """Noise of another step's, in memory that nothing writes to any more."""
     real = graph._Inputs.set
 
-    def set(self, x, noise, scalars):
+    def set(self, x, labels, noise, scalars):
         first = self.__dict__.setdefault("first", noise)
-        real(self, x, first, scalars)
+        real(self, x, labels, first, scalars)
 
     patch.setattr(graph._Inputs, "set", set)
 
@@ -231,7 +249,45 @@ def baked_share(patch):
 
 
 def wrong_kind(patch):
-    patch.setattr(graph, "r1_phases", lambda config, step: (False,))
+    patch.setattr(graph, "kind_of", lambda config, step: steps.Kind((False,)))
+
+
+def baked(name):
+    """One field of the noise, or the labels, of another step's."""
+
+    def plant(patch):
+        real = graph._Inputs.set
+
+        def set(self, x, labels, noise, scalars):
+            first, first_labels = self.__dict__.setdefault("first", (noise, labels))
+            if name == "labels":
+                labels = first_labels
+            else:
+                noise = [replace(one, **{name: getattr(old, name)}) for one, old in zip(noise, first, strict=True)]
+            real(self, x, labels, noise, scalars)
+
+        patch.setattr(graph._Inputs, "set", set)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seed", {}),
+        ("latents", {}),
+        ("points", dict(gp_weight=10.0)),
+        ("draws", dict(diffaugment=("translation",))),
+        ("labels", dict(model=dict(classes=3))),
+    ],
+)
+def test_every_draw_is_an_input_of_the_graph(name, options):
+    eager = Training(**options).eager()
+    with pytest.MonkeyPatch.context() as patch:
+        baked(name)(patch)
+        replayed = Training(**options).graphed()
+    with pytest.raises(AssertionError):
+        assert_same(replayed.state()["model"], eager.state()["model"])
 
 
 @pytest.mark.parametrize(

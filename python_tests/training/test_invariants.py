@@ -4,10 +4,13 @@
 they say something, and fail on a ``Ours`` in which one mistake was put.
 """
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import softplus
 
+from sdgan_ext import losses
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.ops import reference
 from sdgan_ext.training import steps
@@ -19,6 +22,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ALL_MODES = tuple(MODES)
 ADVERSARIAL = ("gan", "vae-gan")
 NORMS = {"none": ("none", "none"), "batch": ("batch", "batch"), "spectral": ("batch", "spectral")}
+#: Changes of the model's configuration and of the training's; the checks pass with each.
+SETTINGS = {
+    "plain": ({}, {}),
+    "R1, R2, relativistic": ({}, dict(r1_gamma=0.4, r2_gamma=0.3, r1_every=1, objective="relativistic")),
+    "gradient penalty": ({"discriminator_activation": "tanh"}, dict(objective="wasserstein", gp_weight=0.7)),
+    "minibatch deviation": ({"minibatch_stddev": 3}, {}),
+    "free bits": ({}, dict(free_bits=0.05)),
+    "learned scale, squared": ({"learned_variance": True}, {}),
+    "learned scale, absolute": ({"learned_variance": True}, dict(pixel_loss="l1")),
+    "weight penalties": ({}, dict(weight_l1=1e-3, weight_l2=2e-3)),
+    "DiffAugment": ({}, dict(diffaugment=("color", "translation", "cutout"))),
+    "adaptive weight": ({}, dict(adaptive_weight=0.5)),
+    "classes": ({"classes": 3}, {}),
+    "all of them": (
+        {"minibatch_stddev": 3, "learned_variance": True, "classes": 3},
+        dict(r1_gamma=0.4, r2_gamma=0.3, r1_every=1, objective="relativistic", free_bits=0.05, weight_l2=1e-3,
+             diffaugment=("color", "translation", "cutout"), adaptive_weight=0.5),
+    ),
+}  # fmt: skip
 TRAIN = dict(lr_encoder=1e-2, lr_generator=1e-2, lr_discriminator=1e-2, kl_weight=0.3, pixel_weight=0.7, gamma=0.4)
 
 
@@ -26,7 +48,8 @@ class Ours:
     """The step as sdgan_ext takes it, in the four pieces that a mistake can be put into."""
 
     def forward(self, model, x, config, generator):
-        return steps.forward(model, x, config, generator=generator)
+        labels = torch.arange(len(x)) % model.config.classes if model.config.classes else None
+        return steps.forward(model, x, config, labels=labels, generator=generator)
 
     def discriminator_gradients(self, model, images, config):
         steps.discriminator_phase(model, images, config)
@@ -52,24 +75,31 @@ class Ours:
 class Bench:
     """A tiny model in float64 with everything that a step needs."""
 
-    def __init__(self, mode, norm="none", **train):
+    def __init__(self, mode, norm="none", setting="plain", **train):
         torch.manual_seed(0)
         generator_norm, discriminator_norm = NORMS[norm]
-        self.config = TrainConfig(mode=mode, **{"feature_weight": 0.5, **TRAIN, **train})
-        self.model = VAEGAN(
-            VAEGANConfig(
-                image_size=(7, 6),
-                latent_dim=3,
-                encoder_channels=(4, 5),
-                generator_channels=(5, 4),
-                discriminator_channels=(4, 6),
-                kernel_size=4,
-                encoder_norm=generator_norm,
-                generator_norm=generator_norm,
-                discriminator_norm=discriminator_norm,
-                init="torch",
-            )
-        ).double()
+        of_model, of_train = SETTINGS[setting]
+        given = {"batch_size": 6, "feature_weight": 0.5, **TRAIN, **of_train, **train}
+        if mode != "vae-gan" or not given["gamma"]:
+            given.pop("adaptive_weight", None)
+        if not given["kl_weight"]:
+            given.pop("free_bits", None)
+        if mode == "gan":
+            of_model = {**of_model, "learned_variance": False}
+        self.config = TrainConfig(mode=mode, **given)
+        base = dict(
+            image_size=(7, 6),
+            latent_dim=3,
+            encoder_channels=(4, 5),
+            generator_channels=(5, 4),
+            discriminator_channels=(4, 6),
+            kernel_size=4,
+            encoder_norm=generator_norm,
+            generator_norm=generator_norm,
+            discriminator_norm=discriminator_norm,
+            init="torch",
+        )
+        self.model = VAEGAN(VAEGANConfig(**{**base, **of_model})).double()
         self.optimizers = make_optimizers(self.model, self.config)
         self.x = torch.rand(6, 1, 7, 6, dtype=torch.float64) * 2 - 1
 
@@ -80,65 +110,107 @@ class Bench:
         return {name: getattr(self.model, name) for name in names if name in MODES[self.config.mode]}
 
     def state(self, *names):
-        return {
-            f"{name}.{key}": value.clone()
-            for name, network in self.networks(*names).items()
-            for key, value in network.state_dict().items()
-        }
+        return self._without_idle_bias(
+            {
+                f"{name}.{key}": value.clone()
+                for name, network in self.networks(*names).items()
+                for key, value in network.state_dict().items()
+            }
+        )
 
     def gradients(self, *names):
-        return {
-            f"{name}.{key}": None if value.grad is None else value.grad.clone()
-            for name, network in self.networks(*names).items()
-            for key, value in network.named_parameters()
-        }
+        return self._without_idle_bias(
+            {
+                f"{name}.{key}": None if value.grad is None else value.grad.clone()
+                for name, network in self.networks(*names).items()
+                for key, value in network.named_parameters()
+            }
+        )
+
+    def _without_idle_bias(self, values):
+        """Of a difference of logits the last bias is no part."""
+        idle = self.config.objective in ("wasserstein", "relativistic")
+        return {key: value for key, value in values.items() if not (idle and key == "discriminator.logit.bias")}
 
     def clear(self):
         self.model.zero_grad(set_to_none=True)
 
 
-def logits_of(bench, images, **options):
+def logits_of(bench, images, labels=None, **options):
     with steps.frozen(bench.model.discriminator):
-        return bench.model.discriminator(images, **options)
+        return bench.model.discriminator(images, labels=labels, **options)
+
+
+def augmented(images, config, row):
+    """What D is shown in phase E+G: real and reconstructed images by the same draws, generated ones by others."""
+    if config.diffaugment is None:
+        return lambda image: image
+    return lambda image: losses.diff_augment(image, images.noise.draws[1, row], config.diffaugment)
 
 
 def plain_losses(bench, seed=1):
     """The terms of phase E+G in plain autograd on a fresh graph: (of E, of G, adversarial alone)."""
-    model, config = bench.model, bench.config
-    images = steps.forward(model, bench.x, config, generator=torch.Generator().manual_seed(seed))
-    prior = torch.Generator().manual_seed(seed)
-    z_p = None
-    if config.mode != "gan":
-        _, again = model.encode(bench.x).sample_with_kl(generator=prior)
-    if config.mode != "vae":
-        z_p = torch.randn(len(bench.x), 3, generator=prior).to(bench.x)
-    latents = [z for z in (None if images.z is None else images.z.detach(), z_p) if z is not None]
-    made = list(model.decode(torch.cat(latents)).split(len(bench.x)))
+    model, config, x = bench.model, bench.config, bench.x
+    images = Ours().forward(model, x, config, torch.Generator().manual_seed(seed))
+    labels = images.labels
+    latents = [] if images.z is None else [images.z.detach()]
+    latents += [] if config.mode == "vae" else [images.noise.latents.to(x)]
+    made = list(model.decode(torch.cat(latents), None if labels is None else labels.repeat(len(latents))).split(len(x)))
 
     def reconstruction(x_hat):
-        pixel = 0.5 * (x_hat - bench.x).square().sum() / len(bench.x)
+        error = (x_hat - x).square().sum() / 2 if config.pixel_loss == "mse" else (x_hat - x).abs().sum()
+        pixel = error / len(x)
+        if model.config.learned_variance:
+            s = model.generator.log_scale
+            pixel = pixel / s.exp() ** (2 if config.pixel_loss == "mse" else 1) + 42 * s
         if config.mode == "vae":
             return config.pixel_weight * pixel
-        features = logits_of(bench, x_hat, return_features=True)[1][-1]
-        target = logits_of(bench, bench.x, return_features=True)[1][-1].detach()
-        feature = 0.5 * (features - target).square().sum() / len(bench.x)
+        show = augmented(images, config, 0)
+        features = logits_of(bench, show(x_hat), labels, return_features=True)[1][-1]
+        target = logits_of(bench, show(x), labels, return_features=True)[1][-1].detach()
+        feature = 0.5 * (features - target).square().sum() / len(x)
         return config.pixel_weight * pixel + config.feature_weight * feature
 
-    adversarial = sum(reference.generator_loss(logits_of(bench, image)) for image in made) if z_p is not None else 0
+    def adversarial_loss(image, row):
+        real = logits_of(bench, augmented(images, config, 0)(x), labels).detach()
+        logits = logits_of(bench, augmented(images, config, row)(image), labels)
+        return reference.generator_loss(logits, real, config.objective)
+
+    def weights(network):
+        every = [w for w in network.parameters() if w.dim() > 1]
+        return sum(config.weight_l1 * w.abs().sum() + config.weight_l2 / 2 * w.square().sum() for w in every)
+
+    adversarial = 0
+    if config.mode != "vae":
+        rows = [1] if config.mode == "gan" else [0, 1]
+        adversarial = sum(adversarial_loss(image, row) for image, row in zip(made, rows, strict=True))
     if config.mode == "gan":
-        return None, adversarial, adversarial
-    of_encoder = config.kl_weight * images.kl + reconstruction(images.reconstructed)
+        return None, adversarial + weights(model.generator), adversarial
+    of_encoder = config.kl_weight * images.kl
+    if config.free_bits:
+        posterior = model.encode(x, labels)
+        kl = 0.5 * (posterior.mean**2 + posterior.logvar.exp() - 1 - posterior.logvar).mean(0)
+        of_encoder = config.kl_weight * sum(max(one, torch.full_like(one, config.free_bits)) for one in kl)
+    of_encoder = of_encoder + reconstruction(images.reconstructed) + weights(model.encoder)
     gamma = config.gamma if config.mode == "vae-gan" else 1.0
-    return of_encoder, gamma * reconstruction(made[0]) + adversarial, adversarial
+    rec = gamma * reconstruction(made[0])
+    if config.adaptive_weight:
+        last = model.generator.doublings[-1].weight
+        nll, g = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, adversarial))
+        adversarial = config.adaptive_weight * (nll / (g + 1e-4)).clamp(0, 1e4).detach() * adversarial
+    return of_encoder, rec + adversarial + weights(model.generator), adversarial
 
 
 def plain_gradients(bench, seed=1):
     of_encoder, of_generator, _ = plain_losses(bench, seed)
-    losses = {"encoder": of_encoder, "generator": of_generator}
+    losses_of = {"encoder": of_encoder, "generator": of_generator}
     gradients = {}
     for name, network in bench.networks("encoder", "generator").items():
         parameters = dict(network.named_parameters())
-        values = torch.autograd.grad(losses[name], list(parameters.values()), retain_graph=True)
+        values = list(torch.autograd.grad(losses_of[name], list(parameters.values()), retain_graph=True))
+        if name == "generator" and "log_scale" in parameters:  # the likelihood's own: gamma has no part in it
+            gamma = bench.config.gamma if bench.config.mode == "vae-gan" else 1.0
+            values[list(parameters).index("log_scale")] /= gamma
         gradients |= {f"{name}.{key}": value for key, value in zip(parameters, values, strict=True)}
     return gradients
 
@@ -170,8 +242,8 @@ def assert_close(got, expected):
 
 
 # ------------------------------------------------------------------------------------------------- the invariants
-def check_a_discriminator_loss_reaches_nobody_else(step, mode, norm="none"):
-    bench = Bench(mode, norm)
+def check_a_discriminator_loss_reaches_nobody_else(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting)
     images = bench.forward(step)
     step.discriminator_gradients(bench.model, images, bench.config)
     reached = [key for key, grad in bench.gradients("encoder", "generator").items() if grad is not None]
@@ -179,8 +251,8 @@ def check_a_discriminator_loss_reaches_nobody_else(step, mode, norm="none"):
     assert_trained(bench.gradients("discriminator"))
 
 
-def check_b_adversarial_term_does_not_reach_encoder(step, mode, norm="none"):
-    bench = Bench(mode, norm)
+def check_b_adversarial_term_does_not_reach_encoder(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting)
     images = bench.forward(step)
     step.encoder_generator_gradients(bench.model, images, bench.config)
     got = bench.gradients("encoder")
@@ -190,8 +262,8 @@ def check_b_adversarial_term_does_not_reach_encoder(step, mode, norm="none"):
     assert_close(got, {f"encoder.{key}": value for key, value in zip(encoder, expected, strict=True)})
 
 
-def check_c_each_phase_changes_its_own_networks(step, mode, norm="none"):
-    bench = Bench(mode, norm)
+def check_c_each_phase_changes_its_own_networks(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting)
     images = bench.forward(step)
     if mode != "vae":
         others = bench.state("encoder", "generator")
@@ -203,20 +275,18 @@ def check_c_each_phase_changes_its_own_networks(step, mode, norm="none"):
     assert_moved(own, bench.state("encoder", "generator"))
 
 
-def check_d_small_steps_lower_their_losses(step, mode, norm="none"):
-    bench = Bench(mode, norm, gamma=0.0)  # the generator's gradient is the adversarial one alone
+def check_d_small_steps_lower_their_losses(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting, gamma=0.0)  # of the generator's loss the game is left
 
     def discriminator_loss():
-        images = bench.forward(Ours())
-        with torch.no_grad():
-            fakes = [image for image in (images.reconstructed, images.generated) if image is not None]
-            fake = torch.cat([logits_of(bench, image) for image in fakes])
-            return reference.discriminator_loss(logits_of(bench, bench.x), fake)
+        twin = copy.deepcopy(bench.model)
+        return steps.discriminator_phase(twin, bench.forward(Ours()), bench.config)["discriminator/total"]
 
     def descend(network):
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter -= 1e-4 * parameter.grad
+                if parameter.grad is not None:
+                    parameter -= 1e-4 * parameter.grad
 
     before = discriminator_loss()
     step.discriminator_gradients(bench.model, bench.forward(step), bench.config)
@@ -224,14 +294,14 @@ def check_d_small_steps_lower_their_losses(step, mode, norm="none"):
     assert discriminator_loss() < before, "a step of the discriminator raised its loss"
 
     bench.clear()
-    before = plain_losses(bench)[2].detach()
+    before = plain_losses(bench)[1].detach()
     step.encoder_generator_gradients(bench.model, bench.forward(step), bench.config)
     descend(bench.model.generator)
-    assert plain_losses(bench)[2] < before, "a step of the generator raised its adversarial loss"
+    assert plain_losses(bench)[1] < before, "a step of the generator raised its adversarial loss"
 
 
-def check_e_nothing_stale(step, mode, norm="none"):
-    bench = Bench(mode, norm)
+def check_e_nothing_stale(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting)
     for seed in (1, 2):  # the second step could find leftovers of the first
         images = bench.forward(step, seed)
         step.discriminator_phase(bench.model, bench.optimizers, images, bench.config)
@@ -240,8 +310,8 @@ def check_e_nothing_stale(step, mode, norm="none"):
         step.update(bench.optimizers, ["encoder", "generator"])
 
 
-def check_f_discriminator_learns_from_real_and_generated(step, mode, norm="none"):
-    bench = Bench(mode, norm)
+def check_f_discriminator_learns_from_real_and_generated(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting)
     images = bench.forward(Ours())
 
     def gradients(**changed):
@@ -254,7 +324,7 @@ def check_f_discriminator_learns_from_real_and_generated(step, mode, norm="none"
     for kind in ("real", "reconstructed", "generated"):
         if getattr(images, kind) is not None:
             after = gradients(**{kind: torch.rand_like(bench.x)})
-            same = torch.allclose(before["discriminator.logit.bias"], after["discriminator.logit.bias"])
+            same = all(torch.allclose(before[key], after[key]) for key in before)
             assert not same, f"the {kind} images make no difference to the discriminator"
 
     bench.clear()
@@ -263,8 +333,8 @@ def check_f_discriminator_learns_from_real_and_generated(step, mode, norm="none"
     assert_moved(state, bench.state("discriminator"))
 
 
-def check_g_reconstruction_has_a_gradient(step, mode, norm="none"):
-    bench = Bench(mode, norm, kl_weight=0.0)
+def check_g_reconstruction_has_a_gradient(step, mode, norm="none", setting="plain"):
+    bench = Bench(mode, norm, setting, kl_weight=0.0)
     step.encoder_generator_gradients(bench.model, bench.forward(step), bench.config)
     assert_trained(bench.gradients("encoder"))
 
@@ -412,6 +482,12 @@ def name(value):
 @pytest.mark.parametrize(("check", "mode"), INVARIANTS, ids=name)
 def test_invariant_holds(check, mode, norm):
     check(Ours(), mode, norm)
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting != "plain"])
+@pytest.mark.parametrize(("check", "mode"), INVARIANTS, ids=name)
+def test_invariant_holds_with(check, mode, setting):
+    check(Ours(), mode, setting=setting)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sdgan_ext import losses
 from sdgan_ext._errors import ConfigError, DivergedError
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.ops import reference
@@ -84,14 +85,91 @@ def test_r1_is_lazy_and_as_often_stronger():
         torch.testing.assert_close(got, want)
 
 
+def slopes_of(d, x, **labels):
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(d(x, **labels).sum(), x, create_graph=True)[0]
+
+
+def test_r2_is_the_mean_over_both_kinds_of_generated_images():
+    model, config = tiny(), TrainConfig(r1_gamma=0.7, r2_gamma=0.3, r1_every=4, objective="relativistic")
+    x = images_like(model)
+    images = steps.forward(model, x, config, generator=noise())
+    terms = steps.discriminator_phase(model, images, config, step=4)
+    d, made = model.discriminator, (images.reconstructed.detach(), images.generated.detach())
+    r1 = 4 * 0.7 / 2 * slopes_of(d, x).square().sum() / 6
+    r2 = 4 * 0.3 / 2 * sum(slopes_of(d, image).square().sum() / 6 for image in made) / 2
+    torch.testing.assert_close(terms["discriminator/r1"], r1.detach())
+    torch.testing.assert_close(terms["discriminator/r2"], r2.detach())
+    game = sum(reference.discriminator_loss(d(x), d(image), "relativistic") for image in made) / 2
+    wanted = torch.autograd.grad(game + r1 + r2, list(d.parameters()), allow_unused=True)
+    for got, want in zip(gradients(d).values(), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+    assert not {"discriminator/r1", "discriminator/r2"} & set(steps.discriminator_phase(model, images, config, step=5))
+
+
+@pytest.mark.parametrize("mode", ["gan", "vae-gan"])
+def test_gradient_penalty_lies_between_real_and_generated_images(mode):
+    model = tiny(discriminator_activation="tanh")
+    config = TrainConfig(mode=mode, objective="wasserstein", gp_weight=10.0)
+    x = images_like(model)
+    images = steps.forward(model, x, config, generator=noise())
+    terms = steps.discriminator_phase(model, images, config, step=1)
+    d, penalty, game = model.discriminator, 0, []
+    made = [image.detach() for image in (images.reconstructed, images.generated) if image is not None]
+    for image, t in zip(made, images.noise.points.double(), strict=True):
+        t = t.reshape(6, 1, 1, 1)
+        norms = slopes_of(d, (1 - t) * x + t * image).flatten(1).norm(dim=1)
+        penalty = penalty + 10 * (norms - 1).square().mean() / len(made)
+        game.append((d(image).mean() - d(x).mean()) / len(made))
+    torch.testing.assert_close(terms["discriminator/gradient_penalty"], penalty.detach())
+    wanted = torch.autograd.grad(sum(game) + penalty, list(d.parameters()), allow_unused=True)
+    for (name, got), want in zip(gradients(d).items(), wanted, strict=True):
+        torch.testing.assert_close(got, want, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_penalties_are_taken_at_the_augmented_images():
+    kinds = ("color", "translation", "cutout")
+    model, config = tiny(), TrainConfig(r1_gamma=0.7, r2_gamma=0.3, r1_every=1, diffaugment=kinds)
+    images = steps.forward(model, images_like(model), config, generator=noise())
+    terms = steps.discriminator_phase(model, images, config)
+    three = (images.real, images.reconstructed.detach(), images.generated.detach())
+    x, *made = (losses.diff_augment(image, u, kinds) for image, u in zip(three, images.noise.draws[0], strict=True))
+    d = model.discriminator
+    game = sum(reference.discriminator_loss(d(x), d(image)) for image in made) / 2
+    torch.testing.assert_close(terms["discriminator/adversarial"], game.detach())
+    torch.testing.assert_close(terms["discriminator/r1"], 0.35 * slopes_of(d, x).square().sum().detach() / 6)
+    r2 = 0.15 * sum(slopes_of(d, image).square().sum() for image in made) / 12
+    torch.testing.assert_close(terms["discriminator/r2"], r2.detach())
+
+
+def test_labels_reach_the_discriminator_with_every_batch():
+    model, config = tiny(classes=3), TrainConfig()
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    images = steps.forward(model, images_like(model), config, labels=labels, generator=noise())
+    terms = steps.discriminator_phase(model, images, config)
+    d = model.discriminator
+    made = (images.reconstructed.detach(), images.generated.detach())
+    game = [reference.discriminator_loss(d(images.real, labels=labels), d(x, labels=labels)) for x in made]
+    torch.testing.assert_close(terms["discriminator/total"], ((game[0] + game[1]) / 2).detach())
+    with pytest.raises(ValueError, match="labels are missing: this model is told of 3 classes"):
+        steps.forward(model, images_like(model), config)
+
+
+def test_minibatch_deviation_keeps_the_batches_apart():
+    model, config = tiny(minibatch_stddev=3), TrainConfig()
+    images = steps.forward(model, images_like(model, n=5), config, generator=noise())  # 3 divides 15, and not 5
+    terms = steps.discriminator_phase(model, images, config)
+    torch.testing.assert_close(terms["discriminator/real"], model.discriminator(images.real).mean().detach())
+
+
 def test_label_smoothing_reaches_the_loss():
     model = tiny()
-    losses = []
+    totals = []
     for target in (1.0, 0.9):
         config = TrainConfig(mode="gan", real_target=target)
         images = steps.forward(model, images_like(model), config, generator=noise())
-        losses.append(steps.discriminator_phase(model, images, config)["discriminator/total"])
-    assert losses[0] != losses[1]
+        totals.append(steps.discriminator_phase(model, images, config)["discriminator/total"])
+    assert totals[0] != totals[1]
 
 
 def test_batch_norm_in_discriminator_keeps_the_batches_apart():
@@ -206,7 +284,84 @@ def test_kl_weight_warms_up():
         torch.testing.assert_close(grads[0][key], grads[1][key])
 
 
+@pytest.mark.parametrize("mode", ["vae", "vae-gan"])
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_the_learned_scale_is_trained_and_finds_the_deviation(mode, kind):
+    model = tiny(learned_variance=True, dtype=torch.float32)
+    config = TrainConfig(mode=mode, pixel_loss=kind, lr_generator=0.02, lr_encoder=1e-9, gamma=0.01)
+    optimizers = make_optimizers(model, config)
+    optimizers["generator"].param_groups[0]["params"] = [model.generator.log_scale]  # the images stay as they are
+    x = images_like(model)
+    for step in range(120):
+        terms = steps.train_step(model, optimizers, x, config, step=step, generator=noise(step))
+    error = model.reconstruct(x) - x
+    deviation = error.square().mean().sqrt() if kind == "mse" else error.abs().mean()
+    assert terms["encoder_generator/scale"].item() == pytest.approx(deviation.item(), rel=0.05)
+
+
+def test_adaptive_weight_is_logged():
+    model, config = tiny(), TrainConfig(adaptive_weight=0.5)
+    images = steps.forward(model, images_like(model), config, generator=noise())
+    last = model.generator.doublings[-1].weight
+    pixel = (images.reconstructed - images.real).square().sum() / 12
+    d = model.discriminator
+    game = sum(reference.generator_loss(d(image)) for image in (images.reconstructed, images.generated))
+    nll, g = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (pixel, game))
+    terms = steps.encoder_generator_phase(model, images, config)
+    torch.testing.assert_close(terms["encoder_generator/adaptive_weight"], 0.5 * (nll / (g + 1e-4)))
+
+
+def test_free_bits_tells_both():
+    model, config = tiny(), TrainConfig(mode="vae", free_bits=0.2)
+    images = steps.forward(model, images_like(model), config, generator=noise())
+    terms = steps.encoder_generator_phase(model, images, config)
+    kl = model.encode(images.real).kl("none")
+    torch.testing.assert_close(terms["encoder_generator/kl"], kl.sum().detach() / 6)
+    torch.testing.assert_close(terms["encoder_generator/kl_free_bits"], kl.mean(0).clamp(min=0.2).sum().detach())
+
+
 # ------------------------------------------------------------------------------------------------ the whole step
+@pytest.mark.parametrize("mode", MODES)
+def test_clipping_bounds_each_network_for_itself(mode):
+    model, bounds = tiny(), {"encoder": 1e-3, "generator": 2e-3, "discriminator": 3e-3}
+    config = TrainConfig(mode=mode, **{f"clip_{name}": bound for name, bound in bounds.items()})
+    terms = steps.train_step(model, make_optimizers(model, config), images_like(model), config, step=0)
+    for name in MODES[mode]:
+        grads = [p.grad for p in getattr(model, name).parameters() if p.grad is not None]
+        assert torch.nn.utils.get_total_norm(grads).item() == pytest.approx(bounds[name], rel=0.01)
+        phase = "discriminator" if name == "discriminator" else "encoder_generator"
+        assert terms[f"{phase}/gradient_norm_{name}"] > bounds[name]
+
+
+def test_a_bound_that_is_wide_changes_nothing():
+    states = []
+    for bound in (0.0, 1e9):
+        model, config = tiny(), TrainConfig(clip_encoder=bound, clip_generator=bound, clip_discriminator=bound)
+        steps.train_step(model, make_optimizers(model, config), images_like(model), config, step=0, generator=noise())
+        states.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+@pytest.mark.parametrize("mode", ["gan", "vae-gan"])
+def test_the_discriminator_trains_alone_before_the_game_begins(mode):
+    model, start = tiny(dtype=torch.float32, generator_norm="batch"), 4 if mode == "vae-gan" else 2
+    config = TrainConfig(mode=mode, disc_start=start, disc_warmup=2, n_critic=2, r1_gamma=1.0, r1_every=3)
+    optimizers, generator = make_optimizers(model, config), noise()
+    for step in range(6):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        terms = steps.train_step(model, optimizers, images_like(model), config, step=step, generator=generator)
+        moved = {
+            name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(before[name], value)
+        }
+        everyone = set(MODES[mode])
+        alone = start - 2 <= step < start
+        assert moved == ({"discriminator"} if alone else everyone - {"discriminator"} if step < start else everyone)
+        assert any("adversarial_" in name for name in terms) == (step >= start)
+        kind = steps.kind_of(config, step)
+        assert kind.adversarial == (step >= start) and kind.encoder_generator == (not alone)
+        assert kind.penalised == (tuple((2 * step + i) % 3 == 0 for i in range(2)) if step >= start - 2 else ())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_train_step_trains_what_the_mode_names(mode):
     model = tiny(generator_norm="batch", encoder_norm="batch", dtype=torch.float32)
@@ -352,6 +507,21 @@ def test_lazy_r1_corrects_the_discriminators_adam():
         assert make_optimizers(tiny(), eager)["discriminator"].param_groups[0]["lr"] == 2e-4
 
 
+def test_lazy_r2_corrects_it_too():
+    group = make_optimizers(tiny(), TrainConfig(r2_gamma=1.0, r1_every=4))["discriminator"].param_groups[0]
+    assert group["lr"] == pytest.approx(2e-4 * 4 / 5) and group["betas"] == pytest.approx((0.5**0.8, 0.999**0.8))
+
+
+def test_learning_rates_rise_and_fall_along_a_cosine():
+    rise = TrainConfig(lr_warmup_steps=4)
+    assert [learning_rate_scale(rise, step) for step in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1, 1, 1]
+    fall = TrainConfig(lr_hold_steps=10, lr_cosine_steps=20, lr_final=0.1)
+    scales = [learning_rate_scale(fall, step) for step in (0, 10, 15, 20, 30, 99)]
+    assert scales == pytest.approx([1, 1, 0.1 + 0.45 * (1 + math.cos(math.pi / 4)), 0.55, 0.1, 0.1])
+    both = fall.replace(lr_warmup_steps=20)
+    assert learning_rate_scale(both, 15) == pytest.approx(16 / 20 * scales[2])
+
+
 def test_learning_rate_is_a_function_of_the_step():
     config = TrainConfig(steps=100, lr_hold_steps=50, lr_halving_steps=25)
     assert [learning_rate_scale(config, step) for step in (0, 50, 75, 100, 200)] == [1, 1, 0.5, 0.25, 2**-6]
@@ -372,6 +542,15 @@ def test_learning_rate_is_a_function_of_the_step():
         ({"encoder_channels": None}, {}, "trains the encoder, but the model has none"),
         ({"discriminator_channels": None}, {"mode": "gan"}, "trains the discriminator, but the model has none"),
         ({"discriminator_norm": "batch"}, {"r1_gamma": 1.0}, "r1_gamma must be 0 with discriminator_norm 'batch'"),
+        ({"discriminator_norm": "batch"}, {"r2_gamma": 1.0}, "r2_gamma must be 0 with discriminator_norm 'batch'"),
+        ({"discriminator_norm": "batch"}, {"gp_weight": 1.0}, "gp_weight must be 0 with discriminator_norm 'batch'"),
+        (
+            {"minibatch_stddev": 4},
+            {"batch_size": 6},
+            "batch_size is 6; with minibatch_stddev 4 it must be a multiple of 4",
+        ),
+        ({"learned_variance": True}, {"mode": "gan"}, "learned_variance must be false: .* but mode is 'gan'"),
+        ({"learned_variance": True}, {"pixel_weight": 0.0, "feature_weight": 1.0}, "but pixel_weight is 0"),
         ({}, {"objective": "wasserstein"}, "objective 'wasserstein' needs a discriminator whose slope is bounded"),
         ({}, {"feature_weight": 1.0, "feature_layer": 2}, "feature_layer is 2; the discriminator has 2 layers"),
         ({}, {"feature_weight": 1.0, "feature_layer": -3}, "so -2 to 1 are allowed"),

@@ -18,8 +18,8 @@ from sdgan_ext.training.state import list_checkpoints, load_checkpoint
 from sdgan_ext.training.trainer import Trainer
 
 
-def start(out, mode="vae-gan", **changes):
-    return Trainer(make_model(mode), make_config(mode=mode, **changes), out=out, progress=False)
+def start(out, mode="vae-gan", model=None, **changes):
+    return Trainer(make_model(mode, **(model or {})), make_config(mode=mode, **changes), out=out, progress=False)
 
 
 def weights(run):
@@ -40,6 +40,16 @@ class Interrupting(ImageDataset):
         return super().batch(indices)
 
 
+class Fives(torch.utils.data.Dataset):
+    """A user's own, which does not say how many classes it has."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.zeros(1, 8, 8), 5
+
+
 # ------------------------------------------------------------------------------------------------------ resume
 @pytest.mark.parametrize("mode", ["gan", "vae", "vae-gan"])
 def test_2n_steps_are_n_steps_resumed_for_n_more_bit_for_bit(tmp_path, mode):
@@ -53,6 +63,46 @@ def test_2n_steps_are_n_steps_resumed_for_n_more_bit_for_bit(tmp_path, mode):
     ends = [load_checkpoint(list_checkpoints(r.checkpoints)[-1]) for r in (run, whole)]
     for key in ("model", "ema", "optimizers", "generator"):
         torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["gan", "vae", "vae-gan"])
+def test_resume_is_exact_with_every_setting(tmp_path, mode):
+    model = dict(classes=3, minibatch_stddev=4, learned_variance=True)
+    start_of_game = dict(disc_start=4, disc_warmup=2) if mode == "vae-gan" else {}
+    settings = dict(
+        objective="relativistic", r1_gamma=0.3, r2_gamma=0.3, r1_every=3, n_critic=2, free_bits=0.05, weight_l1=1e-4,
+        diffaugment=("color", "translation", "cutout"), adaptive_weight=0.5 * (mode == "vae-gan"), clip_generator=1.0,
+        lr_warmup_steps=3, lr_hold_steps=4, lr_cosine_steps=4, pixel_loss="l1", **start_of_game,
+    )  # fmt: skip
+    data = make_dataset(classes=3)
+    whole = start(tmp_path / "whole", mode, model, steps=10, **settings).fit(data)
+    half = start(tmp_path / "half", mode, model, steps=5, **settings).fit(data)
+    torch.manual_seed(99)
+    run = Trainer.resume(half.folder, steps=10, progress=False).fit(data)
+    assert weights(run) == weights(whole)
+    ends = [load_checkpoint(list_checkpoints(r.checkpoints)[-1]) for r in (run, whole)]
+    for key in ("model", "ema", "optimizers", "generator"):
+        torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0, atol=0)
+
+
+def test_gradient_penalty_resumes_exactly(tmp_path):
+    settings = dict(objective="wasserstein", gp_weight=10.0, n_critic=2)
+    whole = start(tmp_path / "whole", "gan", steps=6, **settings).fit(make_dataset())
+    half = start(tmp_path / "half", "gan", steps=3, **settings).fit(make_dataset())
+    assert weights(Trainer.resume(half.folder, steps=6, progress=False).fit(make_dataset())) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (make_dataset(), "dots has no labels, the model is told of 3 classes"),
+        (make_dataset(classes=4), "dots has 4 classes, the model is told of 3 classes"),
+        (Fives(), "Fives: labels has 5; this model's are 0 to 2"),
+    ],
+)
+def test_labels_that_the_model_cannot_take(data, words):
+    with pytest.raises(DataError, match=words):
+        Trainer(make_model(classes=3), make_config(), out=None, progress=False).fit(data)
 
 
 def test_resume_without_steps_goes_on_to_the_saved_number(tmp_path):

@@ -7,17 +7,18 @@ from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.training.config import TrainConfig
 
 
-def make_model(mode="vae-gan", seed=0):
+def make_model(mode="vae-gan", seed=0, **changes):
     torch.manual_seed(seed)
     config = VAEGANConfig(
         image_size=8, latent_dim=4, encoder_channels=(4,), generator_channels=(4,), discriminator_channels=(4,)
     )
-    return VAEGAN(config.for_mode(mode))
+    return VAEGAN(config.replace(**changes).for_mode(mode))
 
 
-def make_dataset(count=16, size=8, name="dots"):
+def make_dataset(count=16, size=8, name="dots", classes=None):
     generator = torch.Generator().manual_seed(0)
-    return ImageDataset(torch.randint(0, 256, (count, 1, size, size), generator=generator).byte(), name=name)
+    images = torch.randint(0, 256, (count, 1, size, size), generator=generator).byte()
+    return ImageDataset(images, None if classes is None else torch.arange(count) % classes, name=name)
 
 
 def make_config(**changes):

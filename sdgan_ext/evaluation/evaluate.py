@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -77,8 +78,12 @@ class Materials:
     @functools.cached_property
     def reconstructions(self) -> Tensor:
         device = next((p.device for p in self.model.parameters()), None)
-        parts = (part.to(device) for part in float_parts(self.real, self.batch_size))
-        return torch.cat([_finite_bytes(self.model.reconstruct(part), "reconstructed") for part in parts])
+        parts = [(part.to(device),) for part in float_parts(self.real, self.batch_size)]
+        if self.asked_labels is not None:
+            parts = [
+                (*part, asked) for part, asked in zip(parts, self.asked_labels.split(self.batch_size), strict=True)
+            ]
+        return torch.cat([_finite_bytes(self.model.reconstruct(*part), "reconstructed") for part in parts])
 
     @functools.cached_property
     def net(self) -> FeatureNet:
@@ -100,7 +105,8 @@ def _finite_bytes(images: Tensor, kind: str) -> Tensor:
 
 
 def _takes_labels(model: Any) -> bool:
-    return "labels" in inspect.signature(model.sample).parameters
+    classes = getattr(getattr(model, "config", None), "classes", None)  # of a VAEGAN: 0 without
+    return "labels" in inspect.signature(model.sample).parameters if classes is None else classes > 0
 
 
 # ---------------------------------------------------------------------------------------------------- the metrics
@@ -277,6 +283,8 @@ def refusals(model: Any, dataset: Dataset, *, n: int | None = None, net: str | N
             reasons[name] = f"n is {n}; it needs {least} images or more"
     if reason := missing():
         reasons["inception-fid"] = reason
+    if getattr(getattr(model, "config", None), "classes", 0):
+        reasons |= dict.fromkeys(("elbo", "nll"), "the bounds are those of p(x), this model has p(x | class)")
     if getattr(model, "encoder", model) is None or not callable(getattr(model, "encode", None)):
         names = (name for name, metric in METRICS.items() if metric.encoder)
         reasons |= dict.fromkeys(names, "the model has no encoder (mode 'gan')")

@@ -54,6 +54,13 @@ class VAEGANConfig(Config):
         "what makes the image: the last doubling (transposed), or a convolution after it (conv)",
         choices=("transposed", "conv"),
     )
+    minibatch_stddev: int = option(
+        0,
+        "images whose deviation from each other the discriminator sees as one more channel, 4 in the paper; 0: none",
+        minimum=0,
+    )
+    learned_variance: bool = option(False, "train the scale of the images' distribution with the generator")
+    classes: int = option(0, "classes that all networks are told of an image; 0: none", minimum=0)
     init: str = option(
         "dcgan",
         "weights at the start: dcgan N(0, 0.02), glorot uniform with zero biases, torch its layers' defaults",
@@ -69,6 +76,8 @@ class VAEGANConfig(Config):
                 f"generator_channels is {self.generator_channels}; with generator_head 'conv' it needs two or more: "
                 "after the dense layer and after each doubling"
             )
+        if self.minibatch_stddev == 1:
+            raise ConfigError("minibatch_stddev is 1; one image does not deviate from itself: 0 (none), or at least 2")
         for network in ("encoder", "generator", "discriminator"):
             channels = getattr(self, f"{network}_channels")
             levels = self.generator_levels if network == "generator" else len(channels or ())
@@ -84,9 +93,18 @@ class VAEGANConfig(Config):
         """How often the generator doubles the image's sides."""
         return len(self.generator_channels) - (self.generator_head == "conv")
 
+    @property
+    def discriminator_mixes_images(self) -> bool:
+        """Whether a logit depends on the other images of its batch: real and generated ones must be batches apart."""
+        return self.discriminator_norm == "batch" or self.minibatch_stddev > 0
+
     def for_mode(self, mode: str) -> VAEGANConfig:
         """The same without the network that training in ``mode`` ("gan", "vae" or "vae-gan") would leave untrained."""
-        unused = {"gan": {"encoder_channels": None}, "vae": {"discriminator_channels": None}, "vae-gan": {}}
+        unused = {
+            "gan": {"encoder_channels": None, "learned_variance": False},
+            "vae": {"discriminator_channels": None},
+            "vae-gan": {},
+        }
         if mode not in unused:
             raise ConfigError(f"mode is {mode!r}; allowed are {', '.join(map(repr, unused))}")
         return self.replace(**unused[mode])

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import nn
 from .config import VAEGANConfig
 from .geometry import level_sizes, margins, same_margins
+from .labels import check_labels
 from .layers import initialise, unflatten
 
 __all__ = ["Generator"]
@@ -20,7 +21,10 @@ class Generator(torch.nn.Module):
 
     With batch norm every layer but the one that makes the image is normalised (DCGAN, Radford et al. 2016).
 
-    Shapes: [N, latent_dim] -> [N, channels, H, W] in [-1, 1], channels_last in memory.
+    With ``classes`` an embedding of the label is added to z. With ``learned_variance`` it has a trained scalar
+    ``log_scale``, which no image depends on: the scale of p(x|z) in ``losses.pixel_nll``.
+
+    Shapes: [N, latent_dim] and labels [N] -> [N, channels, H, W] in [-1, 1], channels_last in memory.
     """
 
     def __init__(self, config: VAEGANConfig):
@@ -53,11 +57,21 @@ class Generator(torch.nn.Module):
             self.head = nn.Conv2d(widths[-1], config.channels, config.kernel_size, padding=padding, activation="tanh")
         else:
             self.head = torch.nn.Identity()
+        self.embedding = torch.nn.Embedding(config.classes, config.latent_dim) if config.classes else None
+        self.log_scale = torch.nn.Parameter(torch.zeros(())) if config.learned_variance else None
         initialise(self, config.init)
 
-    def forward(self, z: Tensor) -> Tensor:
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the layer that makes the image."""
+        return (self.head if self.config.generator_head == "conv" else self.doublings[-1]).weight
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.config.latent_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}; this model takes [N, {self.config.latent_dim}]")
+        check_labels(labels, len(z), self.config)
+        if labels is not None:
+            z = z + self.embedding(labels)
         x = self.norms[0](unflatten(self.dense(z), self.base_shape))
         for doubling, norm in zip(self.doublings, self.norms[1:], strict=True):
             x = norm(doubling(x))

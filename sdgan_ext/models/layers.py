@@ -65,8 +65,12 @@ def check_images(x: Tensor, config: VAEGANConfig) -> None:
 def initialise(network: torch.nn.Module, how: str) -> None:
     """Initial weights: ``dcgan`` (Radford et al. 2016, section 4), ``glorot`` (Glorot & Bengio 2010) or ``torch``.
 
-    Batch norm starts as the identity in all three; with ``dcgan`` its scales are drawn from N(1, 0.02).
+    Batch norm starts as the identity in all three; with ``dcgan`` its scales are drawn from N(1, 0.02). Embeddings of
+    class labels start as N(0, 0.02) in all three: beside z ~ N(0, I), classes begin alike and grow apart.
     """
+    for module in network.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, 0.0, 0.02)
     if how == "torch":
         return
     for module in network.modules():

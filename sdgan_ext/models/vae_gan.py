@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors
@@ -19,6 +19,7 @@ from .config import VAEGANConfig
 from .discriminator import Discriminator
 from .encoder import Encoder
 from .generator import Generator
+from .labels import as_labels
 from .posterior import Posterior
 from .weights import load_into
 
@@ -30,7 +31,8 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 class VAEGAN(torch.nn.Module):
     """The three networks of a VAE-GAN (Larsen et al. 2016); a VAE or a GAN where one of them is left out.
 
-    Images are [N, channels, H, W] in [-1, 1]. Weights are kept in channels_last memory.
+    Images are [N, channels, H, W] in [-1, 1]. Weights are kept in channels_last memory. With ``config.classes``
+    everything takes ``labels``, int64 [N].
 
     Attributes:
         config: the :class:`VAEGANConfig` it was made from.
@@ -51,23 +53,32 @@ class VAEGAN(torch.nn.Module):
             ):  # Module.to leaves the strides of a single channel ambiguous, and the layers go by them
                 weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """``decode(encode(x).mode())``, differentiable."""
-        return self.decode(self.encode(x).mode())
+        return self.decode(self.encode(x, labels).mode(), labels)
 
-    def encode(self, x: Tensor) -> Posterior:
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Posterior:
         """The posterior q(z|x), differentiable. x is [N, channels, H, W]."""
         if self.encoder is None:
             raise ValueError("this model has no encoder (encoder_channels is None), so it cannot encode an image")
-        return self.encoder(x)
+        return self.encoder(x, labels)
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The generator's image, differentiable. [N, latent_dim] -> [N, channels, H, W]"""
-        return self.generator(z)
+        return self.generator(z, labels)
 
     @torch.no_grad()
-    def sample(self, n: int, *, seed: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: int | Sequence[int] | Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """n images from z ~ N(0, I), in evaluation mode. [n, channels, H, W]
+
+        A conditional model must be told of what classes: ``labels`` is a class for each image, or one for all.
 
         z is drawn on the CPU, so that a seed means the same images on every device. Give ``seed`` or a CPU
         ``generator``, or neither for torch's own state.
@@ -79,18 +90,22 @@ class VAEGAN(torch.nn.Module):
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
         weight = self.generator.dense.weight
+        labels = self._labels(labels, n)
         z = torch.randn(n, self.config.latent_dim, generator=generator).to(weight)
         with self._evaluating():
-            return self.decode(z)
+            return self.decode(z, labels)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """The image of the posterior's mode, in evaluation mode. Same shape as x."""
+        labels = self._labels(labels, len(x))
         with self._evaluating():
-            return self(x)
+            return self(x, labels)
 
     @torch.no_grad()
-    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+    def interpolate(
+        self, a: Tensor, b: Tensor, steps: int, labels: int | Sequence[int] | Tensor | None = None
+    ) -> Tensor:
         """Images on the way from latent vector a to b, both included, in evaluation mode.
 
         The direction moves along the great circle and the length changes linearly: normal vectors of many dimensions
@@ -100,6 +115,7 @@ class VAEGAN(torch.nn.Module):
         Args:
             a, b: [latent_dim], as from ``encode(x).mode()[0]``.
             steps: images in all, at least 2.
+            labels: of a conditional model, as in :meth:`sample`.
 
         Returns:
             [steps, channels, H, W].
@@ -109,8 +125,13 @@ class VAEGAN(torch.nn.Module):
                 raise ValueError(f"{name} has shape {tuple(z.shape)}; it must be ({self.config.latent_dim},)")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
             raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
+        labels = self._labels(labels, steps)
         with self._evaluating():
-            return self.decode(_slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)))
+            return self.decode(_slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)), labels)
+
+    def _labels(self, labels, n: int) -> Tensor | None:
+        labels = as_labels(labels, n, self.config)
+        return None if labels is None else labels.to(self.generator.dense.weight.device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into ``folder``, each complete or not at all.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from .._config import Config, option
 from .._errors import ConfigError
+from ..losses.augment import AUGMENTATIONS
+from ..losses.likelihood import PIXEL_LOSSES
 from ..ops.adversarial_loss import OBJECTIVES
 
 __all__ = ["MODES", "TrainConfig"]
@@ -35,24 +37,61 @@ class TrainConfig(Config):
     lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
     lr_discriminator: float = option(2e-4, "Adam's learning rate of the discriminator", above=0)
     betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", minimum=0, maximum=1)
+    lr_warmup_steps: int = option(0, "the learning rates grow linearly from 0 over these steps", minimum=0)
     lr_hold_steps: int = option(0, "steps before the learning rates begin to fall", minimum=0)
     lr_halving_steps: int = option(
         0, "after lr_hold_steps the learning rates halve every so many steps; 0: they stay", minimum=0
     )
 
+    lr_cosine_steps: int = option(
+        0,
+        "after lr_hold_steps the learning rates fall along half a cosine over so many steps; 0: they do not",
+        minimum=0,
+    )
+    lr_final: float = option(
+        0.0, "the share of the learning rates that lr_cosine_steps ends with", minimum=0, maximum=1
+    )
+    clip_encoder: float = option(0.0, "bound on the norm of the encoder's gradient; 0: none", minimum=0)
+    clip_generator: float = option(0.0, "bound on the norm of the generator's gradient; 0: none", minimum=0)
+    clip_discriminator: float = option(0.0, "bound on the norm of the discriminator's gradient; 0: none", minimum=0)
+    weight_l1: float = option(0.0, "weight of sum |w| over the weights of every trained network", minimum=0)
+    weight_l2: float = option(0.0, "weight of 1/2 sum w^2 over the weights of every trained network", minimum=0)
+
     objective: str = option("non_saturating", "the game between the networks", choices=tuple(OBJECTIVES))
     real_target: float = option(1.0, "target for real images; 0.9 is one-sided label smoothing", above=0, maximum=1)
     r1_gamma: float = option(0.0, "weight of the R1 penalty on the discriminator; 0 is none", minimum=0)
-    r1_every: int = option(
-        16, "the R1 penalty is taken every so many discriminator steps, times as strongly", minimum=1
+    r2_gamma: float = option(0.0, "weight of the same penalty at generated images, R2; 0 is none", minimum=0)
+    r1_every: int = option(16, "R1 and R2 are taken every so many discriminator steps, times as strongly", minimum=1)
+    gp_weight: float = option(0.0, "weight of WGAN-GP's gradient penalty, 10 in its paper; 0 is none", minimum=0)
+    diffaugment: tuple[str, ...] | None = option(
+        None,
+        "DiffAugment: how the discriminator's images are augmented, separated by commas",
+        choices=tuple(AUGMENTATIONS),
     )
     n_critic: int = option(1, "discriminator steps for each generator step", minimum=1)
+
+    disc_start: int = option(0, "steps before the adversarial terms begin", minimum=0)
+    disc_warmup: int = option(
+        0, "the last so many steps before disc_start train the discriminator, and nothing else", minimum=0
+    )
+    adaptive_weight: float = option(
+        0.0,
+        "the adversarial terms pull at the generator's last weight so many times as hard as the reconstruction; "
+        "0.5 in latent diffusion; 0: they have the weight 1",
+        minimum=0,
+    )
 
     kl_weight: float = option(1.0, "weight of the KL divergence from the prior", minimum=0)
     kl_warmup_steps: int = option(
         0, "the weight of the KL divergence grows linearly from 0 over these steps", minimum=0
     )
-    pixel_weight: float = option(1.0, "weight of 1/2 |x - G(z)|^2, summed over the image", minimum=0)
+    free_bits: float = option(0.0, "nats that every latent dimension may cost without a gradient", minimum=0)
+    pixel_loss: str = option(
+        "mse",
+        "distance of images: 1/2 squared (a normal distribution) or absolute (Laplace's)",
+        choices=tuple(PIXEL_LOSSES),
+    )
+    pixel_weight: float = option(1.0, "weight of pixel_loss, summed over the image", minimum=0)
     feature_weight: float = option(
         0.0, "weight of 1/2 |D_l(x) - D_l(G(z))|^2, summed over D's layer l; only in mode vae-gan", minimum=0
     )
@@ -84,6 +123,42 @@ class TrainConfig(Config):
             raise ConfigError(f"accumulate is {self.accumulate}; it must divide batch_size, {self.batch_size}")
         if self.real_target != 1 and self.objective not in ("non_saturating", "minimax", "least_squares"):
             raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
+        self._check_reconstruction()
+        self._check_game()
+        if self.lr_halving_steps and self.lr_cosine_steps:
+            raise ConfigError(
+                f"lr_halving_steps is {self.lr_halving_steps} and lr_cosine_steps {self.lr_cosine_steps}: the learning "
+                "rates fall in one way; leave one of them at 0"
+            )
+        if self.lr_final and not self.lr_cosine_steps:
+            raise ConfigError(f"lr_final is {self.lr_final}, but lr_cosine_steps is 0: there is no fall that it ends")
+
+    def _check_reconstruction(self) -> None:
         if self.mode != "gan" and not (self.pixel_weight or (self.feature_weight and self.mode == "vae-gan")):
             weights = "pixel_weight" if self.mode == "vae" else "pixel_weight and feature_weight"
             raise ConfigError(f"{weights} must not be 0 in mode {self.mode!r}: nothing would be reconstructed")
+        if self.free_bits and not self.kl_weight:
+            raise ConfigError(f"free_bits is {self.free_bits}, but kl_weight is 0: every bit is free")
+
+    def _check_game(self) -> None:
+        if self.gp_weight and (self.r1_gamma or self.r2_gamma):
+            raise ConfigError(
+                f"gp_weight is {self.gp_weight} and {'r1_gamma' if self.r1_gamma else 'r2_gamma'} is above 0: the one "
+                "draws the discriminator's slope to 1, the other to 0; leave one of them at 0"
+            )
+        if self.disc_warmup > self.disc_start:
+            raise ConfigError(
+                f"disc_warmup is {self.disc_warmup}, but there are {self.disc_start} steps before disc_start; it must "
+                "be at most that"
+            )
+        if self.mode == "gan" and self.disc_start > self.disc_warmup:
+            raise ConfigError(
+                f"disc_start is {self.disc_start} and disc_warmup {self.disc_warmup}, but in mode 'gan' there is "
+                "nothing else to train before the game; they must be equal"
+            )
+        if self.adaptive_weight and not (self.mode == "vae-gan" and self.gamma):
+            reason = "gamma is 0" if self.mode == "vae-gan" else f"mode is {self.mode!r}"
+            raise ConfigError(
+                f"adaptive_weight is {self.adaptive_weight}, but {reason}: it weighs a game against a reconstruction, "
+                "and the generator does not have both"
+            )

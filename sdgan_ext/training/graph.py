@@ -2,7 +2,7 @@
 
 A small step is hundreds of kernels of a few microseconds, and launching them one by one from Python takes longer than
 they do. A graph launches them all at once. It replays kernels, not Python: whatever changes from step to step has to
-reach it through memory. :class:`_Inputs` is that memory, and :func:`~sdgan_ext.training.steps.r1_phases` is all that a
+reach it through memory. :class:`_Inputs` is that memory, and :func:`~sdgan_ext.training.steps.kind_of` is all that a
 tensor cannot say: there is a graph for each of its values.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,7 +23,7 @@ from sdgan_ext.models import VAEGAN
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import average_in, next_share
 from sdgan_ext.training.optimizers import set_learning_rates, tensor_learning_rates
-from sdgan_ext.training.steps import Noise, draw_noise, forwards_of, kl_weight_at, r1_phases, take_step
+from sdgan_ext.training.steps import Kind, Noise, draw_noise, forwards_of, kind_of, kl_weight_at, take_step
 
 __all__ = ["CudaGraphs", "GraphedStep", "Graphs", "graphs_of"]
 
@@ -125,34 +125,33 @@ class GraphedStep:
         self._model, self._optimizers, self._ema, self._config = model, optimizers, ema, config
         self._graphs, self._say = graphs, say
         self._inputs: _Inputs | None = None
-        self._captured: dict[tuple[bool, ...], _Captured] = {}
-        self._taken: Counter[tuple[bool, ...]] = Counter()
+        self._captured: dict[Kind, _Captured] = {}
+        self._taken: Counter[Kind] = Counter()
         self._refused = False
         self._said: set[str] = set()
 
-    def __call__(self, x: Tensor, *, step: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, x: Tensor, *, step: int, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Takes step ``step``; everything is as in :func:`~sdgan_ext.training.steps.train_step`."""
         self._model.train()
         set_learning_rates(self._optimizers, self._config, step)
-        drawn = [draw_noise(self._model, len(x), self._config, generator=generator) for _ in range(self._forwards)]
+        forwards = forwards_of(self._config)
+        drawn = [draw_noise(self._model, len(x), self._config, generator=generator) for _ in range(forwards)]
+        given = x, labels, drawn, self._scalars(step)
         if self._inputs is None:
-            self._inputs = self._make_inputs(x)
+            self._inputs = self._make_inputs(*given)
         inputs = self._inputs
         if x.shape != inputs.x.shape:
             self._say_once(f"a batch is {list(x.shape)}, the captured ones are {list(inputs.x.shape)}")
-            inputs = self._make_inputs(x)
-        inputs.set(x, drawn, self._scalars(step))
+            inputs = self._make_inputs(*given)
+        inputs.set(*given)
         names, losses = self._take(step, inputs)
         self._ema.n_averaged += 1  # on the CPU, which no graph can do
         return dict(zip(names, losses.clone().unbind(), strict=True))  # the next replay overwrites them
 
-    @property
-    def _forwards(self) -> int:
-        return forwards_of(self._config)
-
-    def _make_inputs(self, x: Tensor) -> _Inputs:
-        weight = next(self._model.parameters())
-        return _Inputs.like(x, weight, self._forwards, self._model.config.latent_dim, len(self._optimizers) + 2)
+    def _make_inputs(self, *given) -> _Inputs:
+        return _Inputs.like(next(self._model.parameters()).device, *given)
 
     def _scalars(self, step: int) -> list[float]:
         """In the order of ``_Inputs.scalars``."""
@@ -160,7 +159,7 @@ class GraphedStep:
         return [kl_weight_at(self._config, step), next_share(self._ema, self._config), *rates]
 
     def _take(self, step: int, inputs: _Inputs) -> tuple[tuple[str, ...], Tensor]:
-        kind = r1_phases(self._config, step)
+        kind = kind_of(self._config, step)
         if inputs is self._inputs:
             if kind not in self._captured and self._taken[kind] >= WARM_UP and not self._refused:
                 self._capture(kind, step)
@@ -171,7 +170,7 @@ class GraphedStep:
             self._taken[kind] += 1
         return self._graphs.warm_up(lambda: self._work(step, inputs))
 
-    def _capture(self, kind: tuple[bool, ...], step: int) -> None:
+    def _capture(self, kind: Kind, step: int) -> None:
         try:
             replay, (names, losses) = self._graphs.capture(lambda: self._work(step, self._inputs, capturable=True))
         except RuntimeError as error:  # nothing has been done yet, so the step can still be taken the other way
@@ -188,7 +187,14 @@ class GraphedStep:
         rates = dict(zip(self._optimizers, rates, strict=True))
         with tensor_learning_rates(self._optimizers, rates, capturable=capturable):
             terms = take_step(
-                self._model, self._optimizers, inputs.x, inputs.noise, self._config, step=step, kl_weight=kl_weight
+                self._model,
+                self._optimizers,
+                inputs.x,
+                inputs.noise,
+                self._config,
+                step=step,
+                labels=inputs.labels,
+                kl_weight=kl_weight,
             )
         average_in(self._ema, self._model, share)
         return tuple(terms), torch.stack(list(terms.values()))
@@ -205,41 +211,50 @@ class _Inputs:
 
     Attributes:
         x: [N, C, H, W], channels_last.
-        noise: of every forward pass; views of ``seeds`` and ``latents``.
+        labels: [N], or None.
+        drawn: the fields of :class:`Noise` that there are, each [forwards, ...].
+        values: of ``scalars``.
+        noise: of every forward pass; views of ``drawn``.
         scalars: the weight of the KL divergence, the share in the average, a learning rate of each optimizer.
     """
 
     x: Tensor
-    seeds: Tensor  # [forwards]
-    latents: Tensor  # [forwards, N, Z]
-    values: Tensor  # [scalars]
+    labels: Tensor | None
+    drawn: dict[str, Tensor]
+    values: Tensor
     noise: tuple[Noise, ...]
     scalars: tuple[Tensor, ...]
 
     @classmethod
-    def like(cls, x: Tensor, weight: Tensor, forwards: int, latent_dim: int, scalars: int) -> _Inputs:
-        device = weight.device
+    def like(
+        cls, device: torch.device, x: Tensor, labels: Tensor | None, noise: list[Noise], scalars: list[float]
+    ) -> _Inputs:
         # CUDA's fused Adam reads a learning rate as float32 and nothing else; the CPU's computes with a double.
         number = torch.float32 if device.type == "cuda" else torch.float64
-        seeds = torch.empty(forwards, dtype=torch.int64, device=device)
-        latents = torch.empty(forwards, len(x), latent_dim, device=device)
-        values = torch.empty(scalars, dtype=number, device=device)
+        drawn = {name: torch.empty_like(value, device=device) for name, value in _stacked(noise).items()}
+        values = torch.empty(len(scalars), dtype=number, device=device)
         return cls(
             torch.empty_like(x, device=device, memory_format=torch.channels_last),
-            seeds,
-            latents,
+            None if labels is None else torch.empty_like(labels, device=device),
+            drawn,
             values,
-            tuple(map(Noise, seeds.unbind(), latents.unbind())),
+            tuple(Noise(**{name: value[i] for name, value in drawn.items()}) for i in range(len(noise))),
             values.unbind(),
         )
 
-    def set(self, x: Tensor, noise: list[Noise], scalars: list[float]) -> None:
+    def set(self, x: Tensor, labels: Tensor | None, noise: list[Noise], scalars: list[float]) -> None:
         _send(x.contiguous(memory_format=torch.channels_last), self.x)
-        if noise[0].seed is not None:
-            _send(torch.stack([drawn.seed for drawn in noise]), self.seeds)
-        if noise[0].latents is not None:
-            _send(torch.stack([drawn.latents for drawn in noise]), self.latents)
+        if labels is not None:
+            _send(labels, self.labels)
+        for name, value in _stacked(noise).items():
+            _send(value, self.drawn[name])
         _send(torch.tensor(scalars, dtype=self.values.dtype), self.values)
+
+
+def _stacked(noise: list[Noise]) -> dict[str, Tensor]:
+    """By name the fields that there are, [forwards, ...]."""
+    of = {field.name: [getattr(drawn, field.name) for drawn in noise] for field in fields(Noise)}
+    return {name: torch.stack(values) for name, values in of.items() if values[0] is not None}
 
 
 def _send(value: Tensor, to: Tensor) -> None:

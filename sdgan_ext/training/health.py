@@ -31,15 +31,27 @@ class Health:
         images: real images [N, C, H, W] that are looked at every time.
         latents: [M, Z], likewise.
         say: takes a warning.
+        labels, latent_labels: of a conditional model, of ``images`` and ``latents``, [N] and [M].
     """
 
-    def __init__(self, model: VAEGAN, config: TrainConfig, images: Tensor, latents: Tensor, say: Callable[[str], None]):
-        self._model, self._config, self._images, self._latents, self._say = model, config, images, latents, say
+    def __init__(
+        self,
+        model: VAEGAN,
+        config: TrainConfig,
+        images: Tensor,
+        latents: Tensor,
+        say: Callable[[str], None],
+        *,
+        labels: Tensor | None = None,
+        latent_labels: Tensor | None = None,
+    ):
+        self._model, self._config, self._say = model, config, say
+        self._looks = images, latents, labels, latent_labels
         self._lasting: Counter[str] = Counter()
 
     def examine(self, step: int) -> dict[str, float]:
         """The numbers of :func:`measure` after ``step`` steps, named "health/..."; warns."""
-        numbers = measure(self._model, self._config, self._images, self._latents)
+        numbers = measure(self._model, self._config, *self._looks)
         found = _complaints(numbers, self._config) if step >= _FIRST_STEPS else {}
         for kind in list(self._lasting):
             if kind not in found:
@@ -52,7 +64,14 @@ class Health:
 
 
 @torch.no_grad()
-def measure(model: VAEGAN, config: TrainConfig, images: Tensor, latents: Tensor) -> dict[str, float]:
+def measure(
+    model: VAEGAN,
+    config: TrainConfig,
+    images: Tensor,
+    latents: Tensor,
+    labels: Tensor | None = None,
+    latent_labels: Tensor | None = None,
+) -> dict[str, float]:
     """Nothing random and nothing that stays: in evaluation mode, without gradients.
 
     Returns:
@@ -68,16 +87,17 @@ def measure(model: VAEGAN, config: TrainConfig, images: Tensor, latents: Tensor)
     """
     numbers: dict[str, float] = {}
     with model._evaluating():
-        made = model.decode(latents)
+        made = model.decode(latents, latent_labels)
         if config.mode != "vae":
-            real, fake = model.discriminator(images), model.discriminator(made)
+            real = model.discriminator(images, labels=labels)
+            fake = model.discriminator(made, labels=latent_labels)
             numbers |= {
                 "accuracy_real": _share_above(real, fake, config),
                 "accuracy_fake": 1 - _share_above(fake, real, config),
                 "logit_margin": (real.mean() - fake.mean()).item(),
             }
         if config.mode != "gan":
-            posterior = model.encode(images)
+            posterior = model.encode(images, labels)
             per_unit = posterior.kl("none").mean(0)
             numbers |= {
                 "active_units": float((posterior.mean.var(0) > _ACTIVE).sum()),

@@ -8,21 +8,22 @@ Each phase *sets* the gradients of the networks it trains and touches those of n
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from .. import losses, ops
 from .._errors import ConfigError, DivergedError
 from ..models.vae_gan import VAEGAN
-from ..ops.gaussian import draw_seed
 from .config import TrainConfig
+from .gradients import clip_gradients, frozen, set_gradients
+from .noise import Noise, draw_noise, noise_of_rows
 from .optimizers import set_learning_rates
 
 if TYPE_CHECKING:
@@ -30,53 +31,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Images",
+    "Kind",
     "Noise",
     "check_finite",
+    "clip_gradients",
     "discriminator_phase",
     "draw_noise",
     "encoder_generator_phase",
     "forward",
     "forwards_of",
     "frozen",
+    "kind_of",
     "kl_weight_at",
     "noise_of_rows",
     "precision",
-    "r1_phases",
     "take_step",
     "train_step",
 ]
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What one :func:`forward` has of chance, on the CPU or where the model is.
-
-    Attributes:
-        seed: of z ~ q(z|x), a scalar of int64; None in mode "gan".
-        latents: z_p ~ N(0, I), [N, Z]; None in mode "vae".
-        eps: in place of the seed, the numbers that it stands for, [N, Z].
-    """
-
-    seed: Tensor | None = None
-    latents: Tensor | None = None
-    eps: Tensor | None = None
-
-
-def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.Generator | None = None) -> Noise:
-    """The noise of one :func:`forward` of ``n`` images.
-
-    Args:
-        generator: its source, on the CPU: the same numbers on every device. torch's own state by default.
-    """
-    return Noise(
-        None if config.mode == "gan" else draw_seed(generator),
-        None if config.mode == "vae" else torch.randn(n, model.config.latent_dim, generator=generator),
-    )
-
-
 @dataclass
 class Images:
-    """What a step works on; everything but ``real`` carries its graph.
+    """What a step works on; everything but ``real`` and ``labels`` carries its graph.
 
     Attributes:
         real: x, [N, C, H, W].
@@ -84,6 +60,9 @@ class Images:
         generated: G(z_p) with z_p ~ N(0, I), [N, C, H, W]; None in mode "vae".
         z: [N, Z]; None in mode "gan".
         kl: KL(q(z|x) || N(0, I)), a scalar; None in mode "gan".
+        kl_free_bits: what stands for it in the encoder's loss, with free bits; None without.
+        labels: of the real images, and of those made from and beside them, [N]; None without classes.
+        noise: what the phases need of it beside the images.
     """
 
     real: Tensor
@@ -91,6 +70,35 @@ class Images:
     generated: Tensor | None = None
     z: Tensor | None = None
     kl: Tensor | None = None
+    kl_free_bits: Tensor | None = None
+    labels: Tensor | None = None
+    noise: Noise | None = None
+
+
+class Kind(NamedTuple):
+    """All that the operations of a step depend on beside its tensors.
+
+    Attributes:
+        penalised: for every phase D, whether R1 and R2 are taken in it.
+        encoder_generator: whether there is a phase E+G.
+        adversarial: whether the game is part of it.
+    """
+
+    penalised: tuple[bool, ...]
+    encoder_generator: bool = True
+    adversarial: bool = True
+
+
+def kind_of(config: TrainConfig, step: int) -> Kind:
+    """Of the step ``step``: steps of one kind do the same operations."""
+    if config.mode == "vae":
+        return Kind((), adversarial=False)
+    before = config.disc_start - step
+    if before > config.disc_warmup:
+        return Kind((), adversarial=False)
+    phases = range(step * config.n_critic, (step + 1) * config.n_critic)
+    penalised = tuple(_penalises(config, phase) for phase in phases)
+    return Kind(penalised, encoder_generator=before <= 0, adversarial=before <= 0)
 
 
 def forward(
@@ -98,6 +106,7 @@ def forward(
     x: Tensor,
     config: TrainConfig,
     *,
+    labels: Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Noise | None = None,
 ) -> Images:
@@ -109,22 +118,29 @@ def forward(
     Args:
         model: in training mode.
         x: real images [N, C, H, W] in [-1, 1].
+        labels: of ``x``, int64 [N]; needed by a conditional model, which generates images of the same classes.
         generator: where :func:`draw_noise` draws from.
         noise: drawn already.
     """
     noise = noise or draw_noise(model, len(x), config, generator=generator)
-    images = Images(x)
+    images = Images(x, labels=labels, noise=noise)
     latents = []
     if config.mode != "gan":
         given = {"seed": noise.seed.to(x.device)} if noise.eps is None else {"eps": noise.eps.to(x)}
-        images.z, images.kl = model.encode(x).sample_with_kl(**given)
+        posterior = model.encode(x, labels)
+        if config.free_bits:
+            images.z, kl = posterior.sample_with_kl(**given, reduction="none")
+            images.kl, images.kl_free_bits = kl.detach().sum() / len(x), losses.free_bits(kl, config.free_bits)
+        else:
+            images.z, images.kl = posterior.sample_with_kl(**given)
         latents.append(images.z)
     if config.mode != "vae":
         latents.append(noise.latents.to(x))
     if model.config.generator_norm == "batch":
-        made = model.decode(torch.cat(latents)).chunk(len(latents))
+        together = None if labels is None else labels.repeat(len(latents))
+        made = model.decode(torch.cat(latents), together).chunk(len(latents))
     else:
-        made = [model.decode(z) for z in latents]
+        made = [model.decode(z, labels) for z in latents]
     images.reconstructed = None if config.mode == "gan" else made[0]
     images.generated = None if config.mode == "vae" else made[-1]
     return images
@@ -134,14 +150,16 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     """Sets the gradients of D, and of D alone.
 
     ``lD = sp(-D(x)) + 1/2 (sp(D(G(z))) + sp(D(G(z_p))))`` for the default objective (Larsen et al. 2016); every
-    ``r1_every`` steps also R1, times ``r1_every`` (Karras et al. 2020).
+    ``r1_every`` steps also R1 and R2, times ``r1_every`` (Karras et al. 2020); with ``gp_weight`` the gradient penalty.
+    R2 and the gradient penalty are means over both kinds of generated images. With DiffAugment all of it is taken at
+    the augmented images.
 
     Args:
         step: discriminator steps taken so far.
 
     Returns:
-        "discriminator/..." ``total``, ``adversarial``, ``r1`` where it was taken, and the mean logits ``real`` and
-        ``fake``: scalars without a graph.
+        "discriminator/..." ``total``, ``adversarial``, the penalties that were taken (``r1``, ``r2``,
+        ``gradient_penalty``, ``weights``), and the mean logits ``real`` and ``fake``: scalars without a graph.
 
     Raises:
         ConfigError: in mode "vae", which has no phase D.
@@ -149,23 +167,36 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     if config.mode == "vae":
         raise ConfigError("mode is 'vae'; a discriminator is trained in modes 'gan' and 'vae-gan' only")
     fakes = [fake.detach() for fake in (images.reconstructed, images.generated) if fake is not None]
-    penalised = _takes_r1(config, step)
-    real = images.real.detach().requires_grad_(penalised)
-    if penalised or model.config.discriminator_norm == "batch":  # R1 needs the real half alone; batch norm mixes images
-        real_logits, *fake_logits = [model.discriminator(batch) for batch in (real, *fakes)]
+    real, *fakes = _augmented([images.real.detach(), *fakes], images, config, phase=0)
+    penalised = _penalises(config, step)
+    real = real.requires_grad_(penalised and config.r1_gamma > 0)
+    fakes = [fake.requires_grad_(penalised and config.r2_gamma > 0) for fake in fakes]
+    if penalised or model.config.discriminator_mixes_images:  # R1 and R2 need their images alone
+        real_logits, *fakes_logits = [_discriminate(model, batch, images.labels) for batch in (real, *fakes)]
     else:
-        real_logits, *fake_logits = model.discriminator(torch.cat([real, *fakes])).split(len(real))
-    fake_logits = torch.cat(fake_logits)
+        together = _discriminate(model, torch.cat([real, *fakes]), images.labels)
+        real_logits, *fakes_logits = together.split(len(real))
+    fake_logits = torch.cat(fakes_logits)
     pairs = len(fakes) if config.objective == "relativistic" else 1
     terms = {
         "adversarial": losses.discriminator_loss(
             real_logits.repeat(pairs, 1), fake_logits, config.objective, real_target=config.real_target
         )
     }
-    if penalised:
+    if penalised and config.r1_gamma:
         terms["r1"] = config.r1_every * losses.r1_penalty(real_logits, real, config.r1_gamma)
+    if penalised and config.r2_gamma:
+        gamma = config.r1_every * config.r2_gamma / len(fakes)
+        terms["r2"] = sum(losses.r2_penalty(*at, gamma) for at in zip(fakes_logits, fakes, strict=True))
+    if config.gp_weight:
+        x, x_hat = real.repeat(len(fakes), 1, 1, 1), torch.cat(fakes)
+        see, points = functools.partial(_discriminate, model, labels=images.labels), images.noise.points.to(real)
+        terms["gradient_penalty"] = losses.gradient_penalty(see, x, x_hat, config.gp_weight, t=points.flatten())
     total = sum(terms.values())
-    _set_gradients([model.discriminator], total)
+    weights = set_gradients([model.discriminator], [total], None, config)
+    if weights:
+        terms |= weights
+        total = total + weights["weights"]
     terms |= {"total": total, "real": real_logits.float().mean(), "fake": fake_logits.float().mean()}
     return _named("discriminator", terms)
 
@@ -182,70 +213,136 @@ def encoder_generator_phase(
         G <- grad(gamma * rec + adv(G(z)) + adv(G(z_p)))      z as a constant; in mode "vae": grad(rec)
 
     The losses are differentiated as far as the images, with D frozen: no weight gradient of D is computed. From the
-    images one backward pass through G serves its parameters, and one that skips them leads to z and on to E.
+    images one backward pass through G serves its parameters, and one that skips them leads to z and on to E. A learned
+    scale takes the gradient of rec, whatever gamma is. With ``adaptive_weight`` both adversarial terms are weighed as
+    in :func:`~sdgan_ext.losses.adaptive_weight`, by gamma * rec.
 
     Args:
-        step: steps taken so far; decides the weight of the KL divergence while it warms up.
+        step: steps taken so far; decides the weight of the KL divergence while it warms up, and whether the game has
+            begun (``disc_start``).
         kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
 
     Returns:
-        "encoder_generator/..." and, of ``kl``, ``pixel``, ``feature``, ``reconstruction`` (the weighted sum of both),
-        ``adversarial_reconstructed`` and ``adversarial_generated``, those of the mode: scalars without a graph.
+        "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one), ``feature``,
+        ``reconstruction`` (the weighted sum of pixels and features), ``adversarial_reconstructed``,
+        ``adversarial_generated``, ``adaptive_weight`` and ``weights``, those there are: scalars without a graph.
     """
-    with contextlib.nullcontext() if config.mode == "vae" else frozen(model.discriminator):
-        terms, rec_slope, adv_slope, prior_adv_slope = _image_gradients(model, images, config)
+    game = kind_of(config, step).adversarial
+    sees = game or _compares_features(config)
+    with frozen(model.discriminator) if sees else contextlib.nullcontext():
+        terms, slopes = _image_gradients(model, images, config, game)
     if config.mode == "gan":
-        _set_gradients([model.generator], [images.generated], [prior_adv_slope])
+        terms |= set_gradients([model.generator], [images.generated], [slopes.adv_generated], config)
         return _named("encoder_generator", terms)
+    prior = images.kl if images.kl_free_bits is None else images.kl_free_bits
     if kl_weight is None:
-        kl_slope = torch.full_like(images.kl, kl_weight_at(config, step))
+        kl_slope = torch.full_like(prior, kl_weight_at(config, step))
     else:
-        kl_slope = kl_weight.to(images.kl)
+        kl_slope = kl_weight.to(prior)
+    scale = [] if slopes.scale is None else [model.generator.log_scale]
+    scale_slope = [] if slopes.scale is None else [slopes.scale]
     if config.mode == "vae":
-        _set_gradients([model.encoder, model.generator], [images.reconstructed, images.kl], [rec_slope, kl_slope])
+        outputs, of_outputs = [images.reconstructed, prior], [slopes.rec, kl_slope]
+        terms |= set_gradients([model.encoder, model.generator], outputs + scale, of_outputs + scale_slope, config)
     else:
         with ops.no_weight_gradients():
-            (z_slope,) = torch.autograd.grad(images.reconstructed, images.z, rec_slope, retain_graph=True)
-        _set_gradients(
-            [model.generator],
-            [images.reconstructed, images.generated],
-            [config.gamma * rec_slope + adv_slope, prior_adv_slope],
-        )
-        _set_gradients([model.encoder], [images.z, images.kl], [z_slope, kl_slope])
-    return _named("encoder_generator", {"kl": images.kl, **terms})
+            (z_slope,) = torch.autograd.grad(images.reconstructed, images.z, slopes.rec, retain_graph=True)
+        outputs, of_outputs = [images.reconstructed], [config.gamma * slopes.rec]
+        if game:
+            adversarial = [slopes.adv_reconstructed, slopes.adv_generated]
+            if config.adaptive_weight:
+                terms["adaptive_weight"] = _adaptive_weight(model, images, config, of_outputs, adversarial)
+                adversarial = [terms["adaptive_weight"] * slope for slope in adversarial]
+            outputs, of_outputs = [*outputs, images.generated], [of_outputs[0] + adversarial[0], adversarial[1]]
+        of_generator = set_gradients([model.generator], outputs + scale, of_outputs + scale_slope, config)
+        of_encoder = set_gradients([model.encoder], [images.z, prior], [z_slope, kl_slope], config)
+        terms |= {name: value + of_encoder[name] for name, value in of_generator.items()}
+    free = {} if images.kl_free_bits is None else {"kl_free_bits": images.kl_free_bits}
+    return _named("encoder_generator", {"kl": images.kl, **free, **terms})
 
 
-def _image_gradients(model: VAEGAN, images: Images, config: TrainConfig):
-    """The losses of phase E+G that look at images, and their gradients there.
+class _Slopes(NamedTuple):
+    """Gradients of the losses that look at images; None for what the mode does not have."""
 
-    Returns ``(terms, d rec / d G(z), d adv / d G(z), d adv / d G(z_p))``, None for what the mode does not have.
-    """
-    compares_features = config.mode == "vae-gan" and config.feature_weight > 0
-    rec_slope = adv_slope = prior_adv_slope = real_logits = None
-    terms = {}
-    if compares_features or (config.mode != "vae" and config.objective == "relativistic"):
-        with torch.no_grad():
-            real_logits, real_features = model.discriminator(images.real, return_features=True)
+    rec: Tensor | None = None  # d rec / d G(z)
+    scale: Tensor | None = None  # d rec / d log_scale
+    adv_reconstructed: Tensor | None = None  # d adv(G(z)) / d G(z)
+    adv_generated: Tensor | None = None  # d adv(G(z_p)) / d G(z_p)
+
+
+def _image_gradients(model: VAEGAN, images: Images, config: TrainConfig, game: bool) -> tuple[dict, _Slopes]:
+    """The losses of phase E+G that look at images, and their gradients there."""
+    compares_features = _compares_features(config)
+    see = functools.partial(_discriminate, model, labels=images.labels)
+    slopes, terms, real_logits = {}, {}, None
+    if compares_features or (game and config.objective == "relativistic"):
+        with torch.no_grad():  # augmented like x~, so that their features can be compared
+            (real,) = _augmented([images.real], images, config, phase=1)
+            real_logits, real_features = see(real, return_features=True)
     if config.mode != "gan":
         x_hat = images.reconstructed.detach().requires_grad_()
-        if config.mode == "vae-gan":
-            logits, features = model.discriminator(x_hat, return_features=True)
+        if game or compares_features:
+            (seen,) = _augmented([x_hat], images, config, phase=1)
+            logits, features = see(seen, return_features=True)
+        if game:
             loss = terms["adversarial_reconstructed"] = losses.generator_loss(logits, real_logits, config.objective)
-            (adv_slope,) = torch.autograd.grad(loss, x_hat, retain_graph=compares_features)
-        terms["pixel"] = losses.pixel_loss(x_hat, images.real)
-        rec = config.pixel_weight * terms["pixel"]
+            (slopes["adv_reconstructed"],) = torch.autograd.grad(loss, x_hat, retain_graph=compares_features)
+        rec, own = _pixels(model, x_hat, images.real, config)
+        terms |= own
         if compares_features:
             layer = config.feature_layer
             terms["feature"] = losses.feature_loss(features[layer], real_features[layer])
             rec = rec + config.feature_weight * terms["feature"]
         terms["reconstruction"] = rec
-        (rec_slope,) = torch.autograd.grad(rec, x_hat)
-    if config.mode != "vae":
+        scale = [model.generator.log_scale] if model.config.learned_variance else []
+        slopes |= zip(("rec", "scale"), torch.autograd.grad(rec, [x_hat, *scale]), strict=False)
+    if game:
         x_p = images.generated.detach().requires_grad_()
-        logits = model.discriminator(x_p)
-        loss = terms["adversarial_generated"] = losses.generator_loss(logits, real_logits, config.objective)
-        (prior_adv_slope,) = torch.autograd.grad(loss, x_p)
-    return terms, rec_slope, adv_slope, prior_adv_slope
+        _, seen = _augmented([None, x_p], images, config, phase=1)
+        loss = terms["adversarial_generated"] = losses.generator_loss(see(seen), real_logits, config.objective)
+        (slopes["adv_generated"],) = torch.autograd.grad(loss, x_p)
+    return terms, _Slopes(**slopes)
+
+
+def _pixels(model: VAEGAN, x_hat: Tensor, x: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted distance of pixels, and what is told of it."""
+    if model.config.learned_variance:
+        log_scale = model.generator.log_scale
+        loss = losses.pixel_nll(x_hat, x, log_scale, config.pixel_loss)
+        return config.pixel_weight * loss, {"pixel": loss, "scale": log_scale.detach().exp()}
+    loss = losses.pixel_loss(x_hat, x, config.pixel_loss)
+    return config.pixel_weight * loss, {"pixel": loss}
+
+
+def _adaptive_weight(
+    model: VAEGAN, images: Images, config: TrainConfig, reconstruction: Sequence[Tensor], adversarial: Sequence[Tensor]
+) -> Tensor:
+    """By the slopes at the images, the two terms' gradients at the generator's last weight: one layer back."""
+    weight, made = model.generator.last_weight, [images.reconstructed, images.generated]
+    nll = torch.autograd.grad(made[:1], weight, reconstruction, retain_graph=True)
+    g = torch.autograd.grad(made, weight, adversarial, retain_graph=True)
+    return config.adaptive_weight * losses.adaptive_weight(nll, g)
+
+
+def _compares_features(config: TrainConfig) -> bool:
+    return config.mode == "vae-gan" and config.feature_weight > 0
+
+
+def _discriminate(model: VAEGAN, x: Tensor, labels: Tensor | None, **options):
+    """D's answer; ``x`` may be several batches of the same labels."""
+    if labels is not None:
+        options["labels"] = labels if len(x) == len(labels) else labels.repeat(len(x) // len(labels))
+    return model.discriminator(x, **options)
+
+
+def _augmented(batches: Sequence[Tensor | None], images: Images, config: TrainConfig, *, phase: int) -> list:
+    """What D is shown of each batch; in phase E+G (1) of real or reconstructed images, then of generated ones."""
+    if config.diffaugment is None:
+        return list(batches)
+    return [
+        None if batch is None else losses.diff_augment(batch, draws, config.diffaugment)
+        for batch, draws in zip(batches, images.noise.draws[phase], strict=False)
+    ]
 
 
 def train_step(
@@ -255,16 +352,20 @@ def train_step(
     config: TrainConfig,
     *,
     step: int,
+    labels: Tensor | None = None,
     generator: torch.Generator | None = None,
     processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """One step: ``n_critic`` times phase D, then phase E+G, each followed by its optimizers.
+
+    Before ``disc_start`` there is no phase D, and then for ``disc_warmup`` steps no phase E+G.
 
     Args:
         optimizers: of :func:`~sdgan_ext.training.optimizers.make_optimizers`; their learning rates are set to those of
             ``step``.
         x: real images [N, C, H, W] in [-1, 1].
         step: steps taken so far.
+        labels: of ``x``, int64 [N], where ``x`` is; for a conditional model.
         generator: source of all noise, on the CPU; torch's own state by default.
         processes: that take the step together, each with its rows ``x`` of the batch and a ``generator`` in one state.
 
@@ -277,7 +378,7 @@ def train_step(
     if processes is not None:
         noise = [noise_of_rows(drawn, processes.rows(size), size, model.config.latent_dim) for drawn in noise]
     reduce = None if processes is None else processes.average_gradients
-    return take_step(model, optimizers, x, noise, config, step=step, reduce=reduce)
+    return take_step(model, optimizers, x, noise, config, step=step, labels=labels, reduce=reduce)
 
 
 def take_step(
@@ -288,43 +389,48 @@ def take_step(
     config: TrainConfig,
     *,
     step: int,
+    labels: Tensor | None = None,
     kl_weight: Tensor | None = None,
     reduce: Callable[[Sequence[torch.nn.Module]], None] | None = None,
 ) -> dict[str, Tensor]:
     """:func:`train_step` with all that changes from step to step given; the learning rates are those of the optimizers.
 
-    Given ``kl_weight``, ``step`` decides :func:`r1_phases` and nothing else: with tensors for learning rates, a CUDA
-    graph of it is a step like any other of the same phases.
+    Given ``kl_weight``, ``step`` decides :func:`kind_of` and nothing else: with tensors for learning rates, a CUDA
+    graph of it is a step like any other of the same kind.
 
     Args:
         noise: of every forward pass, :func:`forwards_of` in all.
         kl_weight: as in :func:`encoder_generator_phase`.
-        reduce: called with the networks whose gradients a phase has set, before their optimizers step.
+        reduce: called with the networks whose gradients a phase has set, before they are clipped and stepped.
     """
     model.train()
-    phases = _discriminator_phases(config)
+    kind = kind_of(config, step)
+    phases = len(kind.penalised)
     trained = [name for name in ("encoder", "generator") if name in optimizers]
-    parts = _parts(x, noise, config, model.config.latent_dim)
+    parts = _parts(x, labels, noise, config, model.config.latent_dim)
     images: list[Images] = []  # of the last phase D, with their graphs, where phase E+G can go on with them
 
-    def discriminate(x: Tensor, noise: Noise, phase: int) -> dict[str, Tensor]:
-        if phase == phases - 1 and len(parts) == 1:
-            images.append(forward(model, x, config, noise=noise))
+    def discriminate(x: Tensor, labels: Tensor | None, noise: Noise, phase: int) -> dict[str, Tensor]:
+        if phase == phases - 1 and kind.encoder_generator and len(parts) == 1:
+            images.append(forward(model, x, config, labels=labels, noise=noise))
             made = images[0]
         else:  # images for D alone: no graph, and E and G stay as they are
             with torch.no_grad(), frozen(model):
-                made = forward(model, x, config, noise=noise)
+                made = forward(model, x, config, labels=labels, noise=noise)
         return discriminator_phase(model, made, config, step=step * phases + phase)
 
-    def encode_and_generate(x: Tensor, noise: Noise, phase: int) -> dict[str, Tensor]:
-        made = images.pop() if images else forward(model, x, config, noise=noise)
+    def encode_and_generate(x: Tensor, labels: Tensor | None, noise: Noise, phase: int) -> dict[str, Tensor]:
+        made = images.pop() if images else forward(model, x, config, labels=labels, noise=noise)
         return encoder_generator_phase(model, made, config, step=step, kl_weight=kl_weight)
 
     def update(names: list[str], set_gradients: Callable, phase: int) -> dict[str, Tensor]:
         networks = [getattr(model, name) for name in names]
-        terms = _mean([lambda x=x, noise=noise: set_gradients(x, noise[phase], phase) for x, noise in parts], networks)
+        runs = [functools.partial(set_gradients, *part, noise[phase], phase) for *part, noise in parts]
+        terms = _mean(runs, networks)
         if reduce is not None:
             reduce(networks)
+        prefix = next(iter(terms)).partition("/")[0]
+        terms |= _named(prefix, clip_gradients(model, names, config))
         for name in names:
             optimizers[name].step()
         return terms
@@ -333,16 +439,27 @@ def take_step(
     with precision(config, x.device):
         for phase in range(phases):
             terms = update(["discriminator"], discriminate, phase)
-        return terms | update(trained, encode_and_generate, -1)
+        if kind.encoder_generator:
+            terms |= update(trained, encode_and_generate, -1)
+    return terms
 
 
-def _parts(x: Tensor, noise: Sequence[Noise], config: TrainConfig, latent_dim: int) -> list[tuple[Tensor, list[Noise]]]:
-    """The batch in ``config.accumulate`` parts, each with its rows of the noise."""
+def _parts(
+    x: Tensor, labels: Tensor | None, noise: Sequence[Noise], config: TrainConfig, latent_dim: int
+) -> list[tuple[Tensor, Tensor | None, list[Noise]]]:
+    """The batch in ``config.accumulate`` parts, each with its labels and its rows of the noise."""
     if config.accumulate == 1:
-        return [(x, list(noise))]
+        return [(x, labels, list(noise))]
     size = len(x) // config.accumulate
     rows = [slice(i * size, (i + 1) * size) for i in range(config.accumulate)]
-    return [(x[part], [noise_of_rows(drawn, part, len(x), latent_dim) for drawn in noise]) for part in rows]
+    return [
+        (
+            x[part],
+            None if labels is None else labels[part],
+            [noise_of_rows(drawn, part, len(x), latent_dim) for drawn in noise],
+        )
+        for part in rows
+    ]
 
 
 def _mean(runs: Sequence[Callable[[], dict[str, Tensor]]], networks) -> dict[str, Tensor]:
@@ -350,7 +467,7 @@ def _mean(runs: Sequence[Callable[[], dict[str, Tensor]]], networks) -> dict[str
     terms = runs[0]()
     if len(runs) == 1:
         return terms
-    parameters = list(itertools.chain.from_iterable(network.parameters() for network in networks))
+    parameters = [p for p in itertools.chain.from_iterable(n.parameters() for n in networks) if p.grad is not None]
     sums = [p.grad for p in parameters]  # each run makes its own
     for run in runs[1:]:
         more = run()
@@ -362,19 +479,6 @@ def _mean(runs: Sequence[Callable[[], dict[str, Tensor]]], networks) -> dict[str
     return {name: term / len(runs) for name, term in terms.items()}
 
 
-def noise_of_rows(noise: Noise, rows: slice, batch_size: int, latent_dim: int) -> Noise:
-    """The part of a whole batch's noise that belongs to some of its rows.
-
-    A seed stands for the numbers of the whole batch, so those are made and ``eps`` takes its place.
-    """
-    eps = noise.eps
-    if noise.seed is not None:
-        zeros = torch.zeros(batch_size, latent_dim, device=noise.seed.device)
-        eps = ops.sample_gaussian(zeros, zeros, seed=noise.seed)[0]
-    latents, eps = (None if t is None else t[rows] for t in (noise.latents, eps))
-    return Noise(None, latents, eps)
-
-
 def precision(config: TrainConfig, device: torch.device):
     """Autocast to ``config.precision``; the weights, their gradients and the losses stay float32."""
     if config.precision == "float32":
@@ -384,22 +488,12 @@ def precision(config: TrainConfig, device: torch.device):
 
 
 def forwards_of(config: TrainConfig) -> int:
-    """Forward passes of E and G in a step."""
-    return max(1, _discriminator_phases(config))
+    """Forward passes of E and G that a step has noise for."""
+    return 1 if config.mode == "vae" else config.n_critic
 
 
-def r1_phases(config: TrainConfig, step: int) -> tuple[bool, ...]:
-    """For every phase D of ``step``, whether R1 is taken in it: all that the operations of a step depend on."""
-    phases = _discriminator_phases(config)
-    return tuple(_takes_r1(config, step * phases + phase) for phase in range(phases))
-
-
-def _discriminator_phases(config: TrainConfig) -> int:
-    return 0 if config.mode == "vae" else config.n_critic
-
-
-def _takes_r1(config: TrainConfig, discriminator_step: int) -> bool:
-    return config.r1_gamma > 0 and discriminator_step % config.r1_every == 0
+def _penalises(config: TrainConfig, discriminator_step: int) -> bool:
+    return (config.r1_gamma > 0 or config.r2_gamma > 0) and discriminator_step % config.r1_every == 0
 
 
 def kl_weight_at(config: TrainConfig, step: int) -> float:
@@ -417,43 +511,6 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
                 f"training diverged at step {step}: {term} of the {phase} phase is {terms[name].item()}; "
                 "smaller learning rates may help"
             )
-
-
-@contextlib.contextmanager
-def frozen(network: torch.nn.Module) -> Iterator[None]:
-    """``network`` as a fixed function: its parameters take no gradient, and its buffers come back as they were.
-
-    Batch norm goes on normalising by the batch, but the batches seen here leave no trace in its running statistics;
-    spectral norm divides by the singular values that it last found.
-    """
-    modules = list(network.modules())
-    buffers = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
-    parametrizations = [module.parametrizations for module in modules if is_parametrized(module)]
-    modes = [(part, part.training) for whole in parametrizations for part in whole.modules()]
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        for module, name, buffer in buffers:  # replaced, not restored in place: a graph may have saved them
-            setattr(module, name, buffer.clone())
-        for part, _ in modes:
-            part.training = False
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for part, training in modes:
-            part.training = training
-        for module, name, buffer in buffers:
-            setattr(module, name, buffer)
-
-
-def _set_gradients(networks, outputs, slopes=None) -> None:
-    """Parameters of ``networks`` get the gradient of ``outputs`` weighted by ``slopes``, in place of what they had."""
-    parameters = list(itertools.chain.from_iterable(network.parameters() for network in networks))
-    for parameter in parameters:
-        parameter.grad = None
-    torch.autograd.backward(outputs, slopes, inputs=parameters)
 
 
 def _named(phase: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ import sdgan_ext
 from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
 from sdgan_ext.data import batches, open_dataset
 from sdgan_ext.models import VAEGAN
+from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.nn.sync_batch_norm import synchronise
 from sdgan_ext.pictures import columns_of, image_grid, pairs_grid, save_gif, seeded_latents
@@ -186,9 +187,11 @@ class Trainer:
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
         with _StopSignals(self.progress) as signals, monitor:
             take = self._stepper(monitor)
-            health = Health(self.model, config, pictures.real, pictures.latents, monitor.say)
+            looks = {"labels": pictures.real_labels, "latent_labels": pictures.labels}
+            health = Health(self.model, config, pictures.real, pictures.latents, monitor.say, **looks)
             while run.step < config.steps:
-                losses = take(next(stream)[0], step=run.step, generator=self.generator)
+                images, labels = next(stream)
+                losses = take(images, step=run.step, labels=self._labels(labels), generator=self.generator)
                 run.step += 1
                 stopping = signals.caught is not None
                 if self.processes is not None:
@@ -222,19 +225,32 @@ class Trainer:
             return GraphedStep(self.model, self.optimizers, self.ema, self.config, graphs, monitor.say)
         return self._step
 
-    def _step(self, images: Tensor, *, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def _step(
+        self, images: Tensor, *, step: int, labels: Tensor | None, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = None if labels is None else labels.to(self.device, non_blocking=True)
         losses = train_step(
             self.model,
             self.optimizers,
             images,
             self.config,
             step=step,
+            labels=labels,
             generator=generator,
             processes=self.processes,
         )
         self.ema.update_parameters(self.model)
         return losses
+
+    def _labels(self, labels: Tensor) -> Tensor | None:
+        """What a step is told of a batch's labels; -1 stands for an image without one."""
+        if not self.model.config.classes:
+            return None
+        try:
+            return as_labels(labels, len(labels), self.model.config)
+        except ValueError as error:
+            raise DataError(f"{self.data['name']}: {error}") from None
 
     def _check_weights(self) -> None:
         """Nothing that is not finite is drawn or saved: a loss can be finite while its gradient is not."""
@@ -295,6 +311,10 @@ class Trainer:
                     f"now it is {data[key]!r}"
                 )
         self.data = self.data or data
+        labelled = getattr(dataset, "num_classes", model.classes)  # of another dataset each batch is looked at
+        if model.classes and (labelled is None or labelled > model.classes):
+            has = "no labels" if labelled is None else f"{labelled} classes"
+            raise DataError(f"{data['name']} has {has}, the model is told of {model.classes} classes")
         return dataset
 
 
@@ -305,21 +325,25 @@ class _Pictures:
         self.model = model
         self.device = next(model.parameters()).device
         self.latents = seeded_latents(range(_SAMPLES), model.config.latent_dim).to(self.device)
-        self.real = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))[0].to(self.device)
+        classes = model.config.classes
+        self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
+        self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
+        self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
         self.inputs = None if model.encoder is None else self.real
 
     @torch.no_grad()
     def show(self, monitor: Monitor) -> None:
-        monitor.picture("samples", image_grid(self.model.decode(self.latents), columns_of(_SAMPLES)))
+        monitor.picture("samples", image_grid(self.model.decode(self.latents, self.labels), columns_of(_SAMPLES)))
         if self.inputs is not None:
-            outputs = self.model.reconstruct(self.inputs)
+            outputs = self.model.reconstruct(self.inputs, self.real_labels)
             monitor.picture("reconstructions", pairs_grid(self.inputs, outputs, columns_of(_SAMPLES)))
 
     def walks(self) -> Iterable[Tensor]:
         """Frames of closed walks through the latent space, side by side."""
+        labels = [None] * _WALKS if self.labels is None else self.labels[:_WALKS]
         walks = [
-            torch.cat([self.model.interpolate(stops[i - 1], stops[i], _STRIDE + 1)[:-1] for i in range(_STOPS)])
-            for stops in self.latents[: _WALKS * _STOPS].split(_STOPS)
+            torch.cat([self.model.interpolate(stops[i - 1], stops[i], _STRIDE + 1, label)[:-1] for i in range(_STOPS)])
+            for stops, label in zip(self.latents[: _WALKS * _STOPS].split(_STOPS), labels, strict=True)
         ]
         return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]
 

@@ -1,0 +1,75 @@
+"""``sdgan-ext train --config FILE``: a YAML file that says what flags say."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ._config import FORMAT_VERSION, Config
+from ._errors import ConfigError, nearest
+
+__all__ = ["read_config_file"]
+
+_NOTES = ("versions", "parameters")  # of a run's config.yaml and of --dry-run
+
+
+def read_config_file(
+    path: str | Path, sections: Mapping[str, type[Config]], options: Mapping[str, type], reader: Callable
+) -> dict:
+    """What the file gives, by the names of fields and options.
+
+    Its keys are the names of flags without ``--``, with ``-`` or ``_``. They may stand under ``train:`` and ``model:``,
+    and ``data:`` may hold a ``source:``, as in the config.yaml of a run.
+
+    Args:
+        sections: the configuration dataclass of each section.
+        options: further names that may be given, with the types of their values.
+        reader: makes of a field's type what reads it from text; YAML takes 1e-3 for text.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML mapping, or has a key that is no flag.
+    """
+    import yaml
+
+    path = Path(path).expanduser()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"--config {path} holds a {type(values).__name__}; it must be a mapping of flags to values")
+    if isinstance(values.get("data"), Mapping):
+        values = {**values, "data": values["data"].get("source")}
+    hints = {name: typing.get_type_hints(config) for name, config in sections.items()}
+    fields = {name: {field.name for field in dataclasses.fields(config)} for name, config in sections.items()}
+
+    def read(key, value, names, where: str = "") -> tuple[str, object]:
+        name = str(key).replace("-", "_")
+        if name not in names:
+            raise ConfigError(f"--config {path}: {where}{key} is not a flag of sdgan-ext train{nearest(name, names)}")
+        if name in options:
+            if value is not None and type(value) is not options[name]:
+                what = "an integer" if options[name] is int else "text"
+                raise ConfigError(f"--config {path}: {key} is {value!r}; it must be {what}")
+            return name, value
+        hint = next(hints[section][name] for section in sections if name in fields[section])
+        return name, reader(hint)(value) if isinstance(value, str) else value
+
+    given = {}
+    for key, value in values.items():
+        if key in _NOTES:
+            continue
+        if key not in sections:
+            given |= [read(key, value, {*options, *sections, *set().union(*fields.values())})]
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"--config {path}: {key} holds a {type(value).__name__}; it must be a mapping")
+        value = dict(value)
+        version = value.pop("format_version", FORMAT_VERSION)
+        sections[key].from_dict({"format_version": version})
+        given |= [read(name, entry, fields[key], f"{key}.") for name, entry in value.items()]
+    return given

@@ -1,0 +1,67 @@
+"""What a step has of chance, drawn before it and on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses.augment import DRAWS
+from ..models.vae_gan import VAEGAN
+from ..ops.gaussian import draw_seed
+from .config import TrainConfig
+
+__all__ = ["Noise", "draw_noise", "noise_of_rows"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of one :func:`~sdgan_ext.training.steps.forward` and the phases on its images; on the CPU or where the model is.
+
+    Attributes:
+        seed: of z ~ q(z|x), a scalar of int64; None in mode "gan".
+        latents: z_p ~ N(0, I), [N, Z]; None in mode "vae".
+        eps: in place of the seed, the numbers that it stands for, [N, Z].
+        points: where WGAN-GP looks between real and generated images, in [0, 1), [K, N] with K kinds of generated
+            images; None without it.
+        draws: of DiffAugment, [2, 1 + K, N, 7]: for phase D and for phase E+G; None without it.
+    """
+
+    seed: Tensor | None = None
+    latents: Tensor | None = None
+    eps: Tensor | None = None
+    points: Tensor | None = None
+    draws: Tensor | None = None
+
+
+def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.Generator | None = None) -> Noise:
+    """The noise for ``n`` images.
+
+    Args:
+        generator: its source, on the CPU: the same numbers on every device. torch's own state by default.
+    """
+    kinds = {"gan": 1, "vae": 0, "vae-gan": 2}[config.mode]
+    augments = kinds > 0 and config.diffaugment is not None
+    return Noise(
+        None if config.mode == "gan" else draw_seed(generator),
+        None if config.mode == "vae" else torch.randn(n, model.config.latent_dim, generator=generator),
+        points=torch.rand(kinds, n, generator=generator) if kinds and config.gp_weight > 0 else None,
+        draws=torch.rand(2, 1 + kinds, n, DRAWS, generator=generator) if augments else None,
+    )
+
+
+def noise_of_rows(noise: Noise, rows: slice, batch_size: int, latent_dim: int) -> Noise:
+    """The part of a whole batch's noise that belongs to some of its rows.
+
+    A seed stands for the numbers of the whole batch, so those are made and ``eps`` takes its place.
+    """
+    eps = noise.eps
+    if noise.seed is not None:
+        zeros = torch.zeros(batch_size, latent_dim, device=noise.seed.device)
+        eps = ops.sample_gaussian(zeros, zeros, seed=noise.seed)[0]
+    latents, eps = (None if t is None else t[rows] for t in (noise.latents, eps))
+    points = None if noise.points is None else noise.points[:, rows]
+    draws = None if noise.draws is None else noise.draws[:, :, rows]
+    return Noise(None, latents, eps, points, draws)
