@@ -65,7 +65,9 @@ def test_every_activation_of_ours(activation, name):
 
 
 @pytest.mark.parametrize(
-    "activation", [nn.GELU(), nn.PReLU(), nn.ELU(alpha=0.5), nn.ReLU6(), nn.Dropout()], ids=lambda a: type(a).__name__
+    "activation",
+    [nn.LeakyReLU(-0.1), nn.GELU(), nn.PReLU(), nn.ELU(alpha=0.5), nn.ReLU6(), nn.Dropout()],
+    ids=lambda a: type(a).__name__,
 )
 def test_no_other_activation(activation):
     model = nn.Sequential(conv(), activation)
@@ -123,7 +125,19 @@ def in_training_alone(s, x):
     return s.act(y) if s.training else y
 
 
+def keep(s, x):
+    s.seen = y = s.a(x)
+    return s.act(y)
+
+
+def collect(s, x):
+    s.feats.append(s.a(x))
+    return s.act(s.feats[-1])
+
+
 FLOWS = {
+    "an attribute": (keep, "its output is used 2 times"),
+    "a list": (collect, "its output is used 2 times"),
     "an activation called twice": (call_twice, "what follows, act, is called 2 times"),
     "an output used twice": (skip, "its output is used 2 times"),
     "another way in evaluation": (in_training_alone, "its output leaves the model"),
@@ -137,8 +151,10 @@ FLOWS = {
 def test_no_activation_is_taken_over_without_proof(case):
     forward, reason = FLOWS[case]
     stock = Net(forward, a=conv(kernel=1, padding=0), b=conv(kernel=1, padding=0), act=nn.ReLU())
+    stock.feats = []
     fast = copy.deepcopy(stock)
     report = sd.accelerate(fast)
+    assert not fast.feats and "seen" not in vars(fast)  # tracing leaves nothing
     assert reason in reasons(report)["a"], reasons(report)
     assert type(fast.act) is nn.ReLU
     for training in (True, False):
@@ -264,6 +280,14 @@ def test_modules_that_plain_attributes_hold_are_left():
     torch.testing.assert_close(model(X), want, rtol=1e-4, atol=1e-5)
 
 
+def test_half_of_a_pair_is_not_restored():
+    model = nn.Sequential(nn.Sequential(conv()), nn.Tanh())
+    assert took(sd.accelerate(model)) == {"0.0": "1"}
+    with pytest.raises(ValueError, match="0 is one of a layer and its activation, and the other is outside"):
+        sd.restore(model[0])
+    assert sd.restore(model) == ["0.0", "1"]
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_are_accelerated_and_can_be_restored(copied):
     model = nn.Sequential(conv(), nn.ReLU())
@@ -281,6 +305,22 @@ def test_data_parallel_is_accelerated_inside():
 
 
 # ---------------------------------------------------------------------------------------------- with an example
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act = conv(kernel=1, padding=0), nn.Tanh()
+
+    def forward(self, x, skip=None):
+        return self.act(self.a(x)) if skip is not None else self.a(x)
+
+
+def test_an_argument_that_is_left_out_counts():
+    model = Optional()
+    want = model(X)
+    assert reasons(sd.accelerate(model)) == {"a": reasons(sd.accelerate(Optional()))["a"]}
+    assert torch.equal(model(X), want) and type(model.act) is nn.Tanh
+
+
 class Noisy(nn.Module):
     """A model of batch statistics, chance and a hand-kept state."""
 

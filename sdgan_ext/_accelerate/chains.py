@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Flow", "flow_of"]
 
@@ -44,8 +46,8 @@ def flow_of(model: nn.Module) -> Flow:
 
 
 def _collect(module: nn.Module, flow: Flow) -> None:
-    graphs = [_graph(module, training) for training in (True, False)] if any(module.children()) else []
-    if graphs and None not in graphs:
+    graphs = _graphs(module) if any(module.children()) else None
+    if graphs:
         _read(module, graphs, flow)
         for leaf in {module.get_submodule(node.target) for node in graphs[0].nodes if node.op == "call_module"}:
             _collect(leaf, flow)
@@ -65,10 +67,49 @@ class _Tracer(fx.Tracer):
         return bool(hooked or module._backward_pre_hooks) or super().is_leaf_module(module, qualified_name)
 
 
-def _graph(module: nn.Module, training: bool) -> fx.Graph | None:
-    with _mode(module, training), contextlib.suppress(Exception):  # a forward may do anything to a proxy
-        return _Tracer().trace(module)
-    return None
+def _graphs(module: nn.Module) -> list[fx.Graph] | None:
+    """In training and in evaluation, with all arguments given and with those left out that may be; None: it fails."""
+    optional = {
+        name: parameter.default
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    graphs = []
+    for training in (True, False):
+        for constants in (None, optional) if optional else (None,):
+            with _mode(module, training), _attributes_kept(module) as kept:
+                try:
+                    graph = _Tracer().trace(module, concrete_args=constants)
+                except Exception:  # a forward may do anything to a proxy
+                    return None
+            for proxy in kept:  # a use that the graph does not have
+                graph.call_function(getattr, (proxy.node, "kept in an attribute"))
+            graphs.append(graph)
+    return graphs
+
+
+@contextlib.contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[list[fx.Proxy]]:
+    """What a forward leaves in plain attributes while it is traced is undone; the proxies among it are in the list."""
+    before = [(part, dict(part.__dict__)) for part in module.modules()]
+    lists = [(value, list(value)) for _, own in before for value in own.values() if isinstance(value, list)]
+    dicts = [(value, dict(value)) for _, own in before for value in own.values() if type(value) is dict]
+    kept: list[fx.Proxy] = []
+    try:
+        yield kept
+    finally:
+        for part, own in before:
+            now = [
+                value for name, value in part.__dict__.items() if name not in ("_parameters", "_buffers", "_modules")
+            ]
+            kept += [leaf for leaf in tree_leaves(now) if isinstance(leaf, fx.Proxy)]
+            part.__dict__.clear()
+            part.__dict__.update(own)
+        for value, contents in lists:
+            value[:] = contents
+        for value, contents in dicts:
+            value.clear()
+            value.update(contents)
 
 
 @contextlib.contextmanager
@@ -84,18 +125,20 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
-    found = []
+    answers: dict[nn.Module, list] = {}
     for graph in graphs:
         nodes = [(node, root.get_submodule(node.target)) for node in graph.nodes if node.op == "call_module"]
         calls = Counter(module for _, module in nodes)
-        found.append({module: _follower(root, node, calls) for node, module in nodes})
-    for module in {**found[0], **found[1]}:
-        answers = [answer.get(module, "it runs in training or in evaluation, not in both") for answer in found]
-        first, second = answers
-        if isinstance(first, nn.Module) and first is second:
-            flow.follower[module] = first
+        found = {module: _follower(root, node, calls) for node, module in nodes}
+        for module in {**answers, **found}:
+            answers.setdefault(module, []).append(found.get(module, "it does not run in every mode"))
+    for module, of_each in answers.items():
+        words = [answer for answer in of_each if isinstance(answer, str)]
+        if len(of_each) < len(graphs):
+            words.append("it does not run in every mode")
+        if not words and len(set(of_each)) == 1:
+            flow.follower[module] = of_each[0]
         else:
-            words = [answer for answer in answers if isinstance(answer, str)]
             flow.reason[module] = words[0] if words else "what follows differs between training and evaluation"
 
 
@@ -107,6 +150,8 @@ def _follower(root: nn.Module, node: fx.Node, calls: Counter) -> nn.Module | str
     (user,) = node.users
     if user.op == "output":
         return "its output leaves the model"
+    if user.target is getattr:
+        return "its output is kept in an attribute"
     if user.op != "call_module":
         name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", user.target)
         return f"what follows is a function, {name}, and no module"

@@ -116,6 +116,8 @@ def activation_of(layer: nn.Module, flow: Flow) -> tuple[nn.Module, str, float] 
         return f"what follows is a {type(following).__name__}"
     if isinstance(following, nn.ELU) and following.alpha != 1:
         return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
+    if isinstance(following, nn.LeakyReLU) and following.negative_slope < 0:
+        return "what follows is a LeakyReLU of a negative slope"
     for module, hooks in (
         (layer, ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")),
         (following, ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")),

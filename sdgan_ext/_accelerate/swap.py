@@ -9,7 +9,8 @@ from .rules import FUSED
 
 __all__ = ["Absorbed", "Swap", "restore"]
 
-_ORIGINAL = "_original_of_accelerate"  # in __dict__ alone: it is no submodule, but deepcopy and pickle carry it
+# In __dict__ alone: they are no submodules, but deepcopy and pickle carry them.
+_ORIGINAL, _PARTNERS = "_original_of_accelerate", "_partners_of_accelerate"
 
 
 class Absorbed(nn.Module):
@@ -37,6 +38,8 @@ class Swap:
         pairs = [(layer, _like(layer, kind, settings))]
         if activation is not None:
             pairs.append((activation, _like(activation, Absorbed, {})))
+        for _, ours in pairs:
+            ours.__dict__[_PARTNERS] = [other for _, other in pairs]
         self.probe = nn.Sequential(*(stock for stock, _ in pairs))
         self._places = [
             (parent._modules, name, stock, ours)
@@ -57,8 +60,18 @@ class Swap:
 
 
 def restore(model: nn.Module) -> list[str]:
-    """Puts the originals back, with the present mode; the names of what was changed."""
+    """Puts the originals back, with the present mode; the names of what was changed.
+
+    Raises:
+        ValueError: ``model`` is part of what was accelerated, and one of a pair is outside of it; nothing is changed.
+    """
     changed = [(name, module) for name, module in model.named_modules() if _ORIGINAL in module.__dict__]
+    inside = {module for _, module in changed}
+    for name, module in changed:
+        if not inside.issuperset(module.__dict__[_PARTNERS]):
+            raise ValueError(
+                f"{name} is one of a layer and its activation, and the other is outside; restore the whole"
+            )
     for name, module in changed:
         parent, _, child = name.rpartition(".")
         original = module.__dict__[_ORIGINAL]
