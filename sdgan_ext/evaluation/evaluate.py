@@ -77,12 +77,10 @@ class Materials:
     @functools.cached_property
     def reconstructions(self) -> Tensor:
         device = next((p.device for p in self.model.parameters()), None)
-        parts = [(part.to(device),) for part in float_parts(self.real, self.batch_size)]
-        if self.asked_labels is not None:
-            parts = [
-                (*part, asked) for part, asked in zip(parts, self.asked_labels.split(self.batch_size), strict=True)
-            ]
-        return torch.cat([_finite_bytes(self.model.reconstruct(*part), "reconstructed") for part in parts])
+        asked = itertools.repeat(()) if self.asked_labels is None else zip(self.asked_labels.split(self.batch_size))
+        parts = zip(float_parts(self.real, self.batch_size), asked, strict=False)
+        made = (self.model.reconstruct(part.to(device), *labels) for part, labels in parts)
+        return torch.cat([_finite_bytes(images, "reconstructed") for images in made])
 
     @functools.cached_property
     def net(self) -> FeatureNet:
