@@ -62,7 +62,8 @@ def kernel_distance(
         subset_size: what there are fewer of, takes all of them.
 
     Returns:
-        ``kid`` and ``kid_std``, the standard deviation over the subsets (0 where one takes all). Around 0, also below it, for equal clouds.
+        ``kid`` and ``kid_std``, the standard deviation over the subsets, 0 where one takes all. Equal clouds have a
+        ``kid`` around 0, also below it.
 
     Raises:
         EvaluationError: fewer than 2 images, NaN, two lengths of features, real images that are all alike.
