@@ -18,8 +18,6 @@ import sdgan_ext as sd
 from sdgan_ext import data
 
 RESULTS = Path(__file__).parent / "results" / "quality_mnist_small.csv"
-
-
 METRICS = ("elbo", "errors", "fd", "prdc", "classes", "agreement")
 
 

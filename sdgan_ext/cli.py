@@ -393,7 +393,6 @@ def reconstruct(arguments: argparse.Namespace) -> int:
 
 
 def _open_split(arguments: argparse.Namespace, config):
-    """The split that was asked for, or test, or train where there is none; ``arguments.split`` says which."""
     from sdgan_ext.data import open_dataset
 
     def opened(split: str):
@@ -401,12 +400,10 @@ def _open_split(arguments: argparse.Namespace, config):
 
     if arguments.split is not None:
         return opened(arguments.split)
-    for arguments.split in ("test", "train"):
-        try:
-            return opened(arguments.split)
-        except DataError as error:
-            reason = error
-    raise reason
+    try:
+        return opened("test")
+    except DataError:
+        return opened("train")
 
 
 def _interpolate_arguments(parser: _Parser) -> None:
@@ -520,12 +517,23 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     _set_threads(arguments)
     model = load_model(arguments.model)
-    asked, dataset = arguments.split, _open_split(arguments, model.config)
-    if asked is None and arguments.split == "train":
-        print(f"{arguments.data} has no test split: these are numbers of images that the model may have learnt from")
-    file = command.evaluate_run(model, dataset, arguments, print)
+    file = command.evaluate_run(model, _held_out(arguments, model.config), arguments, print)
     print(f"written to {file}")
     return 0
+
+
+def _held_out(arguments: argparse.Namespace, config):
+    """The split that was asked for, else test, else, and it is said, train; ``arguments.split`` becomes its name."""
+    if arguments.split is None:
+        arguments.split = "test"
+        try:
+            return _open_split(arguments, config)
+        except DataError as error:
+            arguments.split = "train"
+            dataset = _open_split(arguments, config)
+            print(f"{error}: the training images are taken, from which the model may have learnt")
+            return dataset
+    return _open_split(arguments, config)
 
 
 # ------------------------------------------------------------------------------------------------------- bench

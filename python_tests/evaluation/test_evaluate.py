@@ -191,7 +191,10 @@ def test_command_writes_where_it_is_told(saved, tmp_path, capsys):
 def test_command_says_when_the_images_may_be_known_to_the_model(saved, tmp_path, held_out, capsys):
     np.savez(tmp_path / "train.npz", held_out.images.numpy())
     assert run(saved[0], "--data", tmp_path / "train.npz", "--metrics", "elbo") == 0
-    assert "train.npz has no test split" in capsys.readouterr().out
+    assert "the test images must be" in (out := capsys.readouterr().out)
+    assert "the training images are taken, from which the model may have learnt" in out
+    (file,) = (tmp_path / "model").glob("evaluation-*.json")
+    assert json.loads(file.read_text())["settings"]["split"] == "train"
 
 
 def test_command_refuses_in_one_sentence(saved, capsys, tmp_path):

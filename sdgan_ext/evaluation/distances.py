@@ -62,7 +62,8 @@ def kernel_distance(
         subset_size: what there are fewer of, takes all of them.
 
     Returns:
-        ``kid`` and ``kid_std``, the standard deviation over the subsets. Around 0, also below it, for equal clouds.
+        ``kid`` and ``kid_std``, the standard deviation over the subsets, 0 where one takes all. Equal clouds have a
+        ``kid`` around 0, also below it.
 
     Raises:
         EvaluationError: fewer than 2 images, NaN, two lengths of features, real images that are all alike.
@@ -73,6 +74,8 @@ def kernel_distance(
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(subset_size, len(real), len(generated))
+    if size == len(real) == len(generated):
+        subsets = 1  # all would be the same images
     with warnings.catch_warnings(), _seeded(seed):
         warnings.filterwarnings("ignore", ".*will save all extracted features.*")
         metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=subsets, subset_size=size)

@@ -90,7 +90,7 @@ class _Shipped(NamedTuple):
 
 NETS = {
     "lenet": _Shipped(LeNet, "0cf78ef6b1775cff6fc6cc41d50f6575dab94ec66e95e69491ebac04f7c67d58"),
-    "photos": _Shipped(PhotoNet, ""),
+    "photos": _Shipped(PhotoNet, "1561cf775709922ce45b46d3c7458f0bf07bc32f191f01f3e00d77832d321709"),
 }
 
 
