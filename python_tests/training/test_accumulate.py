@@ -66,9 +66,10 @@ def test_parts_must_be_equal():
 def test_in_bfloat16_the_weights_and_losses_stay_float32(mode):
     losses, grads = gradients(mode, steps=3)
     halves, half_grads = gradients(mode, steps=3, precision="bfloat16")
-    assert all(loss.dtype == torch.float32 for name, loss in halves.items() if "kl" not in name)
+    beside = "encoder_generator/kl", "discriminator/real", "discriminator/fake"  # told, not differentiated
+    assert all(loss.dtype == torch.float32 for name, loss in halves.items() if name not in beside)
     for name, loss in losses.items():
-        assert halves[name] == pytest.approx(loss.item(), rel=0.05, abs=0.05), name
+        assert halves[name].item() == pytest.approx(loss.item(), rel=0.05, abs=0.05), name
     for name, grad in grads.items():
         assert half_grads[name].dtype == torch.float32
         assert not torch.equal(half_grads[name], grad) or not grad.any(), name  # it was in bfloat16

@@ -18,7 +18,7 @@ HEALTHY = {"accuracy_real": 0.8, "accuracy_fake": 0.8, "logit_margin": 1.0, "act
 def logits_of(model, real, fake):
     """A discriminator that gives the images of ``IMAGES`` and all others these logits."""
 
-    def discriminator(x):
+    def discriminator(x, labels=None):
         return (real if torch.equal(x, IMAGES) else fake).view(-1, 1)
 
     model.discriminator.forward = discriminator
@@ -50,9 +50,9 @@ def test_the_latent_space():
 
 def test_diversity_is_a_ratio_of_distances():
     model = make_model("gan")
-    model.generator.forward = lambda z: IMAGES / 2
+    model.generator.forward = lambda z, labels=None: IMAGES / 2
     assert measure(model, make_config(mode="gan"), IMAGES, LATENTS)["diversity"] == pytest.approx(0.5)
-    model.generator.forward = lambda z: IMAGES[:1].expand(8, -1, -1, -1)
+    model.generator.forward = lambda z, labels=None: IMAGES[:1].expand(8, -1, -1, -1)
     assert measure(model, make_config(mode="gan"), IMAGES, LATENTS)["diversity"] == 0
 
 

@@ -197,7 +197,7 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     if weights:
         terms |= weights
         total = total + weights["weights"]
-    terms |= {"total": total, "real": real_logits.float().mean(), "fake": fake_logits.float().mean()}
+    terms |= {"total": total, "real": real_logits.mean(), "fake": fake_logits.mean()}
     return _named("discriminator", terms)
 
 
