@@ -114,6 +114,12 @@ class TrainConfig(Config):
     log_every: int = option(50, "steps between log lines", minimum=1)
     sample_every: int = option(500, "steps between pictures", minimum=1)
     checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
+    evaluate_every: int = option(
+        0, "steps between evaluations on held-out images, whose best model is kept; 0: none", minimum=0
+    )
+    evaluate_metric: str = option("elbo", "what is evaluated: elbo, or fd, the distance of features of a small net")
+    evaluate_images: int = option(2_000, "held-out images that are evaluated, at most", minimum=2)
+    patience: int = option(0, "evaluations without anything better until the training ends; 0: it goes on", minimum=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,6 +131,7 @@ class TrainConfig(Config):
             raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
         self._check_reconstruction()
         self._check_game()
+        self._check_evaluation()
         if self.lr_halving_steps and self.lr_cosine_steps:
             raise ConfigError(
                 f"lr_halving_steps is {self.lr_halving_steps} and lr_cosine_steps {self.lr_cosine_steps}: the learning "
@@ -162,3 +169,14 @@ class TrainConfig(Config):
                 f"adaptive_weight is {self.adaptive_weight}, but {reason}: it weighs a game against a reconstruction, "
                 "and the generator does not have both"
             )
+
+    def _check_evaluation(self) -> None:
+        if self.evaluate_metric not in ("elbo", "fd"):
+            why = ""
+            if "adv" in self.evaluate_metric or "loss" in self.evaluate_metric:
+                why = ": an adversarial loss is that of a game, and says nothing about the images"
+            raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo' and 'fd'{why}")
+        if self.evaluate_every and self.evaluate_metric == "elbo" and self.mode == "gan":
+            raise ConfigError("evaluate_metric is 'elbo', but in mode 'gan' there is no encoder; use 'fd'")
+        if self.patience and not self.evaluate_every:
+            raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing tells what is better")

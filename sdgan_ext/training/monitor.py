@@ -152,6 +152,18 @@ class Monitor:
             self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
         return self.run.metrics
 
+    def evaluation(self, values: Mapping[str, float]) -> None:
+        """A record of its own, also in ``run.metrics``, log.jsonl and TensorBoard, and a line for the user."""
+        self.run.metrics = {**self.run.metrics, **values}
+        words = ", ".join(f"{name.rpartition('/')[2]} {value:.5g}" for name, value in values.items())
+        self.say(f"step {self.run.step}/{self.steps} held-out {words}")
+        if self._log is not None:
+            with naming_write_errors(self.run.log_file):
+                self._log.write(json.dumps({"step": self.run.step, **values}) + "\n")
+                self._log.flush()
+        if self._events is not None:
+            self._events.scalars(self.run.step, values)
+
     def picture(self, name: str, grid: Tensor) -> None:
         """Keeps a uint8 [C, H, W] grid as ``samples/<name>-<step>.png`` and in TensorBoard."""
         if self.run.folder is not None:

@@ -50,6 +50,8 @@ class Run:
         seconds: time they took, without that for pictures and checkpoints.
         metrics: the last log interval: ``step``, ``images``, ``seconds``, ``s_per_kimg`` and every loss.
         stopped_by: the signal that ended it early, "SIGINT" or "SIGTERM", or None.
+        best: of ``config.evaluate_every``: ``metric``, ``value``, ``step`` and evaluations ``since``; its model is in
+            the folder "best".
     """
 
     folder: Path | None = None
@@ -57,6 +59,7 @@ class Run:
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     stopped_by: str | None = None
+    best: dict = field(default_factory=dict)
 
     @property
     def config_file(self) -> Path:

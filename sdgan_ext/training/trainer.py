@@ -31,6 +31,7 @@ from sdgan_ext.training.health import Health
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
+from sdgan_ext.training.selection import Selection, check_metric, held_out_images
 from sdgan_ext.training.state import list_checkpoints, load_newest, save_checkpoint
 from sdgan_ext.training.steps import train_step
 
@@ -135,7 +136,13 @@ class Trainer:
         trainer._load(state, path)
         return trainer
 
-    def fit(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> Run:
+    def fit(
+        self,
+        dataset: Dataset | str | Path,
+        *,
+        source: str | Path | None = None,
+        held_out: Dataset | None = None,
+    ) -> Run:
         """Takes the steps that are left of ``config.steps``.
 
         Ctrl-C (SIGINT) and SIGTERM let the step end, save and return; a second one ends the process at once.
@@ -144,6 +151,7 @@ class Trainer:
             dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
                 fitted to the model's image size and channels.
             source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again.
+            held_out: images for ``config.evaluate_every``; unless given, the test split of what ``source`` names.
 
         Returns:
             The run; ``run.stopped_by`` names the signal that ended it early.
@@ -154,14 +162,23 @@ class Trainer:
             CheckpointError: the run folder cannot be written, or another process trains this run.
         """
         dataset = self._open(dataset, source)
+        if self.config.evaluate_every and self.first:
+            held_out = self._held_out(held_out)
         if self.run is None:
             self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
         with self.run.locked():
             try:
-                return self._fit(dataset)
+                return self._fit(dataset, held_out)
             except DivergedError as error:
                 saved = self.run.folder and list_checkpoints(self.run.checkpoints)
                 raise DivergedError(f"{error}; the last good checkpoint is {saved[-1]}" if saved else error) from None
+
+    def _held_out(self, given: Dataset | None) -> Dataset:
+        if given is None and self.data["source"] is None:
+            raise ConfigError("evaluate_every needs held-out images; give fit(..., held_out=dataset)")
+        images = held_out_images(self.data["source"], self.model) if given is None else given
+        check_metric(self.config, self.model, images)
+        return images
 
     def describe(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> str:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
@@ -174,7 +191,7 @@ class Trainer:
         return to_yaml({**self._description(), "parameters": counts | {"total": sum(counts.values())}})
 
     # ------------------------------------------------------------------------------------------------ the loop
-    def _fit(self, dataset: Dataset) -> Run:
+    def _fit(self, dataset: Dataset, held_out: Dataset | None) -> Run:
         run, config = self.run, self.config
         stream = batches(dataset, config.batch_size, seed=config.seed, start=run.step, rows=self.rows)
         pictures = _Pictures(self.ema.module, dataset, config.seed)
@@ -189,15 +206,24 @@ class Trainer:
             take = self._stepper(monitor)
             looks = {"labels": pictures.real_labels, "latent_labels": pictures.labels}
             health = Health(self.model, config, pictures.real, pictures.latents, monitor.say, **looks)
+            selection = None
+            if config.evaluate_every and self.first:
+                selection = Selection(config, held_out, run, monitor.say)
+            exhausted = False
             while run.step < config.steps:
                 images, labels = next(stream)
                 losses = take(images, step=run.step, labels=self._labels(labels), generator=self.generator)
                 run.step += 1
-                stopping = signals.caught is not None
+                stopping = signals.caught is not None or exhausted
                 if self.processes is not None:
                     losses, stopping = self.processes.average(losses, stopping)
                 monitor.step(losses)
-                last = run.step == config.steps or stopping
+                if selection is not None and selection.due(run.step):
+                    with monitor.paused():
+                        monitor.evaluation(selection.take(self.ema.module, run.step))
+                    exhausted = selection.exhausted
+                # With several processes all hear of it in the next step.
+                last = run.step == config.steps or stopping or (exhausted and self.processes is None)
                 draw = last or run.step % config.sample_every == 0
                 save = last or run.step % config.checkpoint_every == 0
                 if last or run.step % config.log_every == 0:
@@ -212,7 +238,8 @@ class Trainer:
                         self._save()
                 if last:
                     break
-            run.stopped_by = (signals.caught or "SIGTERM") if run.step < config.steps else None
+            asked = signals.caught or (None if exhausted or self.processes is None else "SIGTERM")
+            run.stopped_by = asked if run.step < config.steps else None
             if run.folder is not None:
                 self.ema.module.save_pretrained(run.model)
                 save_gif(run.samples / "interpolation.gif", pictures.walks())
@@ -268,6 +295,7 @@ class Trainer:
         state = {
             "step": self.run.step,
             "seconds": self.run.seconds,
+            "best": self.run.best,
             "config": self._description(),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -286,6 +314,7 @@ class Trainer:
         torch.set_rng_state(state["torch_generator"])
         self.data = state["config"]["data"]
         self.run.step, self.run.seconds = state["step"], state["seconds"]
+        self.run.best = state.get("best", {})
 
     def _open(self, dataset: Dataset | str | Path, source: str | Path | None) -> Dataset:
         """The dataset, checked against the model and against the one that a resumed run was started with."""

@@ -1,0 +1,97 @@
+"""Metrics during a training: the best model is kept, and a training that no longer gets better can end.
+
+Judged on held-out images, by the averaged (EMA) model: -ELBO, or the distance of features. Never by an adversarial
+loss, which is that of a game and says nothing about the images.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+from torch.utils.data import Dataset
+
+from .._errors import ConfigError, DataError
+from .._files import replacing
+from ..data import open_dataset
+from ..evaluation import evaluate
+from ..evaluation.evaluate import refusals
+from ..models.vae_gan import VAEGAN
+from .config import TrainConfig
+from .runs import Run
+
+__all__ = ["Selection", "check_metric", "held_out_images"]
+
+
+def held_out_images(source: str, model: VAEGAN) -> Dataset:
+    """The test split of what ``source`` names.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    config = model.config
+    try:
+        return open_dataset(source, split="test", image_size=config.image_size, channels=config.channels)
+    except DataError as error:
+        raise ConfigError(f"evaluate_every needs held-out images, and {source} has none ({error})") from None
+
+
+def check_metric(config: TrainConfig, model: VAEGAN, held_out: Dataset) -> None:
+    """
+    Raises:
+        ConfigError: what ``config`` evaluates cannot be taken of these images; the reason is said.
+    """
+    n = min(config.evaluate_images, len(held_out))
+    reason = refusals(model, held_out, n=n).get(config.evaluate_metric)
+    if reason is not None:
+        raise ConfigError(f"evaluate_metric {config.evaluate_metric!r} cannot be taken: {reason}")
+
+
+class Selection:
+    """Evaluates every ``config.evaluate_every`` steps and keeps the best model in ``run.folder / "best"``.
+
+    Args:
+        held_out: images that are not trained on.
+        run: where the best model is kept, beside ``best.json`` that says of which step it is.
+        say: takes a line for the user.
+    """
+
+    def __init__(self, config: TrainConfig, held_out: Dataset, run: Run, say: Callable[[str], None]):
+        self._config, self._held_out, self._run, self._say = config, held_out, run, say
+        self._images = min(config.evaluate_images, len(held_out))
+
+    def due(self, step: int) -> bool:
+        return step % self._config.evaluate_every == 0
+
+    def take(self, model: VAEGAN, step: int) -> dict[str, float]:
+        """The metrics after ``step`` steps, named "evaluation/..."; the smaller the first, the better."""
+        values = evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
+        name, value = next(iter(values.items()))
+        best = self._run.best
+        if value < best.get("value", math.inf):
+            self._run.best = {"metric": name, "value": value, "step": step, "images": self._images, "since": 0}
+            self._keep(model)
+        else:
+            self._run.best = {**best, "since": best["since"] + 1}
+        return {f"evaluation/{key}": number for key, number in values.items()}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``config.patience`` evaluations have brought nothing better; says so."""
+        best, patience = self._run.best, self._config.patience
+        if not patience or best.get("since", 0) < patience:
+            return False
+        self._say(
+            f"{best['metric']} has not improved in {patience} evaluations: the training ends; its best, "
+            f"{best['value']:.4g}, is that of step {best['step']}"
+        )
+        return True
+
+    def _keep(self, model: VAEGAN) -> None:
+        if self._run.folder is None:
+            return
+        folder = self._run.folder / "best"
+        model.save_pretrained(folder)
+        with replacing(folder / "best.json") as file:
+            file.write((json.dumps(self._run.best, indent=2) + "\n").encode())
