@@ -47,7 +47,7 @@ class Discriminator(torch.nn.Module):
         self, x: Tensor, return_features: bool = False, *, labels: Tensor | None = None
     ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
         check_images(x, self.config)
-        check_labels(labels, len(x), self.config)
+        check_labels(labels, x.shape[0], self.config)
         features = self.halvings(x)
         last = features[-1] if self.minibatch_stddev is None else self.minibatch_stddev(features[-1])
         flat = flatten(last)

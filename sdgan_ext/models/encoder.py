@@ -36,7 +36,7 @@ class Encoder(torch.nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Posterior:
         check_images(x, self.config)
-        check_labels(labels, len(x), self.config)
+        check_labels(labels, x.shape[0], self.config)
         features = flatten(self.halvings(x)[-1])
         mean, logvar = self.mean(features), self.logvar(features)
         if labels is not None:

@@ -69,7 +69,7 @@ class Generator(torch.nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.config.latent_dim:
             raise ValueError(f"z has shape {tuple(z.shape)}; this model takes [N, {self.config.latent_dim}]")
-        check_labels(labels, len(z), self.config)
+        check_labels(labels, z.shape[0], self.config)
         if labels is not None:
             z = z + self.embedding(labels)
         x = self.norms[0](unflatten(self.dense(z), self.base_shape))

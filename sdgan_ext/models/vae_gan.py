@@ -61,11 +61,11 @@ class VAEGAN(torch.nn.Module):
         """The posterior q(z|x), differentiable. x is [N, channels, H, W]."""
         if self.encoder is None:
             raise ValueError("this model has no encoder (encoder_channels is None), so it cannot encode an image")
-        return self.encoder(x, labels)
+        return self.encoder(x) if labels is None else self.encoder(x, labels)
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The generator's image, differentiable. [N, latent_dim] -> [N, channels, H, W]"""
-        return self.generator(z, labels)
+        return self.generator(z) if labels is None else self.generator(z, labels)
 
     @torch.no_grad()
     def sample(
