@@ -154,6 +154,20 @@ def test_absolute_pixel_loss():
     )
 
 
+def test_bernoulli_pixel_loss():
+    """Cross-entropy with soft targets; with targets of 0 and 1 the likelihood of a binary image."""
+    x_hat, x = batch().tanh().requires_grad_(), batch(seed=1).tanh()
+    p, t = (x_hat + 1) / 2, (x + 1) / 2
+    expected = -(t * p.log() + (1 - t) * (1 - p).log()).sum() / 4
+    loss = losses.pixel_loss(x_hat.float(), x.float(), "bernoulli")
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(of.double(), x_hat)[0] for of in (loss, expected)), rtol=1e-4, atol=1e-5
+    )
+    assert losses.pixel_loss(torch.ones(2, 3), torch.ones(2, 3), "bernoulli") == 0  # saturated, and finite
+    assert losses.pixel_loss(-torch.ones(2, 3), torch.ones(2, 3), "bernoulli").isfinite()
+
+
 def test_weight_penalty_leaves_biases_out():
     layer = torch.nn.Conv2d(2, 3, 3)
     expected = 0.1 * layer.weight.abs().sum() + 0.5 * 0.2 * layer.weight.square().sum()

@@ -9,8 +9,8 @@ from .. import ops
 
 __all__ = ["PIXEL_LOSSES", "feature_loss", "free_bits", "kl", "pixel_loss", "pixel_nll"]
 
-#: By name, the kind of ``ops.reconstruction_loss`` and its factor.
-PIXEL_LOSSES = {"mse": 0.5, "l1": 1.0}
+#: By name, the kind of ``ops.reconstruction_loss`` and its factor; "bernoulli" is none of them.
+PIXEL_LOSSES = {"mse": 0.5, "l1": 1.0, "bernoulli": None}
 
 
 def kl(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -37,11 +37,16 @@ def free_bits(kl: Tensor, nats: float) -> Tensor:
 
 
 def pixel_loss(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
-    """``1/2 sum((x_hat - x)^2)`` (mse) or ``sum(|x_hat - x|)`` (l1), averaged over the batch.
+    """``1/2 sum((x_hat - x)^2)`` (mse), ``sum(|x_hat - x|)`` (l1) or the cross-entropy of pixels (bernoulli), averaged
+    over the batch.
 
-    That is -log N(x; x_hat, I) or -log Laplace(x; x_hat, 1) without its constant. x_hat and x are [N, ...] of one
-    shape; the result is a scalar.
+    That is -log N(x; x_hat, I) or -log Laplace(x; x_hat, 1) without its constant, or, with ``p = (x_hat + 1) / 2`` and
+    ``t = (x + 1) / 2``, ``-sum(t log p + (1 - t) log(1 - p))``, where grey pixels are soft targets. x_hat and x are
+    [N, ...] of one shape, for bernoulli in [-1, 1]; the result is a scalar.
     """
+    if kind == "bernoulli":
+        p, t = (x_hat.float() + 1) / 2, (x.float() + 1) / 2
+        return ops.binary_cross_entropy(p.clamp(0, 1), t.clamp(0, 1), reduction="sum") / len(x)
     return PIXEL_LOSSES[kind] * ops.reconstruction_loss(x_hat, x, kind, "batchmean")
 
 

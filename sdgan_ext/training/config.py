@@ -88,7 +88,8 @@ class TrainConfig(Config):
     free_bits: float = option(0.0, "nats that every latent dimension may cost without a gradient", minimum=0)
     pixel_loss: str = option(
         "mse",
-        "distance of images: 1/2 squared (a normal distribution) or absolute (Laplace's)",
+        "distance of images: 1/2 squared (a normal distribution), absolute (Laplace's) or cross-entropy (bernoulli: "
+        "grey values are probabilities)",
         choices=tuple(PIXEL_LOSSES),
     )
     pixel_weight: float = option(1.0, "weight of pixel_loss, summed over the image", minimum=0)

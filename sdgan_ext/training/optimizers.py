@@ -51,6 +51,8 @@ def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
             f"learned_variance must be false: it is the scale of the distance of pixels, but {reason}, so that nothing "
             "would train it"
         )
+    if model.config.learned_variance and config.pixel_loss == "bernoulli":
+        raise ConfigError("learned_variance must be false: pixel_loss is 'bernoulli', which has no scale")
     if config.mode == "vae":
         return
     _check_slopes(model, config)
