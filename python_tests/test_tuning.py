@@ -204,6 +204,16 @@ def test_another_search_does_not_go_on_with_a_study(tmp_path, pretend):
     assert scores(tmp_path) == before
 
 
+def test_any_name_of_a_folder_will_do(tmp_path, pretend, monkeypatch):
+    pretend(lambda values: values["lr_generator"])
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "a?b%41#c {d}"
+    for count in (1, 2):
+        tune(SEARCH, trials=count, out=out, write=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert {path.name for path in out.iterdir()} == {"study.db", "trials.svg", ".lock"}
+
+
 def test_a_file_that_is_no_study_is_left_alone(tmp_path):
     (tmp_path / "study.db").write_bytes(b"x" * 5000)
     with pytest.raises(CheckpointError, match="study.db cannot be used as a study: .*not a database"):

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import shlex
+import sqlite3
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -246,9 +247,10 @@ def _open_study(search: Search, folder: Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         direction = SCORES[search.metric].direction
-        study = optuna.create_study(
-            storage=f"sqlite:///{file}", study_name="tune", direction=direction, load_if_exists=True
-        )
+        # The connection by itself: in a URL a folder's name may hold no ? or %, and versions read them differently.
+        options = {"creator": lambda: sqlite3.connect(file, timeout=60)}
+        storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
+        study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
         saved, asked = study.user_attrs.get("asked"), search.asked()
         if saved is None:
             study.set_user_attr("asked", asked)
