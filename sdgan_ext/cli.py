@@ -1,4 +1,4 @@
-"""``sdgan-ext``: train, sample, reconstruct, interpolate, evaluate, export, bench, doctor.
+"""``sdgan-ext``: train, sample, reconstruct, interpolate, evaluate, tune, export, bench, doctor.
 
 A user's mistake ends in one sentence on stderr and exit code 2. Flags come from the fields of the configuration
 dataclasses by way of argparse; tyro would make them too, but reports a mistake in a box of many lines.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import math
 import os
 import sys
@@ -32,6 +33,7 @@ examples:
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
   sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
+  sdgan-ext tune --data mnist --mode vae --steps 500 --trials 30 --out study
   sdgan-ext export runs/00000-vaegan-digits --format onnx
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
@@ -40,7 +42,6 @@ exit codes: 0 done, 1 the training diverged or this installation does not work, 
 """
 _DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
 _SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
-_OWN_SIZE = ("seed", "dcgan-64")  # presets that are themselves at one image size only
 _BATCH = 64
 
 
@@ -229,6 +230,7 @@ def _train(arguments: argparse.Namespace, processes=None) -> int:
     import torch
 
     from sdgan_ext.models import VAEGAN, VAEGANConfig, preset
+    from sdgan_ext.models.presets import OWN_SIZE
     from sdgan_ext.training.config import TrainConfig
     from sdgan_ext.training.trainer import Trainer
 
@@ -244,7 +246,7 @@ def _train(arguments: argparse.Namespace, processes=None) -> int:
         seed=config.seed,
     )
     size, own = tuple(dataset.image_size), model_config.image_size
-    if name in _OWN_SIZE and size != own and "image_size" not in given:
+    if name in OWN_SIZE and size != own and "image_size" not in given:
         raise ConfigError(
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
             f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
@@ -536,12 +538,18 @@ def _held_out(arguments: argparse.Namespace, config):
     return _open_split(arguments, config)
 
 
-# ------------------------------------------------------------------------------------------------------- bench
-def _bench_arguments(parser: _Parser) -> None:
-    from sdgan_ext.bench import command
-
-    command.add_arguments(parser)
+# ------------------------------------------------------------------------------------------------- tune, bench
+def _module_arguments(parser: _Parser, module: str) -> None:
+    importlib.import_module(module).add_arguments(parser)
     _threads_argument(parser)
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Search learning rates, batch size and loss weights of a preset with Optuna, or go on with a search."""
+    from sdgan_ext import tuning
+
+    _set_threads(arguments)
+    return _SIGNAL_CODES[tuning.command(arguments, lambda line: print(line, flush=True))]
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -581,7 +589,8 @@ _COMMANDS = {
     "reconstruct": (_reconstruct_arguments, reconstruct),
     "interpolate": (_interpolate_arguments, interpolate),
     "evaluate": (_evaluate_arguments, evaluate),
+    "tune": (lambda parser: _module_arguments(parser, "sdgan_ext.tuning"), tune),
     "export": (_export_arguments, export),
-    "bench": (_bench_arguments, bench),
+    "bench": (lambda parser: _module_arguments(parser, "sdgan_ext.bench.command"), bench),
     "doctor": (_threads_argument, doctor),
 }

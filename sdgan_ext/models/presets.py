@@ -8,7 +8,7 @@ from .._errors import ConfigError, nearest
 from ..training.config import TrainConfig
 from .config import VAEGANConfig
 
-__all__ = ["PRESETS", "Preset", "preset"]
+__all__ = ["OWN_SIZE", "PRESETS", "Preset", "preset"]
 
 
 class Preset(NamedTuple):
@@ -103,6 +103,8 @@ PRESETS = {
         TrainConfig(steps=100_000, batch_size=128, gamma=0.01, ema_images=50_000),
     ),
 }
+#: Those that are themselves at one image size only.
+OWN_SIZE = ("seed", "dcgan-64")
 
 
 def preset(name: str) -> Preset:
