@@ -210,12 +210,13 @@ def test_a_flag_decides_beside_a_config_file(data, tmp_path, capsys):
     file.write_text(
         f"data: {{source: {data}}}\npreset: seed\nthreads: 1\nnegative_slope: 1e-1\n"
         "train:\n  lr-encoder: 1e-3\n  diffaugment: color,cutout\n  kl_weight: 2\n  batch-size: 4\n"
-        "model:\n  encoder_channels: null\n  image-size: 8x10\n"
+        "model:\n  discriminator_channels: [4, 4, 4, 4, 4]\n  image-size: 8x10\n"
     )
-    assert main(["train", "--config", str(file), "--mode", "gan", "--kl-weight", "3", "--dry-run"]) == 0
+    flags = ["--mode", "vae", "--kl-weight", "3", "--discriminator-channels", "none"]
+    assert main(["train", "--config", str(file), *flags, "--dry-run"]) == 0
     out = capsys.readouterr().out
     for words in ("lr_encoder: 0.001", "diffaugment: [color, cutout]", "kl_weight: 3.0", "negative_slope: 0.1",
-                  "encoder_channels: null", "kernel_size: 5"):  # fmt: skip
+                  "discriminator_channels: null", "kernel_size: 5"):  # fmt: skip
         assert words in out
     file.write_text(out)  # a dry run says what it would do as a file that does it
     assert main(["train", "--config", str(file), "--dry-run"]) == 0

@@ -268,7 +268,8 @@ def _read_config_file(arguments: argparse.Namespace) -> None:
     options = {"data": str, "preset": str, "out": str, "threads": int}
     sections = {"train": TrainConfig, "model": VAEGANConfig}
     for name, value in read_config_file(arguments.config, sections, options, _reader).items():
-        if getattr(arguments, name, None) is None:
+        flag = name in arguments and (name not in options or getattr(arguments, name) is not None)
+        if not flag:
             setattr(arguments, name, value)
 
 

@@ -34,22 +34,33 @@ def test_in_parts_it_is_the_same_step(mode, parts):
     torch.testing.assert_close(parted_grads, grads, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        ({"classes": 3}, {"diffaugment": ("color", "translation", "cutout")}),
-        ({}, {"r2_gamma": 0.5, "objective": "relativistic", "weight_l2": 0.1}),
-        ({}, {"r1_gamma": 0.0, "gp_weight": 10.0, "objective": "wasserstein"}),
-        ({"minibatch_stddev": 4}, {"clip_generator": 1e-3, "clip_encoder": 1e-3}),
-        ({"learned_variance": True}, {"disc_start": 2, "disc_warmup": 1}),
-    ],
-)
+SETTINGS = [
+    ({"classes": 3}, {"diffaugment": ("color", "translation", "cutout")}),
+    ({}, {"r2_gamma": 0.5, "objective": "relativistic", "weight_l2": 0.1}),
+    ({}, {"r1_gamma": 0.0, "gp_weight": 10.0, "objective": "wasserstein"}),
+    ({"minibatch_stddev": 4}, {"clip_generator": 1e-3, "clip_encoder": 1e-3}),
+    ({"learned_variance": True}, {"disc_start": 2, "disc_warmup": 1}),
+]
+
+
+@pytest.mark.parametrize(("model", "changes"), SETTINGS)
 def test_in_parts_it_is_the_same_step_with(model, changes):
     settings = dict(steps=3, model=model, lr_encoder=1e-6, lr_generator=1e-6, lr_discriminator=1e-6, **changes)
     losses, grads = gradients("vae-gan", **settings)
     parted, parted_grads = gradients("vae-gan", accumulate=2, **settings)
     torch.testing.assert_close(parted, losses, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(parted_grads, grads, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "changes"), SETTINGS)
+def test_in_bfloat16_with(model, changes):
+    settings = dict(steps=3, model=model, **changes)
+    losses, _ = gradients("vae-gan", **settings)
+    halves, grads = gradients("vae-gan", precision="bfloat16", **settings)
+    assert halves.keys() == losses.keys()
+    for name, loss in losses.items():
+        assert halves[name].item() == pytest.approx(loss.item(), rel=0.1, abs=0.1), name
+    assert all(grad is None or grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads.values())
 
 
 def test_parts_must_hold_whole_groups():

@@ -38,7 +38,7 @@ def gradient_penalty(
 
     Args:
         discriminator: images [N, C, H, W] to logits, without batch norm.
-        x, x_hat: real and generated images, [N, C, H, W].
+        x, x_hat: real and generated images, [N, C, H, W]; the latter may be of a lower precision.
         weight: 10 in the paper.
         t: where the points lie, 0 at x and 1 at x_hat, [N]; drawn uniformly unless given.
         generator: where the points are drawn from; on the images' device.
@@ -48,7 +48,7 @@ def gradient_penalty(
     """
     if t is None:
         t = torch.rand(x.shape[0], dtype=x.dtype, device=x.device, generator=generator)
-    u = torch.lerp(x.detach(), x_hat.detach(), t.reshape(-1, 1, 1, 1)).requires_grad_()
+    u = torch.lerp(x.detach(), x_hat.detach().to(x.dtype), t.reshape(-1, 1, 1, 1)).requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(u).sum(), u, create_graph=True)
     return weight * (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
 

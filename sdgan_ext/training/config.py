@@ -42,7 +42,6 @@ class TrainConfig(Config):
     lr_halving_steps: int = option(
         0, "after lr_hold_steps the learning rates halve every so many steps; 0: they stay", minimum=0
     )
-
     lr_cosine_steps: int = option(
         0,
         "after lr_hold_steps the learning rates fall along half a cosine over so many steps; 0: they do not",
