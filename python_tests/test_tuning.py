@@ -66,7 +66,7 @@ def test_a_search_resumed_is_one_that_was_not_interrupted(tmp_path, pretend):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, tuning._Stopped("SIGTERM")])
-def test_an_interrupted_trial_is_not_counted(tmp_path, pretend, stop):
+def test_an_interrupted_trial_is_not_counted(tmp_path, capsys, pretend, stop):
     def objective(values):
         nonlocal calls
         calls += 1
@@ -81,6 +81,8 @@ def test_an_interrupted_trial_is_not_counted(tmp_path, pretend, stop):
     assert len(scores(tmp_path / "study")) == 1
     assert main(argv) == 0
     assert len(scores(tmp_path / "study")) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[0] for line in lines[-5:-2]) == ["1", "2", "3"]
     pretend(lambda values: values["lr_generator"])
     assert main([*argv[:-1], str(tmp_path / "whole")]) == 0
     assert scores(tmp_path / "study") == scores(tmp_path / "whole")

@@ -308,7 +308,8 @@ def tune(search: Search, *, trials: int, out: str | Path, write: Callable[[str],
             seed = int(np.random.SeedSequence([search.seed, count]).generate_state(1)[0])
             study.sampler = optuna.samplers.TPESampler(seed=seed)
             stopped = _take(study, objective, f"trial {count + 1}/{trials}", write)
-        _report(study, objective, folder / "trials.svg", write)
+        if stopped is None or _ranked(study):
+            _report(study, objective, folder / "trials.svg", write)
     return stopped
 
 
@@ -343,8 +344,9 @@ def _report(study: Any, objective: _Objective, plot: Path, write: Callable[[str]
     spans = {name: span.log for name, span in objective.search.space.items()}
     draw_trials(plot, objective.name, points, spans, lower=study.direction.name == "MINIMIZE")
     rows = [["trial", objective.name, *names]]
+    places = {trial.number: i + 1 for i, trial in enumerate(counted)}  # Optuna numbers the interrupted ones too
     for trial in ranked[:most]:
-        rows.append([str(trial.number), f"{trial.value:.4f}", *(f"{trial.params[name]:.3g}" for name in names)])
+        rows.append([str(places[trial.number]), f"{trial.value:.4f}", *(f"{trial.params[name]:.3g}" for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         write("  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)))
