@@ -1,8 +1,8 @@
 """What do the published mistakes cost? Trains the right step and each mistake from one seed and compares.
 
-    python benchmarks/correctness.py [--data FOLDER|digits] [--steps 400] [--only TEXT] [--out FILE]
+    python benchmarks/correctness.py [--data FOLDER|digits] [--steps 200] [--only TEXT] [--out FILE]
 
-One thread, about two minutes, the same numbers on the same machine every time. Prints three tables and writes
+One thread, one to three minutes, the same numbers on the same machine every time. Prints three tables and writes
 benchmarks/results/correctness.csv; docs/correctness.md explains both. The right step is sdgan_ext.training.steps; the
 mistakes are one plain autograd step with a switch for each, which without a mistake has the right step's gradients
 (python_tests/training/test_peers_mistakes.py).
@@ -206,13 +206,20 @@ def start(mode):
 
 
 def train(model, optimizers, config, step, dataset, first, last, watch=None):
-    """Steps ``first`` to ``last``; batch and noise of a step follow from its number."""
+    """Steps ``first`` to ``last``; batch and noise of a step follow from its number.
+
+    Returns:
+        ``last``, or the number of the step whose images were not finite.
+    """
     stream = data.batches(dataset, config.batch_size, seed=config.seed, start=first)
     for number in range(first, last):
         images = forward(model, next(stream)[0], config, number)
+        if not all(x.isfinite().all() for x in made(images)):
+            return number
         if watch is not None:
             watch(images)
         take_step(model, optimizers, images, config, step)
+    return last
 
 
 @torch.no_grad()
@@ -288,7 +295,7 @@ def main():
         default=str(Path(folder, "mnist")) if folder else "digits",
         help="folder of the MNIST files, or digits: rendered ones (default: mnist in SDGAN_TEST_DATA, else digits)",
     )
-    parser.add_argument("--steps", type=int, default=400, help="of each training; an even number")
+    parser.add_argument("--steps", type=int, default=200, help="of each training; an even number")
     parser.add_argument("--only", default="", help="the mistakes whose name contains it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the CSV")
     args = parser.parse_args()
@@ -305,17 +312,27 @@ def main():
     rows, trained = [], {}
     for step in (*RIGHT.values(), *(mistake for mistake in MISTAKES if args.only in mistake.name)):
         model, optimizers, config = start(step.mode)
-        train(model, optimizers, config, step, dataset, 0, args.steps)
+        finite = train(model, optimizers, config, step, dataset, 0, args.steps)
         trained.setdefault(step.mode, model)
         row = {"step": step.name, **compare_gradients(trained[step.mode], batches, config, step)}
-        row |= {**judged(model, config), "adversarial_gradient": adversarial_gradient(model, batches[1], config)}
+        row["finite_steps"] = finite
+        if finite == args.steps:
+            row |= {**judged(model, config), "adversarial_gradient": adversarial_gradient(model, batches[1], config)}
         rows.append(row)
         print(step.name, flush=True)
     resumed = list(resume(dataset, args.steps // 2, judged))
 
     errors = [f"error_{name}" for name in ("encoder", "generator", "discriminator")]
     around = [f"{key}_{when}" for key in ("adversarial", "d_loss") for when in ("before", "after")]
-    reached = ["accuracy_real", "accuracy_fake", "accuracy_noise", "logit_margin", "adversarial_gradient", "mse"]
+    reached = [
+        "finite_steps",
+        "accuracy_real",
+        "accuracy_fake",
+        "accuracy_noise",
+        "logit_margin",
+        "adversarial_gradient",
+        "mse",
+    ]
     show("one step, at the weights of the right training", rows, errors + around)
     show(f"after {args.steps} steps", rows, [*reached, "lenet_fd"])
     of_resume = ["weights_off", "mse_before", "mse_worst_of_20", "mse", "lenet_fd"]
