@@ -141,7 +141,7 @@ def compare_gradients(model, batches, config, step):
 
     Returns:
         ``error_<network>``: |g - g_right| / |g_right|; ``adversarial_before``, ``adversarial_after``: G's adversarial
-        loss around a step of G of the game alone (gamma 0), as long as lowers it by 5% in first order where the
+        loss around a step of G of the game alone (gamma 0), as long as lowers it by 0.5% in first order where the
         gradient is right; ``d_loss_before``, ``d_loss_after``: D's, likewise. The other networks stay.
     """
     right, row = RIGHT[step.mode], {}
@@ -158,7 +158,7 @@ def compare_gradients(model, batches, config, step):
         moved = copy.deepcopy(model)
         before = look(moved, batches[1], config, loss)
         if name == "generator" or step.step_discriminator:
-            rate = 0.05 * before / norm(expected[name]).item() ** 2
+            rate = 0.005 * before / norm(expected[name]).item() ** 2
             with torch.no_grad():
                 for parameter, gradient in zip(getattr(moved, name).parameters(), got[name], strict=True):
                     parameter -= rate * gradient
