@@ -23,15 +23,6 @@ def write_errors_named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming_write_errors(path: Path) -> Iterator[None]:
-    """Turns the OSError of a full disk or a missing right into a CheckpointError that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears under ``path`` once it is complete and on the disk, or not at all.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from sdgan_ext._files import naming_write_errors, replacing
+from sdgan_ext._files import replacing, write_errors_named
 from sdgan_ext.pictures import save_png, to_pillow
 from sdgan_ext.training.runs import Run
 from sdgan_ext.training.steps import check_finite
@@ -145,7 +145,7 @@ class Monitor:
         if self._bar.disable:
             self.say(f"step {step}/{self.steps} {images:,} images {words}")
         if self._log is not None:
-            with naming_write_errors(self.run.log_file):
+            with write_errors_named(self.run.log_file):
                 self._log.write(json.dumps(self.run.metrics) + "\n")
                 self._log.flush()
         if self._events is not None:
@@ -158,7 +158,7 @@ class Monitor:
         words = ", ".join(f"{name.rpartition('/')[2]} {value:.5g}" for name, value in values.items())
         self.say(f"step {self.run.step}/{self.steps} held-out {words}")
         if self._log is not None:
-            with naming_write_errors(self.run.log_file):
+            with write_errors_named(self.run.log_file):
                 self._log.write(json.dumps({"step": self.run.step, **values}) + "\n")
                 self._log.flush()
         if self._events is not None:
@@ -195,7 +195,7 @@ def open_log(path: Path, step: int):
         kept = b"".join(line for line in lines if (number := _step_of(line)) is not None and number <= step)
     with replacing(path) as file:
         file.write(kept)
-    with naming_write_errors(path):
+    with write_errors_named(path):
         return open(path, "a", encoding="utf-8")
 
 
@@ -228,7 +228,7 @@ class EventWriter:
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        with naming_write_errors(self._path):
+        with write_errors_named(self._path):
             self._file = open(self._path, "wb")
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
@@ -250,7 +250,7 @@ class EventWriter:
         self._write(step=step, summary=self._summary(value=[self._summary.Value(tag=tag, image=image)]))
 
     def _write(self, **content) -> None:
-        with naming_write_errors(self._path):
+        with write_errors_named(self._path):
             self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
             self._records.flush()
 
