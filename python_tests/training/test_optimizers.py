@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from test_steps import tiny
+from test_steps import images_like, tiny
 
 from sdgan_ext._errors import ConfigError
 from sdgan_ext.training import steps
