@@ -32,7 +32,7 @@ bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, 
     if (output_padding[axis] >= conv.stride[axis]) return false;
   }
   if (input.scalar_type() == ScalarType::BFloat16) return isa_usable(Isa::avx512);  // as torch decides
-  // float32, transposed: three to five times slower than torch's own call for some shapes, at random.
+  // float32, transposed: three to five times slower than torch's own call for some shapes.
   return input.scalar_type() == ScalarType::Float && !conv.transposed && onednn_fuses(conv.activation);
 }
 
