@@ -184,7 +184,7 @@ def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> 
     write, ending = FORMATS[format]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weight = model.generator.dense.weight
+    weight = model.generator.last_weight
     images = weight.new_zeros(2, model.config.channels, *model.config.image_size)
     networks = {
         "encoder": (model.encoder and _Encoder(model.encoder), images, ["x"], ["mean", "logvar"]),

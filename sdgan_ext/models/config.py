@@ -38,10 +38,17 @@ class VAEGANConfig(Config):
         (32, 64), "channels after each halving of the discriminator; none: a VAE without one", minimum=1
     )
     kernel_size: int = option(4, "side of every convolution kernel", minimum=2)
-    encoder_norm: str = option("none", "normalisation in the encoder", choices=("none", "batch"))
-    generator_norm: str = option("batch", "normalisation in the generator", choices=("none", "batch"))
+    residual_blocks: int = option(
+        0, "residual blocks after each halving of the encoder and before each doubling of the generator", minimum=0
+    )
+    discriminator_blocks: int = option(0, "residual blocks after each halving of the discriminator", minimum=0)
+    latent_map: bool = option(
+        False, "the latent vector is a map, as large as the image after the encoder's halvings, without dense layers"
+    )
+    encoder_norm: str = option("none", "normalisation in the encoder", choices=("none", "batch", "group"))
+    generator_norm: str = option("batch", "normalisation in the generator", choices=("none", "batch", "group"))
     discriminator_norm: str = option(
-        "none", "normalisation in the discriminator", choices=("none", "batch", "spectral")
+        "none", "normalisation in the discriminator", choices=("none", "batch", "group", "spectral")
     )
     encoder_activation: str = option("leaky_relu", "activation in the encoder", choices=_ACTIVATIONS)
     generator_activation: str = option(
@@ -53,6 +60,11 @@ class VAEGANConfig(Config):
         "transposed",
         "what makes the image: the last doubling (transposed), or a convolution after it (conv)",
         choices=("transposed", "conv"),
+    )
+    discriminator_head: str = option(
+        "dense",
+        "what makes the logits: a dense layer, one for the image, or a convolution, one for each patch (PatchGAN)",
+        choices=("dense", "patch"),
     )
     minibatch_stddev: int = option(
         0,
@@ -87,6 +99,35 @@ class VAEGANConfig(Config):
                     f"{network}_channels is {channels}, {levels} halvings, but an image of {height}x{width} can be "
                     f"halved only {(min(self.image_size) - 1).bit_length()} times"
                 )
+        if self.latent_map:
+            self._check_latent_map()
+        if self.discriminator_blocks and self.discriminator_norm == "spectral":
+            raise ConfigError(
+                f"discriminator_blocks is {self.discriminator_blocks} with discriminator_norm 'spectral': a residual "
+                "block starts at zero, and that weight has no largest singular value to be divided by"
+            )
+
+    def _check_latent_map(self):
+        encoder = self.encoder_channels
+        if encoder is not None and len(encoder) != self.generator_levels:
+            raise ConfigError(
+                f"latent_map is true, encoder_channels {encoder} halves the image {len(encoder)} times and "
+                f"generator_channels {self.generator_channels} doubles {self.generator_levels} times; they must agree"
+            )
+        height, width = level_sizes(self.image_size, self.generator_levels)[-1]
+        if self.latent_dim % (height * width):
+            raise ConfigError(
+                f"latent_dim is {self.latent_dim}; with latent_map it must be a multiple of {height * width}, the "
+                f"pixels of the {height}x{width} map"
+            )
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the map that a latent vector stands for; (latent_dim,) without one."""
+        if not self.latent_map:
+            return (self.latent_dim,)
+        height, width = level_sizes(self.image_size, self.generator_levels)[-1]
+        return (self.latent_dim // (height * width), height, width)
 
     @property
     def generator_levels(self) -> int:

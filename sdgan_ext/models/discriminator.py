@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .. import nn
 from .config import VAEGANConfig
+from .geometry import same_margins
 from .labels import check_labels
 from .layers import Halvings, check_images, flatten, initialise
 
@@ -18,30 +20,35 @@ __all__ = ["Discriminator", "MinibatchStdDev"]
 class Discriminator(torch.nn.Module):
     """Stride-2 convolutions, then one dense layer to a logit; no sigmoid, the losses take logits.
 
+    With ``discriminator_blocks`` each convolution is followed by residual blocks. With ``discriminator_head="patch"`` a
+    convolution makes a logit of each place, which sees a patch of the image (PatchGAN, Isola et al. 2017).
     ``discriminator_norm="spectral"`` divides every weight by its largest singular value (Miyato et al. 2018). With
-    ``classes`` the logit is ``w . f + b + e(label) . f`` of the features f that the dense layer sees (projection
-    discriminator, Miyato & Koyama 2018).
+    ``classes`` a logit is ``w . f + b + e(label) . f`` of the features f that the dense layer sees, or of those of its
+    place (projection discriminator, Miyato & Koyama 2018).
 
-    Shapes: [N, channels, H, W] and labels [N] -> [N, 1]; with ``return_features`` also the activation after each
-    halving.
+    Shapes: [N, channels, H, W] and labels [N] -> [N, 1], or [N, 1, h, w] with the patch head, h and w the sides after
+    the last halving; with ``return_features`` also what there is at each size.
     """
 
     def __init__(self, config: VAEGANConfig):
         super().__init__()
         self.config = config
-        self.halvings = Halvings(
-            config, config.discriminator_channels, config.discriminator_norm, config.discriminator_activation
-        )
+        self.halvings = Halvings(config, "discriminator")
         channels, *size = self.halvings.out_shape
         grouped = config.minibatch_stddev > 0
         self.minibatch_stddev = MinibatchStdDev(config.minibatch_stddev) if grouped else None
-        features = math.prod(size) * (channels + grouped)
-        self.logit = torch.nn.Linear(features, 1)
+        if config.discriminator_head == "patch":
+            features = channels + grouped
+            self.logit = nn.Conv2d(features, 1, config.kernel_size, padding=same_margins(config.kernel_size))
+        else:
+            features = math.prod(size) * (channels + grouped)
+            self.logit = torch.nn.Linear(features, 1)
         self.embedding = torch.nn.Embedding(config.classes, features) if config.classes else None
         initialise(self, config.init)
         if config.discriminator_norm == "spectral":
-            for layer in (*self.halvings.convs, self.logit, *([self.embedding] if config.classes else [])):
-                spectral_norm(layer)
+            for layer in list(self.modules()):
+                if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear, torch.nn.Embedding)):
+                    spectral_norm(layer)
 
     def forward(
         self, x: Tensor, return_features: bool = False, *, labels: Tensor | None = None
@@ -50,10 +57,12 @@ class Discriminator(torch.nn.Module):
         check_labels(labels, x.shape[0], self.config)
         features = self.halvings(x)
         last = features[-1] if self.minibatch_stddev is None else self.minibatch_stddev(features[-1])
-        flat = flatten(last)
-        logits = self.logit(flat)
+        if self.config.discriminator_head == "dense":
+            last = flatten(last)
+        logits = self.logit(last)
         if labels is not None:
-            logits = logits + (self.embedding(labels) * flat).sum(1, keepdim=True)
+            of_label = self.embedding(labels)
+            logits = logits + (of_label.reshape(*of_label.shape, *[1] * (last.dim() - 2)) * last).sum(1, keepdim=True)
         return (logits, tuple(features)) if return_features else logits
 
 

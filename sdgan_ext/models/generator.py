@@ -11,7 +11,7 @@ from .. import nn
 from .config import VAEGANConfig
 from .geometry import level_sizes, margins, same_margins
 from .labels import check_labels
-from .layers import initialise, unflatten
+from .layers import activation_of, initialise, normalisation, residual_blocks, unflatten
 
 __all__ = ["Generator"]
 
@@ -19,7 +19,9 @@ __all__ = ["Generator"]
 class Generator(torch.nn.Module):
     """A dense layer, stride-2 transposed convolutions, with ``generator_head="conv"`` a convolution, and a tanh.
 
-    With batch norm every layer but the one that makes the image is normalised (DCGAN, Radford et al. 2016).
+    With a norm every layer but the one that makes the image is normalised (DCGAN, Radford et al. 2016). With
+    ``residual_blocks`` some follow at every size but the image's own. With ``latent_map`` z is a map, pixel by pixel,
+    and a 3x3 convolution stands for the dense layer.
 
     With ``classes`` an embedding of the label is added to z. With ``learned_variance`` it has a trained scalar
     ``log_scale``, which no image depends on: the scale of p(x|z) in ``losses.pixel_nll``.
@@ -34,24 +36,28 @@ class Generator(torch.nn.Module):
         first, *widths = config.generator_channels
         if config.generator_head == "transposed":
             widths.append(config.channels)
-        act = {"activation": config.generator_activation, "negative_slope": config.negative_slope}
-        batch = config.generator_norm == "batch"
-        own = {} if batch else act  # without batch norm the layers apply the activation themselves
+        norm, act = config.generator_norm, activation_of(config, "generator")
+        own = act if norm == "none" else {}  # without a norm the layers apply the activation themselves
 
         self.base_shape = (first, *sizes[0])
-        self.dense = torch.nn.Linear(config.latent_dim, math.prod(self.base_shape))
-        self.norms = torch.nn.ModuleList([nn.BatchNorm2d(first, **act) if batch else _Activation(**act)])
+        if config.latent_map:
+            self.dense = nn.Conv2d(config.latent_shape[0], first, 3, padding=1)
+        else:
+            self.dense = torch.nn.Linear(config.latent_dim, math.prod(self.base_shape))
+        self.norms = torch.nn.ModuleList([normalisation(norm, first, act)])
+        self.blocks = torch.nn.ModuleList([residual_blocks(config.residual_blocks, first, norm, act)])
         self.doublings = torch.nn.ModuleList()
         for level, (into, out) in enumerate(zip((first, *widths), widths, strict=False)):
             crop = margins(sizes[level + 1], sizes[level], config.kernel_size)
             image = config.generator_head == "transposed" and level == len(widths) - 1
             self.doublings.append(
                 nn.ConvTranspose2d(
-                    into, out, config.kernel_size, stride=2, crop=crop, bias=image or not batch,
+                    into, out, config.kernel_size, stride=2, crop=crop, bias=image or norm != "batch",
                     **({"activation": "tanh"} if image else own),
                 )
             )  # fmt: skip
-            self.norms.append(nn.BatchNorm2d(out, **act) if batch and not image else torch.nn.Identity())
+            self.norms.append(torch.nn.Identity() if image or norm == "none" else normalisation(norm, out, act))
+            self.blocks.append(residual_blocks(0 if image else config.residual_blocks, out, norm, act))
         if config.generator_head == "conv":
             padding = same_margins(config.kernel_size)
             self.head = nn.Conv2d(widths[-1], config.channels, config.kernel_size, padding=padding, activation="tanh")
@@ -72,18 +78,11 @@ class Generator(torch.nn.Module):
         check_labels(labels, z.shape[0], self.config)
         if labels is not None:
             z = z + self.embedding(labels)
-        x = self.norms[0](unflatten(self.dense(z), self.base_shape))
-        for doubling, norm in zip(self.doublings, self.norms[1:], strict=True):
-            x = norm(doubling(x))
+        if self.config.latent_map:
+            x = self.dense(unflatten(z, self.config.latent_shape))
+        else:
+            x = unflatten(self.dense(z), self.base_shape)
+        x = self.blocks[0](self.norms[0](x))
+        for doubling, norm, blocks in zip(self.doublings, self.norms[1:], self.blocks[1:], strict=True):
+            x = blocks(norm(doubling(x)))
         return self.head(x)
-
-
-class _Activation(torch.nn.Module):
-    def __init__(self, activation: str, negative_slope: float):
-        super().__init__()
-        self.activation, self.negative_slope = activation, negative_slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.activation == "leaky_relu":
-            return torch.nn.functional.leaky_relu(x, self.negative_slope)
-        return getattr(torch.nn.functional, self.activation)(x)

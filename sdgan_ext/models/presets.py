@@ -38,7 +38,7 @@ PRESETS = {
         ),
         TrainConfig(steps=9_380, gamma=0.01),
     ),
-    # What two CPU cores train in minutes; benchmarks/quality_mnist_small.py shows how good it gets.
+    # What two CPU cores train in minutes; benchmarks/quality.py shows how good it gets.
     "mnist-small": Preset(
         VAEGANConfig(
             image_size=28,
@@ -104,13 +104,83 @@ PRESETS = {
         ),
         TrainConfig(steps=100_000, batch_size=128, gamma=0.01, ema_images=50_000),
     ),
+    # The autoencoder of latent diffusion (Rombach et al. 2022) in small: residual blocks, a latent map of 4 channels, a
+    # trained scale of the pixels, a PatchGAN with the adaptive weight. Its stride-2 layers are those of all models here
+    # (one transposed convolution where the original has upsampling and a convolution); no attention, no LPIPS.
+    "sd-kl": Preset(
+        VAEGANConfig(
+            image_size=64,
+            channels=3,
+            latent_dim=4 * 16 * 16,
+            encoder_channels=(32, 64),
+            generator_channels=(64, 32),
+            discriminator_channels=(32, 64, 128),
+            residual_blocks=1,
+            latent_map=True,
+            encoder_norm="group",
+            generator_norm="group",
+            discriminator_norm="batch",
+            encoder_activation="silu",
+            generator_activation="silu",
+            discriminator_head="patch",
+            learned_variance=True,
+            init="torch",
+        ),
+        TrainConfig(
+            steps=8_000,
+            batch_size=16,
+            lr_encoder=5e-4,
+            lr_generator=5e-4,
+            lr_discriminator=2e-4,
+            betas=(0.5, 0.9),
+            lr_warmup_steps=200,
+            lr_hold_steps=5_000,
+            lr_cosine_steps=3_000,
+            lr_final=0.1,
+            objective="hinge",
+            prior_images=False,
+            disc_start=5_000,
+            disc_warmup=500,
+            adaptive_weight=0.5,
+            kl_weight=1e-6,
+            pixel_loss="l1",
+        ),
+    ),
+    # R3GAN (Huang et al. 2024) in small: relativistic pairing, R1 and R2, residual blocks and no normalisation at all.
+    "r3gan-small": Preset(
+        VAEGANConfig(
+            image_size=28,
+            channels=1,
+            latent_dim=64,
+            encoder_channels=None,
+            generator_channels=(64, 32),
+            discriminator_channels=(32, 64, 128),
+            residual_blocks=1,
+            discriminator_blocks=1,
+            generator_norm="none",
+            generator_activation="leaky_relu",
+            init="torch",
+        ),
+        TrainConfig(
+            mode="gan",
+            steps=10_000,
+            lr_generator=1e-3,
+            lr_discriminator=1e-3,
+            betas=(0.0, 0.99),
+            lr_cosine_steps=10_000,
+            lr_final=0.1,
+            objective="relativistic",
+            r1_gamma=1.0,
+            r2_gamma=1.0,
+        ),
+    ),
 }
 #: Those that are themselves at one image size only.
-OWN_SIZE = ("seed", "dcgan-64")
+OWN_SIZE = ("seed", "dcgan-64", "sd-kl")
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``: ``seed``, ``mnist-small``, ``mnist-vae`` or ``dcgan-64``.
+    """The preset called ``name``: one of :data:`PRESETS`.
 
     Raises:
         ConfigError: there is none of that name; the nearest one is named.

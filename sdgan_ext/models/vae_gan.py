@@ -89,7 +89,7 @@ class VAEGAN(torch.nn.Module):
             raise ValueError("seed and generator are both given; one of them decides")
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
-        weight = self.generator.dense.weight
+        weight = self.generator.last_weight
         labels = self._labels(labels, n)
         z = torch.randn(n, self.config.latent_dim, generator=generator).to(weight)
         with self._evaluating():
@@ -131,7 +131,7 @@ class VAEGAN(torch.nn.Module):
 
     def _labels(self, labels, n: int) -> Tensor | None:
         labels = as_labels(labels, n, self.config)
-        return None if labels is None else labels.to(self.generator.dense.weight.device)
+        return None if labels is None else labels.to(self.generator.last_weight.device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into ``folder``, each complete or not at all.

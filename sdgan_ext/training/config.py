@@ -69,6 +69,10 @@ class TrainConfig(Config):
     )
     n_critic: int = option(1, "discriminator steps for each generator step", minimum=1)
 
+    prior_images: bool = option(
+        True,
+        "in mode vae-gan the game is also about images of z from the prior; false where the posteriors are far from it",
+    )
     disc_start: int = option(0, "steps before the adversarial terms begin", minimum=0)
     disc_warmup: int = option(
         0, "the last so many steps before disc_start train the discriminator, and nothing else", minimum=0
@@ -163,6 +167,8 @@ class TrainConfig(Config):
                 f"disc_start is {self.disc_start} and disc_warmup {self.disc_warmup}, but in mode 'gan' there is "
                 "nothing else to train before the game; they must be equal"
             )
+        if self.mode == "gan" and not self.prior_images:
+            raise ConfigError("prior_images is false, but in mode 'gan' there are no other images for the game")
         if self.adaptive_weight and not (self.mode == "vae-gan" and self.gamma):
             reason = "gamma is 0" if self.mode == "vae-gan" else f"mode is {self.mode!r}"
             raise ConfigError(

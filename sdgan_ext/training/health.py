@@ -115,7 +115,7 @@ def measure(
 def _share_above(logits: Tensor, others: Tensor, config: TrainConfig) -> float:
     """How many of the logits say "real"; without a threshold, in how many pairs they say so more than the others."""
     if config.objective in ("wasserstein", "relativistic"):
-        return (logits.view(-1, 1) > others.view(1, -1)).float().mean().item()
+        return (logits.reshape(-1, 1) > others.reshape(1, -1)).float().mean().item()
     return (logits > (0.5 if config.objective == "least_squares" else 0.0)).float().mean().item()
 
 

@@ -22,7 +22,7 @@ class Noise:
 
     Attributes:
         seed: of z ~ q(z|x), a scalar of int64; None in mode "gan".
-        latents: z_p ~ N(0, I), [N, Z]; None in mode "vae".
+        latents: z_p ~ N(0, I), [N, Z]; None in mode "vae" and without ``prior_images``.
         eps: in place of the seed, the numbers that it stands for, [N, Z].
         points: where WGAN-GP looks between real and generated images, in [0, 1), [K, N] with K kinds of generated
             images; None without it.
@@ -42,11 +42,12 @@ def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.G
     Args:
         generator: its source, on the CPU: the same numbers on every device. torch's own state by default.
     """
-    kinds = {"gan": 1, "vae": 0, "vae-gan": 2}[config.mode]
+    kinds = {"gan": 1, "vae": 0, "vae-gan": 1 + config.prior_images}[config.mode]
+    prior = config.mode == "gan" or (config.mode == "vae-gan" and config.prior_images)
     augments = kinds > 0 and config.diffaugment is not None
     return Noise(
         None if config.mode == "gan" else draw_seed(generator),
-        None if config.mode == "vae" else torch.randn(n, model.config.latent_dim, generator=generator),
+        torch.randn(n, model.config.latent_dim, generator=generator) if prior else None,
         points=torch.rand(kinds, n, generator=generator) if kinds and config.gp_weight > 0 else None,
         draws=torch.rand(2, 1 + kinds, n, DRAWS, generator=generator) if augments else None,
     )

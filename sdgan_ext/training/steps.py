@@ -57,7 +57,7 @@ class Images:
     Attributes:
         real: x, [N, C, H, W].
         reconstructed: G(z) with z ~ q(z|x), [N, C, H, W]; None in mode "gan".
-        generated: G(z_p) with z_p ~ N(0, I), [N, C, H, W]; None in mode "vae".
+        generated: G(z_p) with z_p ~ N(0, I), [N, C, H, W]; None in mode "vae" and without ``prior_images``.
         z: [N, Z]; None in mode "gan".
         kl: KL(q(z|x) || N(0, I)), a scalar; None in mode "gan".
         kl_free_bits: what stands for it in the encoder's loss, with free bits; None without.
@@ -134,7 +134,7 @@ def forward(
         else:
             images.z, images.kl = posterior.sample_with_kl(**given)
         latents.append(images.z)
-    if config.mode != "vae":
+    if noise.latents is not None:
         latents.append(noise.latents.to(x))
     if model.config.generator_norm == "batch":
         together = None if labels is None else labels.repeat(len(latents))
@@ -142,7 +142,7 @@ def forward(
     else:
         made = [model.decode(z, labels) for z in latents]
     images.reconstructed = None if config.mode == "gan" else made[0]
-    images.generated = None if config.mode == "vae" else made[-1]
+    images.generated = None if noise.latents is None else made[-1]
     return images
 
 
@@ -180,7 +180,7 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
     pairs = len(fakes) if config.objective == "relativistic" else 1
     terms = {
         "adversarial": losses.discriminator_loss(
-            real_logits.repeat(pairs, 1), fake_logits, config.objective, real_target=config.real_target
+            torch.cat([real_logits] * pairs), fake_logits, config.objective, real_target=config.real_target
         )
     }
     if penalised and config.r1_gamma:
@@ -212,6 +212,8 @@ def encoder_generator_phase(
         E <- grad(kl_weight * KL + rec)
         G <- grad(gamma * rec + adv(G(z)) + adv(G(z_p)))      z as a constant; in mode "vae": grad(rec)
 
+    Without ``prior_images`` there is no adv(G(z_p)), as in the autoencoder of latent diffusion (Rombach et al. 2022).
+
     The losses are differentiated as far as the images, with D frozen: no weight gradient of D is computed. From the
     images one backward pass through G serves its parameters, and one that skips them leads to z and on to E. A learned
     scale takes the gradient of rec, whatever gamma is. With ``adaptive_weight`` both adversarial terms are weighed as
@@ -241,7 +243,7 @@ def encoder_generator_phase(
         kl_slope = kl_weight.to(prior)
     scale = [] if slopes.scale is None else [model.generator.log_scale]
     scale_slope = [] if slopes.scale is None else [slopes.scale]
-    if config.mode == "vae":
+    if config.mode == "vae" or (not game and config.gamma == 1):  # E and G have one loss: one backward pass
         outputs, of_outputs = [images.reconstructed, prior], [slopes.rec, kl_slope]
         terms |= set_gradients([model.encoder, model.generator], outputs + scale, of_outputs + scale_slope, config)
     else:
@@ -249,11 +251,12 @@ def encoder_generator_phase(
             (z_slope,) = torch.autograd.grad(images.reconstructed, images.z, slopes.rec, retain_graph=True)
         outputs, of_outputs = [images.reconstructed], [config.gamma * slopes.rec]
         if game:
-            adversarial = [slopes.adv_reconstructed, slopes.adv_generated]
+            adversarial = [slopes.adv_reconstructed, slopes.adv_generated][: 1 + config.prior_images]
             if config.adaptive_weight:
                 terms["adaptive_weight"] = _adaptive_weight(model, images, config, of_outputs, adversarial)
                 adversarial = [terms["adaptive_weight"] * slope for slope in adversarial]
-            outputs, of_outputs = [*outputs, images.generated], [of_outputs[0] + adversarial[0], adversarial[1]]
+            of_outputs = [of_outputs[0] + adversarial[0], *adversarial[1:]]
+            outputs += [images.generated] if config.prior_images else []
         of_generator = set_gradients([model.generator], outputs + scale, of_outputs + scale_slope, config)
         of_encoder = set_gradients([model.encoder], [images.z, prior], [z_slope, kl_slope], config)
         terms |= {name: value + of_encoder[name] for name, value in of_generator.items()}
@@ -296,7 +299,7 @@ def _image_gradients(model: VAEGAN, images: Images, config: TrainConfig, game: b
         terms["reconstruction"] = rec
         scale = [model.generator.log_scale] if model.config.learned_variance else []
         slopes |= zip(("rec", "scale"), torch.autograd.grad(rec, [x_hat, *scale]), strict=False)
-    if game:
+    if game and images.generated is not None:
         x_p = images.generated.detach().requires_grad_()
         _, seen = _augmented([None, x_p], images, config, phase=1)
         loss = terms["adversarial_generated"] = losses.generator_loss(see(seen), real_logits, config.objective)
@@ -318,7 +321,7 @@ def _adaptive_weight(
     model: VAEGAN, images: Images, config: TrainConfig, reconstruction: Sequence[Tensor], adversarial: Sequence[Tensor]
 ) -> Tensor:
     """By the slopes at the images, the two terms' gradients at the generator's last weight: one layer back."""
-    weight, made = model.generator.last_weight, [images.reconstructed, images.generated]
+    weight, made = model.generator.last_weight, [images.reconstructed, images.generated][: len(adversarial)]
     nll = torch.autograd.grad(made[:1], weight, reconstruction, retain_graph=True)
     g = torch.autograd.grad(made, weight, adversarial, retain_graph=True)
     return config.adaptive_weight * losses.adaptive_weight(nll, g)
