@@ -80,6 +80,7 @@ def test_model_config_refuses_in_one_sentence(values, words):
             {"mode": "gan", "adaptive_weight": 0.5},
             "adaptive_weight is 0.5, but mode is 'gan': it weighs a game against",
         ),
+        ({"mode": "gan", "prior_images": False}, "prior_images is false, but in mode 'gan' there are no other images"),
         ({"mode": "vae", "adaptive_weight": 0.5}, "adaptive_weight is 0.5, but mode is 'vae'"),
         ({"adaptive_weight": 0.5, "gamma": 0}, "adaptive_weight is 0.5, but gamma is 0"),
         ({"lr_halving_steps": 5, "lr_cosine_steps": 5}, "lr_halving_steps is 5 and lr_cosine_steps 5: .* in one way"),

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from sdgan_ext import losses
 from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models.layers import ResidualBlock
 from sdgan_ext.ops import reference
 from sdgan_ext.training import steps
 from sdgan_ext.training.config import MODES, TrainConfig
@@ -34,6 +35,14 @@ SETTINGS = {
     "weight penalties": ({}, dict(weight_l1=1e-3, weight_l2=2e-3)),
     "DiffAugment": ({}, dict(diffaugment=("color", "translation", "cutout"))),
     "adaptive weight": ({}, dict(adaptive_weight=0.5)),
+    "without images of the prior": ({}, dict(prior_images=False)),
+    "blocks, a map, patches": (
+        dict(residual_blocks=1, discriminator_blocks=1, latent_map=True, latent_dim=4, discriminator_head="patch"), {},
+    ),
+    "latent diffusion's": (
+        dict(residual_blocks=1, latent_map=True, latent_dim=4, discriminator_head="patch", learned_variance=True),
+        dict(pixel_loss="l1", adaptive_weight=0.5, prior_images=False),
+    ),
     "classes": ({"classes": 3}, {}),
     "all of them": (
         {"minibatch_stddev": 3, "learned_variance": True, "classes": 3},
@@ -82,6 +91,8 @@ class Bench:
         given = {"batch_size": 6, "feature_weight": 0.5, **TRAIN, **of_train, **train}
         if mode != "vae-gan" or not given["gamma"]:
             given.pop("adaptive_weight", None)
+        if mode == "gan":
+            given.pop("prior_images", None)
         if not given["kl_weight"]:
             given.pop("free_bits", None)
         if mode == "gan":
@@ -100,6 +111,8 @@ class Bench:
             init="torch",
         )
         self.model = VAEGAN(VAEGANConfig(**{**base, **of_model})).double()
+        for block in (module for module in self.model.modules() if isinstance(module, ResidualBlock)):
+            torch.nn.init.normal_(block.last.weight, std=0.1)  # from zero nothing would reach the first convolution
         self.optimizers = make_optimizers(self.model, self.config)
         self.x = torch.rand(6, 1, 7, 6, dtype=torch.float64) * 2 - 1
 
@@ -154,7 +167,7 @@ def plain_losses(bench, seed=1):
     images = Ours().forward(model, x, config, torch.Generator().manual_seed(seed))
     labels = images.labels
     latents = [] if images.z is None else [images.z.detach()]
-    latents += [] if config.mode == "vae" else [images.noise.latents.to(x)]
+    latents += [] if images.noise.latents is None else [images.noise.latents.to(x)]
     made = list(model.decode(torch.cat(latents), None if labels is None else labels.repeat(len(latents))).split(len(x)))
 
     def reconstruction(x_hat):
@@ -182,7 +195,7 @@ def plain_losses(bench, seed=1):
 
     adversarial = 0
     if config.mode != "vae":
-        rows = [1] if config.mode == "gan" else [0, 1]
+        rows = [1] if config.mode == "gan" else [0, 1][: len(made)]
         adversarial = sum(adversarial_loss(image, row) for image, row in zip(made, rows, strict=True))
     if config.mode == "gan":
         return None, adversarial + weights(model.generator), adversarial
