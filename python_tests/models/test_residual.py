@@ -115,7 +115,8 @@ def test_latents_keep_their_places():
 
 
 def test_patch_logits_see_patches():
-    model, x = make(image_size=64, latent_dim=512, discriminator_norm="none", discriminator_blocks=0), images(1, (64, 64))
+    model = make(image_size=64, latent_dim=512, discriminator_norm="none", discriminator_blocks=0)
+    x = images(1, (64, 64))
     other = x.clone()
     other[:, :, 56:, 56:] *= -1
     moved = (model.discriminator(other) != model.discriminator(x))[0, 0]
@@ -147,7 +148,7 @@ def test_group_norm_has_groups_of_four_channels_and_at_most_32():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"latent_dim": 33}, "latent_dim is 33; with latent_map it must be a multiple of 16, the pixels of the 4x4 map"),
+        ({"latent_dim": 33}, "latent_dim is 33; with latent_map it must be a multiple of 16, the pixels of the 4x4"),
         ({"encoder_channels": (8,)}, r"halves the image 1 times and .* doubles 2 times; they must agree"),
         ({"discriminator_norm": "spectral"}, "discriminator_blocks is 1 with discriminator_norm 'spectral'"),
         ({"residual_blocks": -1}, "residual_blocks is -1; it must be an integer, at least 0"),
