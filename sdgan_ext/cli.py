@@ -358,7 +358,7 @@ def sample(arguments: argparse.Namespace) -> int:
     from sdgan_ext.pictures import columns_of, image_grid, save_png, seeded_latents
 
     labels = _labels(arguments, model, len(seeds))
-    images = _in_parts(model.decode, seeded_latents(seeds, model.config.latent_dim), labels)
+    images = _in_parts(model.decode, model.latents(seeded_latents(seeds, model.config.latent_dim)), labels)
     for seed, image in zip(seeds, images, strict=True):
         save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))
     save_png(out / "grid.png", image_grid(images, columns_of(len(images))))
@@ -426,7 +426,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
 
     from sdgan_ext.pictures import image_grid, save_gif, save_png, seeded_latents
 
-    latents = seeded_latents(seeds, model.config.latent_dim)
+    latents = model.latents(seeded_latents(seeds, model.config.latent_dim))
     labels = _labels(arguments, model, len(seeds) - 1)
     stretches = [
         model.interpolate(latents[i], latents[i + 1], arguments.steps, None if labels is None else labels[i])

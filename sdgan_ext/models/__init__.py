@@ -5,6 +5,7 @@ from .discriminator import Discriminator
 from .encoder import Encoder
 from .generator import Generator
 from .posterior import Posterior
+from .prior import FittedPrior
 from .vae_gan import VAEGAN
 
 # isort: split
@@ -16,6 +17,7 @@ __all__ = [
     "VAEGAN",
     "Discriminator",
     "Encoder",
+    "FittedPrior",
     "Generator",
     "Posterior",
     "Preset",

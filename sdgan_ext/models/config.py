@@ -45,6 +45,11 @@ class VAEGANConfig(Config):
     latent_map: bool = option(
         False, "the latent vector is a map, as large as the image after the encoder's halvings, without dense layers"
     )
+    prior_rank: int = option(
+        0,
+        "principal components of the prior that is fitted to the latents in training; 0: the prior is N(0, I)",
+        minimum=0,
+    )
     encoder_norm: str = option("none", "normalisation in the encoder", choices=("none", "batch", "group"))
     generator_norm: str = option("batch", "normalisation in the generator", choices=("none", "batch", "group"))
     discriminator_norm: str = option(
@@ -101,6 +106,10 @@ class VAEGANConfig(Config):
                 )
         if self.latent_map:
             self._check_latent_map()
+        if self.prior_rank > self.latent_dim:
+            raise ConfigError(f"prior_rank is {self.prior_rank}, but a latent vector has {self.latent_dim} numbers")
+        if self.prior_rank and self.encoder_channels is None:
+            raise ConfigError(f"prior_rank is {self.prior_rank}, but without an encoder there are no latents to fit to")
         if self.discriminator_blocks and self.discriminator_norm == "spectral":
             raise ConfigError(
                 f"discriminator_blocks is {self.discriminator_blocks} with discriminator_norm 'spectral': a residual "
@@ -142,7 +151,7 @@ class VAEGANConfig(Config):
     def for_mode(self, mode: str) -> VAEGANConfig:
         """The same without the network that training in ``mode`` ("gan", "vae" or "vae-gan") would leave untrained."""
         unused = {
-            "gan": {"encoder_channels": None, "learned_variance": False},
+            "gan": {"encoder_channels": None, "learned_variance": False, "prior_rank": 0},
             "vae": {"discriminator_channels": None},
             "vae-gan": {},
         }

@@ -117,6 +117,7 @@ PRESETS = {
             discriminator_channels=(32, 64, 128),
             residual_blocks=1,
             latent_map=True,
+            prior_rank=256,
             encoder_norm="group",
             generator_norm="group",
             discriminator_norm="batch",

@@ -21,6 +21,7 @@ from .encoder import Encoder
 from .generator import Generator
 from .labels import as_labels
 from .posterior import Posterior
+from .prior import FittedPrior
 from .weights import load_into
 
 __all__ = ["VAEGAN"]
@@ -39,6 +40,7 @@ class VAEGAN(torch.nn.Module):
         encoder: images to :class:`Posterior`, or None.
         generator: latent vectors [N, latent_dim] to images.
         discriminator: images to logits [N, 1], or None.
+        prior: a :class:`FittedPrior`, or None: N(0, I).
     """
 
     def __init__(self, config: VAEGANConfig | None = None):
@@ -47,6 +49,7 @@ class VAEGAN(torch.nn.Module):
         self.encoder = Encoder(config) if config.encoder_channels else None
         self.generator = Generator(config)
         self.discriminator = Discriminator(config) if config.discriminator_channels else None
+        self.prior = FittedPrior(config.prior_rank, config.latent_dim) if config.prior_rank else None
         for weight in self.parameters():
             if (
                 weight.dim() == 4
@@ -67,6 +70,28 @@ class VAEGAN(torch.nn.Module):
         """The generator's image, differentiable. [N, latent_dim] -> [N, channels, H, W]"""
         return self.generator(z) if labels is None else self.generator(z, labels)
 
+    def latents(self, eps: Tensor) -> Tensor:
+        """What :meth:`decode` takes, of the prior: ``eps`` itself, or the fitted prior's. N(0, I) [N, Z] -> [N, Z]"""
+        return eps if self.prior is None else self.prior(eps)
+
+    @torch.no_grad()
+    def fit_prior(self, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 64, seed: int = 0) -> None:
+        """Fits ``prior`` to z ~ q(z|x) of the images x [N, C, H, W], in evaluation mode.
+
+        Raises:
+            ValueError: ``config.prior_rank`` is 0, or fewer than two images.
+        """
+        if self.prior is None:
+            raise ValueError("prior_rank is 0: this model's prior is N(0, I), there is none to fit")
+        generator = torch.Generator().manual_seed(seed)
+        latents = []
+        with self._evaluating():
+            for start in range(0, len(x), batch_size):
+                rows = slice(start, start + batch_size)
+                posterior = self.encode(x[rows], None if labels is None else labels[rows])
+                latents.append(posterior.sample(generator=generator))
+        self.prior.fit(torch.cat(latents))
+
     @torch.no_grad()
     def sample(
         self,
@@ -76,7 +101,7 @@ class VAEGAN(torch.nn.Module):
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n images from z ~ N(0, I), in evaluation mode. [n, channels, H, W]
+        """n images from z of the prior, in evaluation mode. [n, channels, H, W]
 
         A conditional model must be told of what classes: ``labels`` is a class for each image, or one for all.
 
@@ -93,7 +118,7 @@ class VAEGAN(torch.nn.Module):
         labels = self._labels(labels, n)
         z = torch.randn(n, self.config.latent_dim, generator=generator).to(weight)
         with self._evaluating():
-            return self.decode(z, labels)
+            return self.decode(self.latents(z), labels)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: int | Sequence[int] | Tensor | None = None) -> Tensor:

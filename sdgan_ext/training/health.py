@@ -29,9 +29,9 @@ class Health:
         model: what is trained.
         config: how.
         images: real images [N, C, H, W] that are looked at every time.
-        latents: [M, Z], likewise.
+        eps: numbers from N(0, I) for the prior's latents, [M, Z], likewise.
         say: takes a warning.
-        labels, latent_labels: of a conditional model, of ``images`` and ``latents``, [N] and [M].
+        labels, latent_labels: of a conditional model, of ``images`` and ``eps``, [N] and [M].
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Health:
         model: VAEGAN,
         config: TrainConfig,
         images: Tensor,
-        latents: Tensor,
+        eps: Tensor,
         say: Callable[[str], None],
         *,
         labels: Tensor | None = None,
         latent_labels: Tensor | None = None,
     ):
         self._model, self._config, self._say = model, config, say
-        self._looks = images, latents, labels, latent_labels
+        self._looks = images, eps, labels, latent_labels
         self._lasting: Counter[str] = Counter()
 
     def examine(self, step: int) -> dict[str, float]:
@@ -68,7 +68,7 @@ def measure(
     model: VAEGAN,
     config: TrainConfig,
     images: Tensor,
-    latents: Tensor,
+    eps: Tensor,
     labels: Tensor | None = None,
     latent_labels: Tensor | None = None,
 ) -> dict[str, float]:
@@ -87,7 +87,7 @@ def measure(
     """
     numbers: dict[str, float] = {}
     with model._evaluating():
-        made = model.decode(latents, latent_labels)
+        made = model.decode(model.latents(eps), latent_labels)
         if config.mode != "vae":
             real = model.discriminator(images, labels=labels)
             fake = model.discriminator(made, labels=latent_labels)

@@ -39,6 +39,7 @@ __all__ = ["Trainer"]
 
 _KEEP = 2  # checkpoints
 _SAMPLES = 64  # images in a grid
+_PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
 _WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latent vectors of each, frames between two
 
 
@@ -187,6 +188,7 @@ class Trainer:
         counts = {
             name: sum(parameter.numel() for parameter in network.parameters())
             for name, network in self.model.named_children()
+            if name != "prior"
         }
         return to_yaml({**self._description(), "parameters": counts | {"total": sum(counts.values())}})
 
@@ -205,7 +207,7 @@ class Trainer:
         with _StopSignals(self.progress) as signals, monitor:
             take = self._stepper(monitor)
             looks = {"labels": pictures.real_labels, "latent_labels": pictures.labels}
-            health = Health(self.model, config, pictures.real, pictures.latents, monitor.say, **looks)
+            health = Health(self.model, config, pictures.real, pictures.eps, monitor.say, **looks)
             selection = None
             if config.evaluate_every and self.first:
                 selection = Selection(config, held_out, run, monitor.say)
@@ -233,6 +235,7 @@ class Trainer:
                     self._check_weights()
                 with monitor.paused():
                     if draw and self.first:
+                        pictures.fit_prior(self.model)
                         pictures.show(monitor)
                     if save:
                         self._save()
@@ -353,12 +356,29 @@ class _Pictures:
     def __init__(self, model: VAEGAN, dataset: Dataset, seed: int):
         self.model = model
         self.device = next(model.parameters()).device
-        self.latents = seeded_latents(range(_SAMPLES), model.config.latent_dim).to(self.device)
+        self.eps = seeded_latents(range(_SAMPLES), model.config.latent_dim).to(self.device)
         classes = model.config.classes
         self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
         self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
         self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
         self.inputs = None if model.encoder is None else self.real
+
+        self.prior_data = None
+        if model.prior is not None:
+            count = min(_PRIOR_IMAGES, len(dataset))
+            self.prior_data = next(batches(dataset, count, seed=seed))
+
+    @property
+    def latents(self) -> Tensor:
+        return self.model.latents(self.eps)
+
+    def fit_prior(self, trained: VAEGAN) -> None:
+        """Of the shown model, and so of the ``trained`` one, whose buffers it takes."""
+        if self.prior_data is None:
+            return
+        x, labels = (part.to(self.device) for part in self.prior_data)
+        self.model.fit_prior(x, labels if self.model.config.classes else None)
+        trained.prior.load_state_dict(self.model.prior.state_dict())
 
     @torch.no_grad()
     def show(self, monitor: Monitor) -> None:
