@@ -59,12 +59,13 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     experiment = EXPERIMENTS[args.name]
-    run, model = train(experiment, args)
+    trainer = train(experiment, args)
+    run, model = trainer.run, trainer.ema.module
     test = data.open_dataset(
         args.data, split="test", image_size=model.config.image_size, channels=model.config.channels
     )
     row = {"name": args.name, "preset": experiment.preset, "seed": args.seed, "steps": run.step}
-    row |= {"images": run.metrics["images"], "seconds": round(run.seconds, 1)}
+    row |= {"images": run.step * trainer.config.batch_size, "seconds": round(run.seconds, 1)}
     row |= {
         key: round(value, 4) for key, value in sd.evaluation.evaluate(model, test, metrics=experiment.metrics).items()
     }
@@ -76,21 +77,21 @@ def main():
 
 
 def train(experiment, args):
-    """The finished run and its averaged model."""
+    """The trainer of the finished run."""
     folder = args.runs / f"{args.name}-{args.seed}"
     begun = sorted(folder.glob("*-*"))
+    model_config, config = experiment.made(args.seed)
+    config = config.replace(steps=args.steps) if args.steps else config
     with experiment.around():
         if begun:
-            trainer = sd.Trainer.resume(begun[-1])
+            trainer = sd.Trainer.resume(begun[-1], steps=config.steps)
         else:
-            model_config, config = experiment.made(args.seed)
-            config = config.replace(steps=args.steps) if args.steps else config
             torch.manual_seed(args.seed)
             trainer = sd.Trainer(sd.VAEGAN(model_config), config, out=folder)
-        run = trainer.fit(args.data)
-    if run.stopped_by:
+        stopped_by = trainer.fit(args.data).stopped_by
+    if stopped_by:
         raise SystemExit("training was stopped before its last step; the same command goes on with it")
-    return run, trainer.ema.module
+    return trainer
 
 
 def keep(row, path):
