@@ -43,7 +43,7 @@ class Experiment:
 EXPERIMENTS = {
     "mnist-small": Experiment("mnist-small", ("elbo", "errors", "fd", "prdc", "classes", "agreement")),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
-    "sd-kl": Experiment("sd-kl", ("errors",)),
+    "sd-kl": Experiment("sd-kl", ("errors", "fd")),
 }
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/quality.py: every experiment can be trained, one tiny one is, goes on where it was stopped, and is kept."""
+"""benchmarks/quality.py: every experiment can be trained; a tiny one is, goes on where it was stopped, and is kept."""
 
 import csv
 import sys
