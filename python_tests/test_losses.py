@@ -166,6 +166,7 @@ def test_bernoulli_pixel_loss():
     )
     assert losses.pixel_loss(torch.ones(2, 3), torch.ones(2, 3), "bernoulli") == 0  # saturated, and finite
     assert losses.pixel_loss(-torch.ones(2, 3), torch.ones(2, 3), "bernoulli").isfinite()
+    assert losses.pixel_loss(torch.tensor([[0.0, torch.nan]]), torch.ones(1, 2), "bernoulli").isnan()
 
 
 def test_weight_penalty_leaves_biases_out():

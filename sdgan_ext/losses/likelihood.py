@@ -46,7 +46,8 @@ def pixel_loss(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
     """
     if kind == "bernoulli":
         p, t = (x_hat.float() + 1) / 2, (x.float() + 1) / 2
-        return ops.binary_cross_entropy(p.clamp(0, 1), t.clamp(0, 1), reduction="sum") / len(x)
+        nan = 0 * x_hat.sum()  # the op refuses NaN as no probability; a diverged training is to be told of by its loss
+        return ops.binary_cross_entropy(p.nan_to_num().clamp(0, 1), t.clamp(0, 1), reduction="sum") / len(x) + nan
     return PIXEL_LOSSES[kind] * ops.reconstruction_loss(x_hat, x, kind, "batchmean")
 
 
