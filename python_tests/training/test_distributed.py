@@ -43,7 +43,7 @@ CASES = {
         },
     ),
     "gradient penalty": ("gan", {}, {"objective": "wasserstein", "gp_weight": 10.0, "n_critic": 2}),
-    "accumulating": ("vae", {}, {"accumulate": 2}),
+    "accumulating": ("vae", {}, {"accumulate": 2, "binarise": True}),
 }
 
 

@@ -112,6 +112,7 @@ CASES = {
     "adaptive weight": dict(adaptive_weight=0.5),
     "the game begins later": dict(disc_start=10, disc_warmup=5, n_critic=2),
     "classes": dict(model=dict(classes=3)),
+    "binarised": dict(binarise=True, n_critic=2),
     "no average": dict(ema_images=0),
     "float64": dict(dtype=torch.float64),
 }
@@ -278,6 +279,7 @@ def baked(name):
         ("latents", {}),
         ("points", dict(gp_weight=10.0)),
         ("draws", dict(diffaugment=("translation",))),
+        ("thresholds", dict(mode="vae", binarise=True)),
         ("labels", dict(model=dict(classes=3))),
     ],
 )

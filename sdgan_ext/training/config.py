@@ -96,6 +96,9 @@ class TrainConfig(Config):
         choices=tuple(PIXEL_LOSSES),
     )
     pixel_weight: float = option(1.0, "weight of pixel_loss, summed over the image", minimum=0)
+    binarise: bool = option(
+        False, "dynamic binarisation: each pixel of each batch is drawn anew, -1 or 1 with its grey value's probability"
+    )
     feature_weight: float = option(
         0.0, "weight of 1/2 |D_l(x) - D_l(G(z))|^2, summed over D's layer l; only in mode vae-gan", minimum=0
     )

@@ -27,6 +27,7 @@ class Noise:
         points: where WGAN-GP looks between real and generated images, in [0, 1), [K, N] with K kinds of generated
             images; None without it.
         draws: of DiffAugment, [2, 1 + K, N, 7]: for phase D and for phase E+G; None without it.
+        thresholds: of dynamic binarisation, in [0, 1), [N, 1, H, W]; None without it.
     """
 
     seed: Tensor | None = None
@@ -34,6 +35,7 @@ class Noise:
     eps: Tensor | None = None
     points: Tensor | None = None
     draws: Tensor | None = None
+    thresholds: Tensor | None = None
 
 
 def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.Generator | None = None) -> Noise:
@@ -50,6 +52,7 @@ def draw_noise(model: VAEGAN, n: int, config: TrainConfig, *, generator: torch.G
         torch.randn(n, model.config.latent_dim, generator=generator) if prior else None,
         points=torch.rand(kinds, n, generator=generator) if kinds and config.gp_weight > 0 else None,
         draws=torch.rand(2, 1 + kinds, n, DRAWS, generator=generator) if augments else None,
+        thresholds=torch.rand(n, 1, *model.config.image_size, generator=generator) if config.binarise else None,
     )
 
 
@@ -62,7 +65,7 @@ def noise_of_rows(noise: Noise, rows: slice, batch_size: int, latent_dim: int) -
     if noise.seed is not None:
         zeros = torch.zeros(batch_size, latent_dim, device=noise.seed.device)
         eps = ops.sample_gaussian(zeros, zeros, seed=noise.seed)[0]
-    latents, eps = (None if t is None else t[rows] for t in (noise.latents, eps))
+    latents, eps, thresholds = (None if t is None else t[rows] for t in (noise.latents, eps, noise.thresholds))
     points = None if noise.points is None else noise.points[:, rows]
     draws = None if noise.draws is None else noise.draws[:, :, rows]
-    return Noise(None, latents, eps, points, draws)
+    return Noise(None, latents, eps, points, draws, thresholds)

@@ -53,6 +53,11 @@ def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
         )
     if model.config.learned_variance and config.pixel_loss == "bernoulli":
         raise ConfigError("learned_variance must be false: pixel_loss is 'bernoulli', which has no scale")
+    if config.binarise and model.config.channels != 1:
+        raise ConfigError(
+            f"binarise must be false: the model's images have {model.config.channels} channels; binarised images are "
+            "grey, of 1 channel"
+        )
     if config.mode == "vae":
         return
     _check_slopes(model, config)

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from .._errors import ConfigError, DataError
 from .._files import replacing
-from ..data import open_dataset
-from ..evaluation import evaluate
+from ..data import batches, open_dataset
+from ..evaluation import binarise, elbo, evaluate
 from ..evaluation.evaluate import refusals
 from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
@@ -51,6 +51,8 @@ def check_metric(config: TrainConfig, model: VAEGAN, held_out: Dataset) -> None:
 class Selection:
     """Evaluates every ``config.evaluate_every`` steps and keeps the best model in ``run.folder / "best"``.
 
+    With ``config.binarise`` -ELBO is that of binarised images, drawn once from the held-out ones: what is trained.
+
     Args:
         held_out: images that are not trained on.
         run: where the best model is kept, beside ``best.json`` that says of which step it is.
@@ -66,7 +68,7 @@ class Selection:
 
     def take(self, model: VAEGAN, step: int) -> dict[str, float]:
         """The metrics after ``step`` steps, named "evaluation/..."; the smaller the first, the better."""
-        values = evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
+        values = self._judge(model)
         name, value = next(iter(values.items()))
         best = self._run.best
         if value < best.get("value", math.inf):
@@ -75,6 +77,13 @@ class Selection:
         else:
             self._run.best = {**best, "since": best["since"] + 1}
         return {f"evaluation/{key}": number for key, number in values.items()}
+
+    def _judge(self, model: VAEGAN) -> dict[str, float]:
+        if not (self._config.binarise and self._config.evaluate_metric == "elbo"):
+            return evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
+        images, _ = next(batches(self._held_out, self._images, seed=0))
+        with model._evaluating():
+            return {f"binarised_{name}": value for name, value in elbo(model, binarise(images)).items()}
 
     @property
     def exhausted(self) -> bool:

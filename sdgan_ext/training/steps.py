@@ -55,7 +55,7 @@ class Images:
     """What a step works on; everything but ``real`` and ``labels`` carries its graph.
 
     Attributes:
-        real: x, [N, C, H, W].
+        real: x, [N, C, H, W]; with ``binarise`` the -1 and 1 drawn from it.
         reconstructed: G(z) with z ~ q(z|x), [N, C, H, W]; None in mode "gan".
         generated: G(z_p) with z_p ~ N(0, I), [N, C, H, W]; None in mode "vae" and without ``prior_images``.
         z: [N, Z]; None in mode "gan".
@@ -113,7 +113,8 @@ def forward(
     """Encodes, samples and generates, once, with the graph.
 
     With batch norm in the generator both kinds of latent vectors go through it as one batch: they are normalised alike,
-    and its running statistics, updated once a step, are of all that it sees later.
+    and its running statistics, updated once a step, are of all that it sees later. With ``binarise`` all of it, and
+    all that the phases see of ``x``, is of the drawn pixels.
 
     Args:
         model: in training mode.
@@ -123,6 +124,8 @@ def forward(
         noise: drawn already.
     """
     noise = noise or draw_noise(model, len(x), config, generator=generator)
+    if config.binarise:
+        x = _binarised(x, noise.thresholds)
     images = Images(x, labels=labels, noise=noise)
     latents = []
     if config.mode != "gan":
@@ -144,6 +147,11 @@ def forward(
     images.reconstructed = None if config.mode == "gan" else made[0]
     images.generated = None if noise.latents is None else made[-1]
     return images
+
+
+def _binarised(x: Tensor, thresholds: Tensor) -> Tensor:
+    """-1 and 1, every pixel from Bernoulli((x + 1) / 2) (Salakhutdinov & Murray 2008; Burda et al. 2016)."""
+    return (thresholds.to(x.device) < (x + 1) / 2).to(x.dtype) * 2 - 1
 
 
 def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0) -> dict[str, Tensor]:
