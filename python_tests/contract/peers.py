@@ -68,12 +68,15 @@ def page(table) -> list[str]:
         "## Beside other projects",
         "",
         "What was found in their repositories at the commit that was read; `python_tests/contract/peers.yaml` has the",
-        "file and the words behind each of their marks. *Not found* says no more than that. Under a table is the test of",
-        "each of our marks.",
+        "file and the words behind each of their marks. *Not found* says no more than that. Each of our marks has its test",
+        "below its table.",
         "",
     ]
-    read = [[name, f"`{p['repository']}`", f"`{p['commit']}`", str(p["dated"])] for name, p in PEERS.items()]
-    lines += table(["", "on GitHub", "commit", "of"], read)
+    url = "https://github.com/{repository}/tree/{commit}"
+    read = [
+        [name, f"[{p['repository']}]({url.format(**p)})", p["commit"], str(p["dated"])] for name, p in PEERS.items()
+    ]
+    lines += table(["", "repository", "commit", "of"], read)
     for title, group in GROUPS.items():
         marks = [[row["what"], our_mark(row["ours"])[0], *(their_mark(row.get(p)) for p in PEERS)] for row in group]
         named = [[row["what"], f"`{test}`"] for row in group if (test := our_mark(row["ours"])[1])]
