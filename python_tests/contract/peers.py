@@ -68,8 +68,8 @@ def page(table) -> list[str]:
         "## Beside other projects",
         "",
         "What was found in their repositories at the commit that was read; `python_tests/contract/peers.yaml` has the",
-        "file and the words behind each of their marks. *Not found* says no more than that. Each of our marks has its test",
-        "below its table.",
+        "file and the words behind each of their marks. *Not found* says no more than that. The tests of our marks",
+        "stand below each table.",
         "",
     ]
     url = "https://github.com/{repository}/tree/{commit}"
