@@ -1,4 +1,4 @@
-"""docs/feature-table.md and the README's table of ops, from the registry.
+"""docs/feature-table.md and the README's table of ops, from the registry and peers.yaml.
 
 python python_tests/contract/table.py            says what is stale
 python python_tests/contract/table.py --write    writes it
@@ -12,6 +12,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(ROOT / "python_tests"))
     __package__ = "contract"
 
+from . import peers  # noqa: E402
 from .registry import CONTRACTS, LAYERS, OPERATIONS  # noqa: E402
 
 BEGIN, END = "<!-- made by python_tests/contract/table.py -->", "<!-- end -->"
@@ -43,7 +44,8 @@ def feature_table() -> str:
         f"What every op and layer keeps to, and the test of each cell. Made by `{COMMAND}` from",
         "`python_tests/contract/registry.py`; a test fails where this page is stale or names a test that is not there.",
         "*Refused*: it raises a sentence that says what is allowed, and its test is that of the sentence. A dash: no",
-        "such thing. [torch.md](torch.md) shows how it is used.",
+        "such thing. [torch.md](torch.md) shows how it is used. The last part stands [beside other",
+        "projects](#beside-other-projects).",
         "",
         *overview(OPERATIONS, ops),
         "",
@@ -56,7 +58,7 @@ def feature_table() -> str:
         )
         if contract.also:
             page += ["", "Also " + ", ".join(f"`{test}`" for test in contract.also) + "."]
-    return "\n".join(page) + "\n"
+    return "\n".join([*page, "", *peers.page(rows)]) + "\n"
 
 
 def pages() -> dict[Path, str]:

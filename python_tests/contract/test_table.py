@@ -8,7 +8,7 @@ import sys
 from sdgan_ext import ops
 from sdgan_ext.ops._twins import TWINS
 
-from . import table
+from . import peers, table
 from .registry import LAYERS, OPERATIONS
 
 
@@ -40,3 +40,14 @@ def test_every_named_test_exists():
     assert ran.returncode == 0 and len(there) > 1000, ran.stdout[-2000:] + ran.stderr[-2000:]
     known = {*there, *(test.split("[")[0] for test in there)}
     assert not [test for test in named if test not in known]
+
+
+def test_every_test_beside_other_projects_exists():
+    assert not peers.missing_tests()
+
+
+def test_every_mark_of_a_peer_rests_on_a_file():
+    for row in (row for group in peers.GROUPS.values() for row in group):
+        assert row.keys() <= {"what", "ours", *peers.PEERS}, row["what"]
+        for name in peers.PEERS.keys() & row.keys():
+            assert len(row[name]) in (2, 3) and all(isinstance(word, str) and word for word in row[name]), (row, name)
