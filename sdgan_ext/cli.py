@@ -295,7 +295,7 @@ def _resume(arguments: argparse.Namespace, processes=None) -> int:
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph")}
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers")}
     trainer = Trainer.resume(arguments.resume, processes=processes, **free)
     for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
         for name, value in changes.items():

@@ -61,7 +61,7 @@ SPACE = {
     "r1_gamma": (Range(0.01, 10, True), _GAME),
 }
 #: The same for every trial, or without a say in what is learnt.
-_FIXED = ("steps", "seed", "accumulate", "log_every", "sample_every", "checkpoint_every")
+_FIXED = ("steps", "seed", "workers", "accumulate", "log_every", "sample_every", "checkpoint_every")
 
 
 class Score(NamedTuple):

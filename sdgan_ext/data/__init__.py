@@ -18,6 +18,7 @@ from sdgan_ext.data.folder import has_images, load_image_folder
 from sdgan_ext.data.idx import find_idx_file, find_mnist, load_idx_folder, read_idx, write_idx
 from sdgan_ext.data.images import ImageDataset, check_image_size, fit_images
 from sdgan_ext.data.loader import batches
+from sdgan_ext.data.part import Part, hold_out
 from sdgan_ext.data.values import VALUE_RANGE, to_float, to_uint8
 
 __all__ = [
@@ -25,12 +26,14 @@ __all__ = [
     "NAMES",
     "VALUE_RANGE",
     "ImageDataset",
+    "Part",
     "RenderedDigits",
     "batches",
     "cache_root",
     "download_mnist",
     "find_mnist",
     "fit_images",
+    "hold_out",
     "load_array_file",
     "load_idx_folder",
     "load_image_folder",

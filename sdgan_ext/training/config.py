@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .._config import Config, option
 from .._errors import ConfigError
+from ..data.augment import AUGMENTATIONS as OF_IMAGES
 from ..losses.augment import AUGMENTATIONS
 from ..losses.likelihood import PIXEL_LOSSES
 from ..ops.adversarial_loss import OBJECTIVES
@@ -32,6 +33,13 @@ class TrainConfig(Config):
     batch_size: int = option(64, "images a step", minimum=1)
     steps: int = option(1000, "steps in all", minimum=1)
     seed: int = option(0, "seed of the initial weights, of the noise and of the order of the images", minimum=0)
+
+    augment: tuple[str, ...] | None = option(
+        None,
+        "how the training images are augmented, separated by commas; unlike diffaugment, the model learns it",
+        choices=OF_IMAGES,
+    )
+    workers: int = option(0, "threads or processes that read images ahead; the same bits with any number", minimum=0)
 
     lr_encoder: float = option(2e-4, "Adam's learning rate of the encoder", above=0)
     lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
@@ -121,6 +129,11 @@ class TrainConfig(Config):
     log_every: int = option(50, "steps between log lines", minimum=1)
     sample_every: int = option(500, "steps between pictures", minimum=1)
     checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
+    validation_images: int = option(
+        0,
+        "training images that are held out, for evaluate_every and tune to judge by; 0: the test split serves them",
+        minimum=0,
+    )
     evaluate_every: int = option(
         0, "steps between evaluations on held-out images, whose best model is kept; 0: none", minimum=0
     )

@@ -45,6 +45,9 @@ def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
             raise ConfigError(
                 f"mode {config.mode!r} trains the {name}, but the model has none ({name}_channels is None)"
             )
+    height, width = model.config.image_size
+    if "rotate90" in (config.augment or ()) and height != width:
+        raise ConfigError(f"augment has 'rotate90', which needs square images; the model's are {height}x{width}")
     if model.config.learned_variance and not (config.pixel_weight and config.mode != "gan"):
         reason = "mode is 'gan'" if config.mode == "gan" else "pixel_weight is 0"
         raise ConfigError(

@@ -14,38 +14,63 @@ from torch.utils.data import Dataset
 
 from .._errors import ConfigError, DataError
 from .._files import replacing
-from ..data import batches, open_dataset
+from ..data import batches, hold_out, open_dataset
 from ..evaluation import binarise, elbo, evaluate
 from ..evaluation.evaluate import refusals
 from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
 from .runs import Run
 
-__all__ = ["Selection", "check_metric", "held_out_images"]
+__all__ = ["Selection", "held_out_images", "split"]
 
 
-def held_out_images(source: str, model: VAEGAN) -> Dataset:
-    """The test split of what ``source`` names.
+def split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and the ``config.validation_images`` that are not; None where there are none.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: there are not so many.
     """
+    count = config.validation_images
+    try:
+        return hold_out(dataset, count) if count else (dataset, None)
+    except DataError as error:
+        raise ConfigError(f"validation_images is {count}, but {error}") from None
+
+
+def held_out_images(
+    config: TrainConfig, model: VAEGAN, source: str | None, given: Dataset | None, validation: Dataset | None
+) -> Dataset:
+    """What ``config.evaluate_every`` judges by: images ``given``, of :func:`split`, or of the test split of ``source``.
+
+    Raises:
+        ConfigError: there are none, or two; or what ``config`` evaluates cannot be taken of them, and the reason.
+    """
+    if given is not None and validation is not None:
+        raise ConfigError(
+            f"validation_images is {config.validation_images}, but held_out is given too: one of them decides"
+        )
+    images = validation if given is None else given
+    if images is None:
+        images = _test_split(model, source)
+    n = min(config.evaluate_images, len(images))
+    reason = refusals(model, images, n=n).get(config.evaluate_metric)
+    if reason is not None:
+        raise ConfigError(f"evaluate_metric {config.evaluate_metric!r} cannot be taken: {reason}")
+    return images
+
+
+def _test_split(model: VAEGAN, source: str | None) -> Dataset:
+    if source is None:
+        raise ConfigError(
+            "evaluate_every needs held-out images; give fit(..., held_out=dataset), or set validation_images"
+        )
     config = model.config
     try:
         return open_dataset(source, split="test", image_size=config.image_size, channels=config.channels)
     except DataError as error:
-        raise ConfigError(f"evaluate_every needs held-out images, and {source} has none ({error})") from None
-
-
-def check_metric(config: TrainConfig, model: VAEGAN, held_out: Dataset) -> None:
-    """
-    Raises:
-        ConfigError: what ``config`` evaluates cannot be taken of these images; the reason is said.
-    """
-    n = min(config.evaluate_images, len(held_out))
-    reason = refusals(model, held_out, n=n).get(config.evaluate_metric)
-    if reason is not None:
-        raise ConfigError(f"evaluate_metric {config.evaluate_metric!r} cannot be taken: {reason}")
+        raise ConfigError(
+            f"evaluate_every needs held-out images, and {source} has none ({error}); set validation_images"
+        ) from None
 
 
 class Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 import sdgan_ext
 from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
-from sdgan_ext.data import batches, open_dataset
+from sdgan_ext.data import NAMES, batches, open_dataset
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import load_into
@@ -31,7 +32,7 @@ from sdgan_ext.training.health import Health
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.runs import Run, create_run, open_run, read_configs, resolve_source, to_yaml
-from sdgan_ext.training.selection import Selection, check_metric, held_out_images
+from sdgan_ext.training.selection import Selection, held_out_images, split
 from sdgan_ext.training.state import list_checkpoints, load_newest, save_checkpoint
 from sdgan_ext.training.steps import train_step
 
@@ -99,6 +100,7 @@ class Trainer:
         steps: int | None = None,
         device: torch.device | str = "cpu",
         cuda_graph: bool | None = None,
+        workers: int | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -108,7 +110,7 @@ class Trainer:
             folder: the run folder.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train.
-            cuda_graph: as in the configuration; None leaves what the run was started with.
+            cuda_graph, workers: as in the configuration; None leaves what the run was started with.
             progress, processes: as for a new trainer.
 
         Raises:
@@ -125,10 +127,8 @@ class Trainer:
                     f"{path} is of another architecture than its run: {name} is {model_config.to_dict()[name]} there "
                     f"and {value} in {run.config_file}"
                 )
-        if steps is not None:
-            config = config.replace(steps=steps)
-        if cuda_graph is not None:
-            config = config.replace(cuda_graph=cuda_graph)
+        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers}
+        config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
         model = VAEGAN(model_config).to(device)
@@ -152,7 +152,8 @@ class Trainer:
             dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
                 fitted to the model's image size and channels.
             source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again.
-            held_out: images for ``config.evaluate_every``; unless given, the test split of what ``source`` names.
+            held_out: images for ``config.evaluate_every``; unless given, ``config.validation_images`` of the dataset,
+                or, without them, the test split of what ``source`` names.
 
         Returns:
             The run; ``run.stopped_by`` names the signal that ended it early.
@@ -162,9 +163,9 @@ class Trainer:
             DivergedError: a loss or a weight is NaN or infinite; the last good checkpoint stays and is named.
             CheckpointError: the run folder cannot be written, or another process trains this run.
         """
-        dataset = self._open(dataset, source)
+        dataset, validation = split(self._open(dataset, source), self.config)
         if self.config.evaluate_every and self.first:
-            held_out = self._held_out(held_out)
+            held_out = held_out_images(self.config, self.model, self.data["source"], held_out, validation)
         if self.run is None:
             self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
         with self.run.locked():
@@ -174,16 +175,9 @@ class Trainer:
                 saved = self.run.folder and list_checkpoints(self.run.checkpoints)
                 raise DivergedError(f"{error}; the last good checkpoint is {saved[-1]}" if saved else error) from None
 
-    def _held_out(self, given: Dataset | None) -> Dataset:
-        if given is None and self.data["source"] is None:
-            raise ConfigError("evaluate_every needs held-out images; give fit(..., held_out=dataset)")
-        images = held_out_images(self.data["source"], self.model) if given is None else given
-        check_metric(self.config, self.model, images)
-        return images
-
     def describe(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> str:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
-        dataset = self._open(dataset, source)
+        dataset, _ = split(self._open(dataset, source), self.config)
         next(batches(dataset, self.config.batch_size, seed=self.config.seed))
         counts = {
             name: sum(parameter.numel() for parameter in network.parameters())
@@ -195,7 +189,8 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ the loop
     def _fit(self, dataset: Dataset, held_out: Dataset | None) -> Run:
         run, config = self.run, self.config
-        stream = batches(dataset, config.batch_size, seed=config.seed, start=run.step, rows=self.rows)
+        order = {"seed": config.seed, "start": run.step, "rows": self.rows}
+        stream = batches(dataset, config.batch_size, **order, augment=config.augment, workers=config.workers)
         pictures = _Pictures(self.ema.module, dataset, config.seed)
         if run.folder is not None:
             run.sweep()
@@ -204,7 +199,7 @@ class Trainer:
                 self._save()
         self.model.train()
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
-        with _StopSignals(self.progress) as signals, monitor:
+        with _StopSignals(self.progress) as signals, contextlib.closing(stream), monitor:
             take = self._stepper(monitor)
             looks = {"labels": pictures.real_labels, "latent_labels": pictures.labels}
             health = Health(self.model, config, pictures.real, pictures.eps, monitor.say, **looks)
@@ -343,6 +338,13 @@ class Trainer:
                     f"now it is {data[key]!r}"
                 )
         self.data = self.data or data
+        turned = {"flip", "rotate90"}.intersection(self.config.augment or ())
+        if turned and data["name"] in NAMES and self.first:  # both names are those of digits
+            warnings.warn(
+                f"augment has {min(turned)!r}, but {data['name']} are digits: turned over most are none, and the model "
+                "learns to draw them so",
+                stacklevel=3,
+            )
         labelled = getattr(dataset, "num_classes", model.classes)  # of another dataset each batch is looked at
         if model.classes and (labelled is None or labelled > model.classes):
             has = "no labels" if labelled is None else f"{labelled} classes"

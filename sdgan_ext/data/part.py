@@ -1,0 +1,57 @@
+"""A part of a dataset, and the split of one in two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sdgan_ext._errors import DataError
+from sdgan_ext.data._seeds import seeded
+from sdgan_ext.data.items import name_of
+
+__all__ = ["Part", "hold_out"]
+
+
+class Part(Dataset):
+    """Some images of a dataset, under its name. ``batches`` reads them as it reads the dataset.
+
+    Args:
+        dataset: map-style.
+        indices: int64 [N] into it.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Tensor):
+        if isinstance(dataset, Part):
+            dataset, indices = dataset.dataset, dataset.indices[indices]
+        self.dataset, self.indices = dataset, indices
+        self.name = name_of(dataset)
+        for name in ("image_size", "channels", "num_classes"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+
+def hold_out(dataset: Dataset, count: int) -> tuple[Part, Part]:
+    """``dataset`` without ``count`` of its images, and these.
+
+    Which they are follows from the number of images alone: no seed of a training changes it, and of two counts the
+    smaller's are among the larger's. The rest keeps its order.
+
+    Raises:
+        DataError: ``count`` is not from 1 to one less than there are.
+    """
+    if not 0 < count < len(dataset):
+        raise DataError(
+            f"{count:,} images cannot be held out of the {len(dataset):,} of {name_of(dataset)}: at least one must be, "
+            "and one left"
+        )
+    order = torch.randperm(len(dataset), generator=seeded("held out"))
+    return Part(dataset, order[count:].sort().values), Part(dataset, order[:count])
