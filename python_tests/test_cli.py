@@ -122,16 +122,16 @@ def test_resume_goes_on_to_the_same_bits(data, tmp_path, monkeypatch):
 
 
 def test_auto_data_is_mnist_or_else_digits(monkeypatch, capsys):
-    import sdgan_ext.data as data_module
+    from sdgan_ext.training import command
 
-    opened = data_module.open_dataset
+    opened = command.open_dataset
 
     def offline(spec, **options):
         if spec == "mnist":
             raise DataError("no mirror answers")
         return opened(spec, **options)
 
-    monkeypatch.setattr(data_module, "open_dataset", offline)
+    monkeypatch.setattr(command, "open_dataset", offline)
     assert main(["train", "--data", "auto", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "MNIST cannot be had (no mirror answers); rendered digits take its place" in out and "source: digits" in out
@@ -271,6 +271,9 @@ def test_a_config_file_that_is_not_there(capsys, run):
         ("train", "--data is missing: mnist, digits"),
         ("train --data digitz", "'digitz' is neither a name (mnist, digits) nor a folder or file that exists"),
         ("train --data digits --preset dcgan-64", "preset 'dcgan-64' is for images of 64x64, digits has 28x28; add"),
+        ("train --data digits --device tpu", "--device is tpu; it must be cpu, cuda or cuda:N"),
+        ("train --data digits --device meta", "--device is meta; it must be cpu, cuda or cuda:N"),
+        ("train --data digits --device cuda:99", "--device is cuda:99, but "),
         ("train --data digits --image-size 2", "encoder_channels is (16, 32, 64), 3 halvings, but an image of 2x2"),
         ("train --data empty", "holds neither IDX files"),
         ("train --resume nowhere", "there is no run nowhere"),

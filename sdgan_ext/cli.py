@@ -7,12 +7,10 @@ dataclasses by way of argparse; tyro would make them too, but reports a mistake 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import math
 import os
 import sys
-import typing
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +38,6 @@ examples:
 exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
 130 stopped by Ctrl-C and 143 by SIGTERM, both after saving
 """
-_DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
 _SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
 _BATCH = 64
 
@@ -148,193 +145,19 @@ class _Version(argparse.Action):
 
 # ------------------------------------------------------------------------------------------------------- train
 def _train_arguments(parser: _Parser) -> None:
-    from sdgan_ext.models import PRESETS, VAEGANConfig
-    from sdgan_ext.training.config import TrainConfig
+    from sdgan_ext.training import command
 
-    parser.add_argument("--data", help=_DATA)
-    parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
-    parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
-    parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
+    command.add_arguments(parser)
     _threads_argument(parser)
-    for title, config in (("training", TrainConfig), ("model", VAEGANConfig)):
-        group = parser.add_argument_group(title, "what is not given is the preset's")
-        hints = typing.get_type_hints(config)
-        for field in dataclasses.fields(config):
-            group.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                dest=field.name,
-                metavar=_metavar(field, hints[field.name]),
-                type=_reader(hints[field.name]),
-                default=argparse.SUPPRESS,
-                help=field.metadata["help"].replace("%", "%%"),
-            )
-
-
-def _metavar(field: dataclasses.Field, hint) -> str:
-    if field.metadata["choices"]:
-        return "|".join(map(str, field.metadata["choices"]))
-    if hint is bool:
-        return "true|false"
-    kinds = typing.get_args(hint) or (hint,)
-    if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
-        return "HxW" if int in kinds else "N,N,..."
-    return "N" if int in kinds else "X"
-
-
-def _reader(hint):
-    """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
-    if hint is bool:
-        return lambda text: {"true": True, "false": False}.get(text.lower(), text)
-    options = typing.get_args(hint) or (hint,)
-    alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
-
-    def read(text: str):
-        if text.lower() == "none" and type(None) in options:
-            return None
-        if str in options:
-            return text
-        parts = [_number(part) for part in text.replace("x", ",").split(",") if part]
-        return parts[0] if alone and len(parts) == 1 else tuple(parts) or text
-
-    return read
-
-
-def _number(text: str):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on a dataset, or go on with a run."""
-    _read_config_file(arguments)
+    from sdgan_ext.training import command
+
+    command.read_config(arguments)
     _set_threads(arguments)
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return _train(arguments)
-    from sdgan_ext.training.distributed import Processes
-
-    with Processes() as processes:
-        return _train(arguments, processes)
-
-
-def _train(arguments: argparse.Namespace, processes=None) -> int:
-    if arguments.resume is not None:
-        return _resume(arguments, processes)
-    if arguments.data is None:
-        raise ConfigError(f"--data is missing: {_DATA}")
-    import torch
-
-    from sdgan_ext.models import VAEGAN, VAEGANConfig, preset
-    from sdgan_ext.models.presets import OWN_SIZE
-    from sdgan_ext.training.config import TrainConfig
-    from sdgan_ext.training.trainer import Trainer
-
-    name = arguments.preset or "mnist-small"
-    model_config, config = preset(name)
-    config = config.replace(**_given(arguments, TrainConfig))
-    given = _given(arguments, VAEGANConfig)
-    asked = model_config.replace(**given)
-    source, dataset = _open_data(
-        arguments.data,
-        image_size=asked.image_size if "image_size" in given else None,
-        channels=asked.channels if "channels" in given else None,
-        seed=config.seed,
-    )
-    size, own = tuple(dataset.image_size), model_config.image_size
-    if name in OWN_SIZE and size != own and "image_size" not in given:
-        raise ConfigError(
-            f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
-            f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
-        )
-    model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
-    torch.manual_seed(config.seed)
-    trainer = Trainer(VAEGAN(model_config), config, out=arguments.out or "runs", processes=processes)
-    return _fit(trainer, dataset, source, arguments.dry_run)
-
-
-def _read_config_file(arguments: argparse.Namespace) -> None:
-    """What ``--config`` says, where no flag says otherwise."""
-    if arguments.config is None or arguments.resume is not None:
-        return
-    from sdgan_ext._config_file import read_config_file
-    from sdgan_ext.models import VAEGANConfig
-    from sdgan_ext.training.config import TrainConfig
-
-    options = {"data": str, "preset": str, "out": str, "threads": int}
-    sections = {"train": TrainConfig, "model": VAEGANConfig}
-    for name, value in read_config_file(arguments.config, sections, options, _reader).items():
-        flag = name in arguments and (name not in options or getattr(arguments, name) is not None)
-        if not flag:
-            setattr(arguments, name, value)
-
-
-def _open_data(source: str, **options):
-    from sdgan_ext.data import open_dataset
-
-    if source == "auto":
-        try:
-            return "mnist", open_dataset("mnist", **options)
-        except DataError as error:
-            print(f"MNIST cannot be had ({error}); rendered digits take its place")
-            source = "digits"
-    return source, open_dataset(source, **options)
-
-
-def _resume(arguments: argparse.Namespace, processes=None) -> int:
-    from sdgan_ext.models import VAEGANConfig
-    from sdgan_ext.training.config import TrainConfig
-    from sdgan_ext.training.runs import resolve_source
-    from sdgan_ext.training.trainer import Trainer
-
-    for flag in ("config", "preset", "out"):
-        if getattr(arguments, flag) is not None:
-            raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
-    given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers")}
-    trainer = Trainer.resume(arguments.resume, processes=processes, **free)
-    for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
-        for name, value in changes.items():
-            was = getattr(saved, name)
-            if getattr(saved.replace(**{name: value}), name) != was:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {value}, but the run has {was}: leave it out, or start a new run")
-    source = trainer.data["source"]
-    if arguments.data is not None and resolve_source(arguments.data) != source:
-        raise ConfigError(f"--data is {arguments.data}, but the run has {source}: leave it out, or start a new run")
-    if source is None:
-        raise ConfigError(
-            f"the run {arguments.resume} was started on a dataset of a Python program; "
-            "resume it there: Trainer.resume(run).fit(dataset)"
-        )
-    return _fit(trainer, source, source, arguments.dry_run)
-
-
-def _fit(trainer, dataset, source: str, dry_run: bool) -> int:
-    if dry_run:
-        print(trainer.describe(dataset, source=source), end="")
-        return 0
-    run = trainer.fit(dataset, source=source)
-    if trainer.first:
-        print(
-            f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
-            f"Go on: sdgan-ext train --resume {run.folder} --steps N"
-        )
-    return _SIGNAL_CODES[run.stopped_by]
-
-
-def _given(arguments: argparse.Namespace, config: type) -> dict:
-    """The fields of ``config`` that flags were given for."""
-    names = [field.name for field in dataclasses.fields(config)]
-    return {name: getattr(arguments, name) for name in names if name in arguments}
-
-
-def _size(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))
+    return _SIGNAL_CODES[command.train(arguments)]
 
 
 # ------------------------------------------------------------------------------ sample, reconstruct, interpolate

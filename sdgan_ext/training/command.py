@@ -1,0 +1,214 @@
+"""``sdgan-ext train``: flags from the fields of the configurations, a run from the flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import typing
+from collections.abc import Sequence
+
+import torch
+
+from .. import build_info
+from .._config_file import read_config_file
+from .._errors import ConfigError, DataError
+from ..data import open_dataset
+from ..models import PRESETS, VAEGAN, VAEGANConfig, preset
+from ..models.presets import OWN_SIZE
+from .config import TrainConfig
+from .distributed import Processes
+from .runs import resolve_source
+from .trainer import Trainer
+
+__all__ = ["add_arguments", "read_config", "train"]
+
+_DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help=_DATA)
+    parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
+    parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
+    parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; cpu unless given")
+    for title, config in (("training", TrainConfig), ("model", VAEGANConfig)):
+        group = parser.add_argument_group(title, "what is not given is the preset's")
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            group.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                dest=field.name,
+                metavar=_metavar(field, hints[field.name]),
+                type=_reader(hints[field.name]),
+                default=argparse.SUPPRESS,
+                help=field.metadata["help"].replace("%", "%%"),
+            )
+
+
+def _metavar(field: dataclasses.Field, hint) -> str:
+    if field.metadata["choices"]:
+        return "|".join(map(str, field.metadata["choices"]))
+    if hint is bool:
+        return "true|false"
+    kinds = typing.get_args(hint) or (hint,)
+    if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
+        return "HxW" if int in kinds else "N,N,..."
+    return "N" if int in kinds else "X"
+
+
+def _reader(hint):
+    """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
+    if hint is bool:
+        return lambda text: {"true": True, "false": False}.get(text.lower(), text)
+    options = typing.get_args(hint) or (hint,)
+    alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
+
+    def read(text: str):
+        if text.lower() == "none" and type(None) in options:
+            return None
+        if str in options:
+            return text
+        parts = [_number(part) for part in text.replace("x", ",").split(",") if part]
+        return parts[0] if alone and len(parts) == 1 else tuple(parts) or text
+
+    return read
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def train(arguments: argparse.Namespace) -> str | None:
+    """Trains as asked; the name of the signal that ended it early, or None."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return _train(arguments, _device(arguments.device))
+    device = _device(arguments.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    with Processes(device) as processes:
+        return _train(arguments, device, processes)
+
+
+def _device(text: str | None, local_rank: int | None = None) -> torch.device:
+    """What ``--device`` names; of several processes each has a GPU of its own."""
+    try:
+        device = torch.device(text or "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is {text}; it must be cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if not build_info()["cuda"]:
+        raise ConfigError(f"--device is {text}, but sdgan_ext was built without CUDA: {build_info()['cuda_reason']}")
+    if local_rank is not None:
+        device = torch.device("cuda", local_rank)
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device is {text}, but torch sees {torch.cuda.device_count()} GPUs; --device cpu trains here"
+        )
+    torch.cuda.set_device(device)
+    return device
+
+
+def _train(arguments: argparse.Namespace, device: torch.device, processes: Processes | None = None) -> str | None:
+    if arguments.resume is not None:
+        return _resume(arguments, device, processes)
+    if arguments.data is None:
+        raise ConfigError(f"--data is missing: {_DATA}")
+    name = arguments.preset or "mnist-small"
+    model_config, config = preset(name)
+    config = config.replace(**_given(arguments, TrainConfig))
+    given = _given(arguments, VAEGANConfig)
+    asked = model_config.replace(**given)
+    source, dataset = _open_data(
+        arguments.data,
+        image_size=asked.image_size if "image_size" in given else None,
+        channels=asked.channels if "channels" in given else None,
+        seed=config.seed,
+    )
+    size, own = tuple(dataset.image_size), model_config.image_size
+    if name in OWN_SIZE and size != own and "image_size" not in given:
+        raise ConfigError(
+            f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
+            f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
+        )
+    model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(VAEGAN(model_config).to(device), config, out=arguments.out or "runs", processes=processes)
+    return _fit(trainer, dataset, source, arguments.dry_run)
+
+
+def read_config(arguments: argparse.Namespace) -> None:
+    """What ``--config`` says, where no flag says otherwise."""
+    if arguments.config is None or arguments.resume is not None:
+        return
+    options = {"data": str, "preset": str, "out": str, "threads": int, "device": str}
+    sections = {"train": TrainConfig, "model": VAEGANConfig}
+    for name, value in read_config_file(arguments.config, sections, options, _reader).items():
+        flag = name in arguments and (name not in options or getattr(arguments, name) is not None)
+        if not flag:
+            setattr(arguments, name, value)
+
+
+def _open_data(source: str, **options):
+    if source == "auto":
+        try:
+            return "mnist", open_dataset("mnist", **options)
+        except DataError as error:
+            print(f"MNIST cannot be had ({error}); rendered digits take its place")
+            source = "digits"
+    return source, open_dataset(source, **options)
+
+
+def _resume(arguments: argparse.Namespace, device: torch.device, processes: Processes | None) -> str | None:
+    for flag in ("config", "preset", "out"):
+        if getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
+    given = _given(arguments, TrainConfig)
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers")}
+    trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
+    for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
+        for name, value in changes.items():
+            was = getattr(saved, name)
+            if getattr(saved.replace(**{name: value}), name) != was:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {value}, but the run has {was}: leave it out, or start a new run")
+    source = trainer.data["source"]
+    if arguments.data is not None and resolve_source(arguments.data) != source:
+        raise ConfigError(f"--data is {arguments.data}, but the run has {source}: leave it out, or start a new run")
+    if source is None:
+        raise ConfigError(
+            f"the run {arguments.resume} was started on a dataset of a Python program; "
+            "resume it there: Trainer.resume(run).fit(dataset)"
+        )
+    return _fit(trainer, source, source, arguments.dry_run)
+
+
+def _fit(trainer: Trainer, dataset, source: str, dry_run: bool) -> str | None:
+    if dry_run:
+        print(trainer.describe(dataset, source=source), end="")
+        return None
+    run = trainer.fit(dataset, source=source)
+    if trainer.first:
+        print(
+            f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
+            f"Go on: sdgan-ext train --resume {run.folder} --steps N"
+        )
+    return run.stopped_by
+
+
+def _given(arguments: argparse.Namespace, config: type) -> dict:
+    """The fields of ``config`` that flags were given for."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(arguments, name) for name in names if name in arguments}
+
+
+def _size(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
