@@ -34,10 +34,10 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/cmake -DSDGAN_TESTS=ON $(NATIVE)
 	$(BIN)/cmake --build $(NATIVE)
-	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
+	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure -j 2
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSDGAN_TESTS=ON -DSDGAN_SANITIZE=ON -DSDGAN_CUDA=OFF -DSDGAN_WERROR=$(or $(SDGAN_WERROR),OFF)
 	$(BIN)/cmake --build build/sanitize
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure -j 2
 	$(BIN)/python -m pytest
 	SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/$(NATIVE)/cuda_on_host/_C*.so)" $(BIN)/python -m pytest python_tests/ops python_tests/nn
 

