@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from _harness import conditions, write_rows
+from _wrong_sign import wrong_sign
 
 import sdgan_ext as sd
 from sdgan_ext import data, pictures
@@ -40,9 +41,15 @@ class Experiment:
         return preset.model.replace(**self.model).for_mode(config.mode), config
 
 
+BOTH = ("elbo", "errors", "fd", "prdc", "classes", "agreement")
+GAN = ("fd", "prdc", "classes")
 EXPERIMENTS = {
-    "mnist-small": Experiment("mnist-small", ("elbo", "errors", "fd", "prdc", "classes", "agreement")),
+    "mnist-small": Experiment("mnist-small", BOTH),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
+    "mnist-gan": Experiment("mnist-gan", GAN),
+    "mnist-vae-gan": Experiment("mnist-vae-gan", BOTH),
+    "mnist-vae-gan-wrong-sign": Experiment("mnist-vae-gan", BOTH, around=wrong_sign),
+    "r3gan-small": Experiment("r3gan-small", GAN),
     "sd-kl": Experiment("sd-kl", ("errors", "fd")),
 }
 
