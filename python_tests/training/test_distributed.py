@@ -107,7 +107,9 @@ try:
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
-COMMAND = "--preset mnist-small --sync-batch-norm true --batch-size 4 --latent-dim 4 --feature-layer 0 --steps 2".split()
+COMMAND = (
+    "--preset mnist-small --sync-batch-norm true --batch-size 4 --latent-dim 4 --feature-layer 0 --steps 2".split()
+)
 COMMAND += [f"--{name}-channels=4" for name in ("encoder", "generator", "discriminator")]
 
 
