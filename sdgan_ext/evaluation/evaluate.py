@@ -67,7 +67,9 @@ class Materials:
     @property
     def bound_options(self) -> dict[str, Any]:
         """What :func:`elbo` and :func:`iwae` are given beside the images."""
-        return {"labels": self.asked_labels, "batch_size": self.batch_size, "seed": self.seed}
+        told = "labels" in inspect.signature(self.model.encode).parameters
+        labels = self.asked_labels if told else None
+        return {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
 
     @property
     def scale(self) -> float:
