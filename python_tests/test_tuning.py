@@ -40,9 +40,9 @@ def scores(folder):
     return [(trial.params, trial.value) for trial in trials_of(folder) if trial.value is not None]
 
 
-def test_a_score_is_that_of_the_trained_average_on_the_test_split(tmp_path, capsys):
+def test_a_score_is_that_of_the_trained_average_on_images_held_out(tmp_path, capsys):
     """The flags that are printed train the model whose score is in the study."""
-    from sdgan_ext.data import open_dataset
+    from sdgan_ext.data import hold_out, open_dataset
     from sdgan_ext.evaluation import evaluate
     from sdgan_ext.training.runs import load_model
 
@@ -50,9 +50,21 @@ def test_a_score_is_that_of_the_trained_average_on_the_test_split(tmp_path, caps
     printed = capsys.readouterr().out.splitlines()[-1].split("sdgan-ext ")[1].split()
     assert main([*printed, "--out", str(tmp_path / "runs")]) == 0
     model = load_model(tmp_path / "runs" / "00000-vae-digits")
-    held_out = open_dataset("digits", split="test")
+    _, held_out = hold_out(open_dataset("digits"), 8)
     best = min(value for _, value in scores(tmp_path / "study"))
     assert evaluate(model, held_out, metrics=["elbo"], n=8)["neg_elbo"] == pytest.approx(best, rel=1e-6)
+
+
+def test_the_test_split_is_for_the_asking():
+    objective = tuning._Objective(Search(**(vars(SEARCH) | {"split": "test"})))
+    assert objective.held_out.first_index == 2**40 and objective.base.validation_images == 0
+    assert "--validation-images" not in objective.command({})
+
+
+def test_a_tenth_of_the_images_at_most_is_held_out(tmp_path):
+    np.savez(tmp_path / "few.npz", np.zeros((50, 28, 28), np.uint8))
+    objective = tuning._Objective(Search(**(vars(SEARCH) | {"data": str(tmp_path / "few.npz"), "n": 2000})))
+    assert objective.n == len(objective.held_out) == objective.base.validation_images == 5
 
 
 def test_a_search_resumed_is_one_that_was_not_interrupted(tmp_path, pretend):
@@ -169,6 +181,7 @@ def test_a_bad_range_is_refused(text, words):
     [
         (["--metric", "generator_loss"], "an adversarial loss says which of two networks is ahead"),
         (["--metric", "elbow"], "did you mean 'elbo'"),
+        (["--split", "train"], "--split is 'train'; it must be validation or test"),
         (["--mode", "gan", "--metric", "elbo", "--space", "gamma=0:1"], "gamma does nothing in mode 'gan'"),
         (["--mode", "gan", "--metric", "elbo", "--space", "betas=0:1"], "not a number of TrainConfig"),
         (["--metric", "fd"], "it needs more images than that"),
@@ -192,7 +205,7 @@ def test_a_bound_needs_an_encoder(tmp_path):
 def test_data_without_a_test_split_is_refused(tmp_path, capsys):
     np.savez(tmp_path / "dots.npz", np.zeros((16, 28, 28), np.uint8))
     argv = [*FLAGS, "--data", str(tmp_path / "dots.npz"), "--space", "batch_size=4:8", "--out", str(tmp_path / "study")]
-    assert main(["tune", *argv]) == 2
+    assert main(["tune", *argv, "--split", "test"]) == 2
     assert "test" in capsys.readouterr().err
 
 
@@ -200,7 +213,7 @@ def test_another_search_does_not_go_on_with_a_study(tmp_path, pretend):
     pretend(lambda values: values["lr_generator"])
     tune(SEARCH, trials=1, out=tmp_path, write=lambda line: None)
     before = scores(tmp_path)
-    for change in ({"steps": 2}, {"seed": 1}, {"space": {"gamma": Range(0, 1)}}, {"metric": "psnr"}):
+    for change in ({"steps": 2}, {"seed": 1}, {"space": {"gamma": Range(0, 1)}}, {"metric": "psnr"}, {"split": "test"}):
         with pytest.raises(ConfigError, match=f"^--{next(iter(change))} is .*, but the study in .* has"):
             tune(Search(**(vars(SEARCH) | change)), trials=2, out=tmp_path)
     assert scores(tmp_path) == before

@@ -34,6 +34,7 @@ from .models import PRESETS, VAEGAN, preset
 from .models.presets import OWN_SIZE
 from .training.config import MODES, TrainConfig
 from .training.runs import Run, resolve_source
+from .training.selection import split
 from .training.trainer import Trainer
 
 __all__ = ["SCORES", "SPACE", "Range", "Search", "read_space", "tune"]
@@ -61,7 +62,8 @@ SPACE = {
     "r1_gamma": (Range(0.01, 10, True), _GAME),
 }
 #: The same for every trial, or without a say in what is learnt.
-_FIXED = ("steps", "seed", "workers", "accumulate", "log_every", "sample_every", "checkpoint_every")
+_FIXED = ("steps", "seed", "workers", "validation_images", "accumulate")
+_FIXED += ("log_every", "sample_every", "checkpoint_every")
 
 
 class Score(NamedTuple):
@@ -98,6 +100,7 @@ class Search:
     space: dict[str, Range]
     seed: int = 0
     n: int = 2000
+    split: str = "validation"
 
     def asked(self) -> dict:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -171,7 +174,7 @@ class _Stopped(Exception):
 
 
 class _Objective:
-    """Trains the preset with a trial's values and scores the averaged model on the test split.
+    """Trains the preset with a trial's values and scores the averaged model on images that it was not trained on.
 
     Raises:
         ConfigError, DataError, EvaluationError: what would fail in every trial.
@@ -186,7 +189,12 @@ class _Objective:
         self.flags = {} if size is None else {"image_size": size[0]}
         self.dataset = open_dataset(search.data, image_size=size, seed=search.seed)
         size, channels = tuple(self.dataset.image_size), self.dataset.channels
-        self.held_out = open_dataset(search.data, split="test", image_size=size, channels=channels, seed=search.seed)
+        if search.split == "test":
+            options = {"image_size": size, "channels": channels, "seed": search.seed}
+            rest, self.held_out = self.dataset, open_dataset(search.data, split="test", **options)
+        else:
+            self.base = self.base.replace(validation_images=min(search.n, max(1, len(self.dataset) // 10)))
+            rest, self.held_out = split(self.dataset, self.base)
         self.architecture = architecture.replace(image_size=size, channels=channels).for_mode(search.mode)
         self.n = min(search.n, len(self.held_out))
         self.net = self.score.net or choose_net(channels, size)
@@ -195,9 +203,9 @@ class _Objective:
         if self.score.metric in reasons:
             raise EvaluationError(f"--metric {search.metric} cannot be taken: {reasons[self.score.metric]}")
         largest = search.space.get("batch_size", Range(0, self.base.batch_size)).high
-        if largest > len(self.dataset):
-            raise DataError(f"a batch may have {largest} images, but there are {len(self.dataset)}; narrow batch_size")
-        next(batches(self.dataset, int(largest), seed=search.seed))
+        if largest > len(rest):
+            raise DataError(f"a batch may have {largest} images, but there are {len(rest)}; narrow batch_size")
+        next(batches(rest, int(largest), seed=search.seed))
 
     def draw(self, trial: Any) -> dict[str, int | float]:
         values = {}
@@ -224,7 +232,8 @@ class _Objective:
         """The command line that trains with them."""
         search = self.search
         given = {name: getattr(search, name) for name in ("data", "preset", "mode", "steps", "seed")}
-        flags = (given | self.flags | values).items()
+        held_out = {"validation_images": self.base.validation_images} if search.split == "validation" else {}
+        flags = (given | held_out | self.flags | values).items()
         words = [word for name, value in flags for word in (f"--{name.replace('_', '-')}", str(value))]
         return shlex.join(["sdgan-ext", "train", *words])
 
@@ -260,9 +269,10 @@ def _open_study(search: Search, folder: Path) -> Any:
     finally:
         optuna.logging.set_verbosity(loud)
     for name, value in asked.items():
-        if saved is not None and saved.get(name) != value:
+        has = value if saved is None else ({"split": "test"} | saved).get(name)  # the first studies knew no other split
+        if has != value:
             raise ConfigError(
-                f"--{name} is {value}, but the study in {folder} has {saved.get(name)}: give it that, or another --out"
+                f"--{name} is {value}, but the study in {folder} has {has}: give it that, or another --out"
             )
     for trial in study.trials:  # of a process that was killed
         if not trial.state.is_finished():
@@ -350,13 +360,14 @@ def _report(study: Any, objective: _Objective, plot: Path, write: Callable[[str]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         write("  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)))
-    write(f"{len(counted)} trials, {len(failed)} of them failed; scored on {objective.n} test images; plot: {plot}")
+    scored = f"scored on {objective.n} {objective.search.split} images"
+    write(f"{len(counted)} trials, {len(failed)} of them failed; {scored}; plot: {plot}")
     write(f"the best one again: {objective.command({name: ranked[0].params[name] for name in names})}")
 
 
 # --------------------------------------------------------------------------------------------------- the command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="as in train; it needs a test split, on which trials are scored")
+    parser.add_argument("--data", required=True, help="as in train")
     parser.add_argument("--preset", default="mnist-small", help=f"{', '.join(PRESETS)}; mnist-small unless given")
     parser.add_argument("--mode", help=f"{', '.join(MODES)}; the preset's unless given")
     parser.add_argument("--metric", help=f"{', '.join(SCORES)}; elbo unless given, fd in mode gan")
@@ -370,7 +381,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field of the training configuration and its range, again for each; in place of the default: "
         + ", ".join(f"{name}={low:g}:{high:g}{':log' * log}" for name, ((low, high, log), _) in SPACE.items()),
     )
-    parser.add_argument("--n", type=int, default=2000, help="test images that a trial is scored on; 2000 unless given")
+    parser.add_argument("--n", type=int, default=2000, help="images that a trial is scored on; 2000 unless given")
+    parser.add_argument(
+        "--split",
+        default="validation",
+        help="validation: the n are training images that no trial is trained on, a tenth of all at most, and the test "
+        "split stays unseen; or test; validation unless given",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the search and of every training; 0 unless given")
     parser.add_argument("--out", default="study", help="the study's folder, gone on with if there; study unless given")
 
@@ -381,6 +398,8 @@ def command(arguments: argparse.Namespace, write: Callable[[str], None]) -> str 
     for name in ("trials", "n"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    if arguments.split not in ("validation", "test"):
+        raise ConfigError(f"--split is {arguments.split!r}; it must be validation or test")
     base = preset(arguments.preset).train
     mode = base.mode if arguments.mode is None else arguments.mode
     steps = base.steps if arguments.steps is None else arguments.steps
@@ -388,5 +407,6 @@ def command(arguments: argparse.Namespace, write: Callable[[str], None]) -> str 
     metric = arguments.metric or ("fd" if mode == "gan" else "elbo")
     check_metric(metric)
     space = read_space(arguments.space, base)
-    search = Search(arguments.data, arguments.preset, mode, metric, steps, space, arguments.seed, arguments.n)
+    given = arguments.seed, arguments.n, arguments.split
+    search = Search(arguments.data, arguments.preset, mode, metric, steps, space, *given)
     return tune(search, trials=arguments.trials, out=arguments.out, write=write)

@@ -1,5 +1,7 @@
 """Workers: the same bits as without them, the same errors, and an end whatever happens to them."""
 
+import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -110,7 +112,9 @@ def test_errors_are_those_of_no_workers(refused):
         batches(Random(), 5, seed=0, workers=-1)
 
 
-def test_a_killed_worker_is_said_in_a_sentence():
+def test_a_killed_worker_is_said_in_a_sentence(monkeypatch):
+    """By the next batch, and not by DataLoader's handler of SIGCHLD in the middle of a step."""
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
     before = signal.getsignal(signal.SIGCHLD)
     stream = batches(Told(), 5, seed=0, workers=1)
     os.kill(int(next(stream)[1][0]), signal.SIGKILL)
@@ -125,6 +129,18 @@ def test_workers_leave_the_signals_of_a_terminal_to_the_trainer():
     stream = batches(Told(), 5, seed=0, workers=1)
     worker = int(next(stream)[1][0])
     assert os.getpgid(worker) != os.getpgid(os.getpid())
+
+
+@pytest.mark.parametrize("dataset", [Spoilt(), Told(bad=13)], ids=["DataError", "KeyError"])
+def test_they_end_with_an_error(dataset):
+    """At once: while the error is held, and without a collection of cycles."""
+    gc.disable()
+    try:
+        with pytest.raises(Exception, match="item 13|no such file") as held:
+            taken(dataset, 12, workers=1)
+        assert held and not multiprocessing.active_children()
+    finally:
+        gc.enable()
 
 
 def test_they_end_with_the_iterator():

@@ -14,7 +14,7 @@ import sdgan_ext as sd
 from sdgan_ext._errors import EvaluationError
 from sdgan_ext.cli import main
 from sdgan_ext.data import ImageDataset
-from sdgan_ext.evaluation import METRICS, NETS, evaluate, refusals
+from sdgan_ext.evaluation import METRICS, NETS, elbo, evaluate, refusals
 from sdgan_ext.evaluation.command import _UNITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,6 +95,34 @@ def test_a_conditional_model_is_asked_for_the_datasets_classes(held_out):
 
     got = evaluate(Conditional(), held_out, metrics=["cas"])
     assert set(got) == {"cas", "cas_reverse", "cas_real"}
+
+
+def test_the_bounds_of_a_conditional_model_are_given_the_labels(digits, held_out):
+    model = tiny(classes=10)
+    torch.nn.init.normal_(model.generator.embedding.weight)
+    got = evaluate(model, held_out, metrics=["elbo", "nll"], k=2, n=120)
+    assert set(got) >= {"neg_elbo", "binarised_nll"}
+    (images, labels), model = next(sd.data.batches(held_out, 120, seed=0)), model.eval()
+    assert elbo(model, images, labels=labels)["neg_elbo"] == pytest.approx(got["neg_elbo"], rel=1e-6)
+    assert elbo(model, images, labels=(labels + 1) % 10)["neg_elbo"] != pytest.approx(got["neg_elbo"], rel=1e-6)
+    with pytest.raises(EvaluationError, match="labels are missing: this model is told of 10 classes"):
+        elbo(model, images)
+    with pytest.raises(EvaluationError, match="labels has 10; this model's are 0 to 9"):
+        elbo(model, images, labels=labels + 1)
+    with pytest.raises(EvaluationError, match="this model knows no classes"):
+        elbo(tiny(), images, labels=labels)
+    assert "no classes" in refusals(model, ImageDataset(held_out.images))["elbo"]
+
+
+def test_the_learned_scale_is_that_of_the_bound():
+    model = tiny(channels=3, image_size=(28, 28), learned_variance=True).eval()
+    with torch.no_grad():
+        model.generator.log_scale.fill_(-1.0)
+    images = torch.randint(0, 256, (20, 3, 28, 28), generator=torch.Generator().manual_seed(0)).byte()
+    got = evaluate(model, ImageDataset(images), metrics=["elbo"])["neg_elbo"]
+    shuffled = next(sd.data.batches(ImageDataset(images), 20, seed=0))[0]
+    expected = elbo(model, shuffled, likelihood="gaussian", scale=math.exp(-1))["neg_elbo"]
+    assert got == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,16 @@ class Linear:
         return normal.log_prob(x.double().flatten(1))
 
 
+class Conditional(Linear):
+    """The same around another b for each class: 0.1 a class."""
+
+    def encode(self, x, labels):
+        return super().encode(x - 0.1 * labels[:, None, None, None])
+
+    def decode(self, z, labels):
+        return super().decode(z) + 0.1 * labels[:, None, None, None]
+
+
 @pytest.fixture(scope="module")
 def images():
     return (0.1 + 0.2 * torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(1))).clamp(-1, 1)
@@ -57,6 +67,18 @@ def test_every_weight_is_log_p(images):
     weights = log_weights(Linear(), images, 5, chunk=2, **gaussian())
     assert weights.dtype == torch.float64 and weights.shape == (40, 5)
     torch.testing.assert_close(weights, Linear().log_p(images)[:, None].expand(40, 5), rtol=0, atol=1e-4)
+
+
+def test_each_image_is_judged_by_its_own_label(images):
+    """log p(x | y) is that of x - 0.1 y."""
+    labels = torch.arange(40) % 3
+    exact = -Linear().log_p(images - 0.1 * labels[:, None, None, None]).mean().item()
+    got = iwae(Conditional(), images, labels=labels, k=7, chunk=3, batch_size=11, **gaussian())
+    assert got["nll"] == pytest.approx(exact, abs=1e-4)
+    got = elbo(Conditional(), images, labels=labels, samples=4000, batch_size=11, **gaussian())
+    assert got["neg_elbo"] == pytest.approx(exact, abs=0.02)
+    with pytest.raises(EvaluationError, match="labels has 39 for 40 images"):
+        elbo(Conditional(), images, labels=labels[1:])
 
 
 def test_neg_elbo_is_nll_plus_the_posteriors_error(images):

@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from tiny import make_config, make_dataset, make_model
 
-from sdgan_ext._errors import CheckpointError, ConfigError, PeerLostError
+from sdgan_ext._errors import ConfigError, PeerLostError
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.training.distributed import Processes
+from sdgan_ext.training.runs import open_run
+from sdgan_ext.training.state import list_checkpoints
 from sdgan_ext.training.steps import noise_of_rows
 from sdgan_ext.training.trainer import Trainer
 
@@ -24,7 +28,11 @@ pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch
 STEPS = 50
 #: name: mode, changes of the model's configuration, of the training's
 CASES = {
-    "vae-gan": ("vae-gan", {}, {"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0}),
+    "vae-gan": (
+        "vae-gan",
+        {},
+        {"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0, "adaptive_weight": 0.5},
+    ),
     "relativistic": ("gan", {}, {"objective": "relativistic"}),
     "synchronised": (
         "vae-gan",
@@ -57,47 +65,78 @@ def train(name, out, processes=None):
     return trainer.fit(make_dataset(classes=3))
 
 
+#: Everything in one start of torchrun: what two processes train, the command line, and at last one that is killed.
 HARNESS = """
-import sys
+import contextlib, os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from sdgan_ext.training.distributed import Processes
-from test_distributed import CASES, train
+import torch.distributed as dist
+from sdgan_ext.cli import main
+from sdgan_ext.training import distributed
+from sdgan_ext.training.trainer import Trainer
+from test_distributed import CASES, COMMAND, train
+from tiny import make_config, make_dataset, make_model
 
-with Processes() as processes:
-    for name in CASES:
-        run = train(name, Path(sys.argv[1]) / name, processes)
-        assert (run.folder is None) == (processes.rank == 1)
+out = Path(sys.argv[1])
+
+
+class Deadly(type(make_dataset())):
+    calls = 0
+
+    def batch(self, indices):
+        self.calls += 1
+        if os.environ["RANK"] == "1" and self.calls == 12:
+            (out / "killed at").write_text(str(time.monotonic()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(indices)
+
+
+try:
+    with distributed.Processes() as processes:
+        for name in CASES:
+            run = train(name, out / name, processes)
+            assert (run.folder is None) == (processes.rank == 1)
+        distributed.Processes = lambda device: contextlib.nullcontext(processes)  # a group cannot be joined twice
+        assert main(["train", *COMMAND, "--data", str(out / "dots.npz"), "--out", str(out / "cli")]) == 0
+        dist.barrier()  # rank 0 has saved
+        assert main(["train", "--resume", str(out / "cli/00000-vaegan-dots.npz"), "--steps", "3"]) == 0
+        config = make_config(steps=40)
+        data = Deadly(make_dataset().images, name="dots")
+        Trainer(make_model(), config, out=out / "killed", progress=False, processes=processes).fit(data)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
 """
-
-
-def torchrun(*arguments, **environment):
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+COMMAND = (
+    "--preset mnist-small --sync-batch-norm true --batch-size 4 --latent-dim 4 --feature-layer 0 --steps 2".split()
+)
+COMMAND += [f"--{name}-channels=4" for name in ("encoder", "generator", "discriminator")]
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """The folder of what two processes have trained."""
+    """The folder of what two processes have done, what they said, and when they had ended."""
     out = tmp_path_factory.mktemp("together")
+    np.savez(out / "dots.npz", make_dataset().images)
     harness = out / "harness.py"
     harness.write_text(HARNESS)
-    done = torchrun(str(harness), str(out))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", harness, out],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    ended = time.monotonic()
+    assert (out / "killed at").exists(), done.stderr[-3000:]
+    return SimpleNamespace(out=out, done=done, ended=ended)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_follow_one(together, tmp_path, name):
     alone = train(name, tmp_path)
-    (folder,) = (together / name).iterdir()
+    (folder,) = (together.out / name).iterdir()
     got, want = (load_file(f / "model/model.safetensors") for f in (folder, alone.folder))
     for key, value in want.items():
         if name == "relativistic" and key == "discriminator.logit.bias":
@@ -114,7 +153,7 @@ def test_two_processes_follow_one(together, tmp_path, name):
         assert [got[key] for key in losses] == pytest.approx([want[key] for key in losses], rel=1e-4)
 
 
-def test_each_process_reads_its_own_rows(together):
+def test_each_process_reads_its_own_rows():
     """What follows one process cannot have read the same rows twice; this says it of the slices."""
     processes = Processes.__new__(Processes)
     taken = []
@@ -140,41 +179,12 @@ def test_rows_of_noise_are_those_of_the_whole():
     assert torch.equal(torch.cat([part.latents for part in parts]), noise.latents)
 
 
-KILLED = """
-import os, signal, sys
-import torch
-torch.set_num_threads(1)
-from sdgan_ext.training.distributed import Processes
-from sdgan_ext.training.trainer import Trainer
-from tiny import make_config, make_dataset, make_model
-
-class Deadly(type(make_dataset())):
-    calls = 0
-
-    def batch(self, indices):
-        self.calls += 1
-        if os.environ["RANK"] == "1" and self.calls == 12:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(indices)
-
-data = Deadly(make_dataset().images, name="dots")
-try:
-    with Processes() as processes:
-        Trainer(make_model(), make_config(steps=40), out=sys.argv[1], progress=False, processes=processes).fit(data)
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
-
-
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
-    harness = tmp_path / "killed.py"
-    harness.write_text(KILLED)
-    start = time.monotonic()
-    ended = torchrun(str(harness), str(tmp_path / "runs"))
-    assert time.monotonic() - start < 60  # 30 for the end, as much for the start of a busy machine
-    assert ended.returncode != 0
-    assert "rank      : 1" in ended.stderr and "Signal 9" in ended.stderr, ended.stderr[-2000:]
-    (folder,) = (tmp_path / "runs").iterdir()
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(together):
+    assert together.ended - float((together.out / "killed at").read_text()) < 30
+    stderr = together.done.stderr
+    assert together.done.returncode != 0
+    assert "rank      : 1" in stderr and "Signal 9" in stderr, stderr[-2000:]
+    (folder,) = (together.out / "killed").iterdir()
     run = Trainer.resume(folder, progress=False).fit(make_dataset())
     assert run.step == 40
 
@@ -200,23 +210,8 @@ def test_all_stop_with_the_step_in_which_one_was_asked_to(monkeypatch):
     assert losses["a/b"] == 2.0 and stopping
 
 
-def test_the_command_line(tmp_path):
-    flags = [
-        "train",
-        "--data",
-        "digits",
-        "--preset",
-        "mnist-small",
-        "--sync-batch-norm",
-        "true",
-        "--out",
-        str(tmp_path),
-    ]
-    done = torchrun("-m", "sdgan_ext", *flags, "--steps", "2")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("2 steps taken") == 1
-    (folder,) = tmp_path.iterdir()
-    more = torchrun("-m", "sdgan_ext", "train", "--resume", str(folder), "--steps", "3")
-    assert more.stdout.count("3 steps taken") == 1, more.stderr[-2000:]
-    with pytest.raises(CheckpointError):
-        Trainer.resume(tmp_path)
+def test_the_command_line(together):
+    assert together.done.stdout.count("2 steps taken") == 1
+    assert together.done.stdout.count("3 steps taken") == 1
+    run = open_run(together.out / "cli/00000-vaegan-dots.npz")
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step-00000002.pt", "step-00000003.pt"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import make_config, make_dataset, make_model
 
-from sdgan_ext._errors import ConfigError
+from sdgan_ext._errors import ConfigError, DataError
+from sdgan_ext.data import hold_out, to_uint8
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.training import selection
 from sdgan_ext.training.trainer import Trainer
@@ -87,4 +88,41 @@ def test_bad_settings(tmp_path):
         start(tmp_path).fit(make_dataset())
     with pytest.raises(ConfigError, match="evaluate_metric 'fd' cannot be taken: images of 8x8 are too small"):
         start(tmp_path, evaluate_metric="fd").fit(make_dataset(), held_out=make_dataset())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_validation_images_are_judged_and_not_trained_on(tmp_path, monkeypatch, resumed):
+    """Of 16 images with their number for a label, six."""
+    data, trained, judged_by = make_dataset(classes=16), set(), []
+    evaluate = selection.evaluate
+
+    def looked_at(model, images, **options):
+        judged_by.append(set(images.indices.tolist()))
+        return evaluate(model, images, **options)
+
+    def noted(self, images, **options):
+        trained.update(int((data.images == image).flatten(1).all(1).nonzero()) for image in to_uint8(images))
+        return step(self, images, **options)
+
+    step = Trainer._step
+    trainer = start(tmp_path, steps=12, validation_images=6)
+    if resumed:
+        start(tmp_path, steps=2, validation_images=6).fit(data)
+        trainer = Trainer.resume(tmp_path / "00000-vae-dots", steps=12, progress=False)
+    monkeypatch.setattr(Trainer, "_step", noted)
+    monkeypatch.setattr(selection, "evaluate", looked_at)
+    trainer.fit(data)
+    held = set(hold_out(data, 6)[1].indices.tolist())
+    assert trained == set(range(16)) - held
+    assert judged_by == [held] * (5 if resumed else 6)
+
+
+def test_validation_images_that_cannot_be(tmp_path):
+    with pytest.raises(ConfigError, match="validation_images is 16, but .* of the 16 of dots"):
+        start(tmp_path, validation_images=16).fit(make_dataset())
+    with pytest.raises(ConfigError, match="validation_images is 4, but held_out is given too"):
+        start(tmp_path, validation_images=4).fit(make_dataset(), held_out=make_dataset())
+    with pytest.raises(DataError, match="holds 3 images, fewer than one batch of 4"):
+        start(tmp_path, validation_images=13).describe(make_dataset())
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import warnings
 
 import pytest
 import torch
@@ -103,6 +104,20 @@ def test_gradient_penalty_resumes_exactly(tmp_path):
 def test_labels_that_the_model_cannot_take(data, words):
     with pytest.raises(DataError, match=words):
         Trainer(make_model(classes=3), make_config(), out=None, progress=False).fit(data)
+
+
+def test_digits_that_are_mirrored_are_warned_about():
+    for augment, name, warned in ((("flip",), "mnist", 1), (("shift",), "mnist", 0), (("flip",), "dots", 0)):
+        trainer = start(None, augment=augment)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.describe(make_dataset(name=name))
+        assert [str(w.message)[:37] for w in caught] == ["augment has 'flip', but mnist is digi"] * warned
+
+
+def test_quarter_turns_need_square_images():
+    with pytest.raises(ConfigError, match="augment has 'rotate90', which needs square images; the model's are 8x4"):
+        start(None, model={"image_size": (8, 4)}, augment=("rotate90",))
 
 
 def test_resume_without_steps_goes_on_to_the_saved_number(tmp_path):

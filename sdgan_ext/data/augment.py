@@ -30,7 +30,7 @@ def draw_augmentation(count: int, seed: int, step: int) -> Tensor:
 def augment_images(images: Tensor, draws: Tensor, kinds: Sequence[str]) -> Tensor:
     """Each image augmented in its own way; pixels move, none is interpolated.
 
-    - ``flip``: mirrored left to right, every other image (Karras et al. 2020, ``--mirror``);
+    - ``flip``: mirrored left to right, with probability 1/2;
     - ``shift``: by up to 1/16 of its height and of its width, at least a pixel, the edge repeated;
     - ``rotate90``: by 0, 1, 2 or 3 quarter turns; for images without an upright.
 

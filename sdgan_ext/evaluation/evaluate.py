@@ -64,6 +64,19 @@ class Materials:
         """The classes that a class-conditional model is asked for, as the dataset has them; None for other models."""
         return self.labels if _takes_labels(self.model) else None
 
+    @property
+    def bound_options(self) -> dict[str, Any]:
+        """What :func:`elbo` and :func:`iwae` are given beside the images."""
+        told = "labels" in inspect.signature(self.model.encode).parameters
+        labels = self.asked_labels if told else None
+        return {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
+
+    @property
+    def scale(self) -> float:
+        """Of a normal distribution of pixels: the one that the model has learnt, or 1."""
+        log_scale = getattr(getattr(self.model, "generator", None), "log_scale", None)  # of a VAEGAN
+        return 1.0 if log_scale is None else log_scale.exp().item()
+
     @functools.cached_property
     def generated(self) -> Tensor:
         """n images of the model, uint8."""
@@ -109,14 +122,14 @@ def _takes_labels(model: Any) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- the metrics
 def _elbo(m: Materials) -> dict[str, float]:
-    likelihood = "bernoulli" if m.real.shape[1] == 1 else "gaussian"
-    return elbo(m.model, m.real, likelihood=likelihood, batch_size=m.batch_size, seed=m.seed)
+    kind = {"likelihood": "bernoulli"} if m.real.shape[1] == 1 else {"likelihood": "gaussian", "scale": m.scale}
+    return elbo(m.model, m.real, **kind, **m.bound_options)
 
 
 def _nll(m: Materials) -> dict[str, float]:
     images = binarise(m.real, m.seed)
-    bound = elbo(m.model, images, batch_size=m.batch_size, seed=m.seed)["neg_elbo"]
-    weighted = iwae(m.model, images, k=m.k, batch_size=m.batch_size, seed=m.seed)
+    bound = elbo(m.model, images, **m.bound_options)["neg_elbo"]
+    weighted = iwae(m.model, images, k=m.k, **m.bound_options)
     return {"binarised_neg_elbo": bound} | {f"binarised_{name}": value for name, value in weighted.items()}
 
 
@@ -181,7 +194,7 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "elbo": Metric(_elbo, True, True, "-ELBO; grey images as soft targets, others under N(x^, 1)"),
+    "elbo": Metric(_elbo, True, True, "-ELBO; grey images as soft targets, others under N(x^, scale^2)"),
     "nll": Metric(_nll, False, True, "-ELBO and IWAE-k bound of binarised images"),
     "errors": Metric(_errors, True, True, "MSE, PSNR and SSIM of reconstructions"),
     "fd": Metric(_fd, True, False, "Frechet distance of features"),
@@ -281,8 +294,8 @@ def refusals(model: Any, dataset: Dataset, *, n: int | None = None, net: str | N
             reasons[name] = f"n is {n}; it needs {least} images or more"
     if reason := missing():
         reasons["inception-fid"] = reason
-    if getattr(getattr(model, "config", None), "classes", 0):
-        reasons |= dict.fromkeys(("elbo", "nll"), "the bounds are those of p(x), this model has p(x | class)")
+    if getattr(getattr(model, "config", None), "classes", 0) and getattr(dataset, "num_classes", 0) is None:
+        reasons |= dict.fromkeys(("elbo", "nll"), "the model has p(x | class), and these images have no classes")
     if getattr(model, "encoder", model) is None or not callable(getattr(model, "encode", None)):
         names = (name for name, metric in METRICS.items() if metric.encoder)
         reasons |= dict.fromkeys(names, "the model has no encoder (mode 'gan')")

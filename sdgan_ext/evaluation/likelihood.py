@@ -1,7 +1,8 @@
 """How probable a model with an encoder makes images: -ELBO and importance-weighted log-likelihood, in nats an image.
 
 A model is anything with ``encode(x)`` -> a posterior with ``.mean`` and ``.logvar`` [N, Z], and ``decode(z)`` -> images
-in [-1, 1]; the prior is N(0, I). It is taken as it is: put it into evaluation mode (:func:`evaluate` does).
+in [-1, 1]; the prior is N(0, I). It is taken as it is: put it into evaluation mode (:func:`evaluate` does). With labels
+both are given those of the images too, and the bounds are those of -log p(x | label).
 
 What is decoded is the parameter of a distribution of the pixels:
 
@@ -13,13 +14,16 @@ What is decoded is the parameter of a distribution of the pixels:
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._errors import EvaluationError
+from ..models.labels import as_labels
 from ._images import check_images, check_whole, float_parts
 
 __all__ = ["LIKELIHOODS", "MOST_K", "binarise", "elbo", "iwae", "log_weights"]
@@ -52,6 +56,7 @@ def elbo(
     model: Any,
     images: Tensor,
     *,
+    labels: Tensor | None = None,
     likelihood: str = "bernoulli",
     scale: float = 1.0,
     samples: int = 1,
@@ -65,6 +70,7 @@ def elbo(
     Args:
         model: see the module.
         images: [N, C, H, W], uint8 or floats in [-1, 1].
+        labels: of a class-conditional model, int64 [N].
         likelihood, scale: see the module.
         samples: draws of z an image.
         batch_size: images at a time.
@@ -74,16 +80,18 @@ def elbo(
         ``neg_elbo``, ``reconstruction`` and ``kl``, means over the images, in nats.
 
     Raises:
-        EvaluationError: a bad argument, a model without an encoder, NaN in what the model answers.
+        EvaluationError: a bad argument, a model without an encoder, labels that the model lacks or does not take, NaN
+            in what the model answers.
     """
     _check(model, images, likelihood, scale, batch_size)
+    labels = _checked_labels(model, labels, len(images))
     check_whole(samples, "samples", 1)
     generator = torch.Generator().manual_seed(seed)
     reconstruction = kl = 0.0
-    for x in float_parts(images, batch_size):
-        mean, logvar = _posterior(model, x)
+    for x, y in _parts(images, labels, batch_size):
+        mean, logvar = _posterior(model, x, y)
         z = _draw(mean, logvar, samples, generator)[0]
-        reconstruction -= _log_px(model, x, z, likelihood, scale).sum().item() / samples
+        reconstruction -= _log_px(model, x, z, likelihood, scale, y).sum().item() / samples
         mean, logvar = mean.double(), logvar.double()
         kl += 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum().item()
     n = len(images)
@@ -95,6 +103,7 @@ def iwae(
     images: Tensor,
     *,
     k: int = 200,
+    labels: Tensor | None = None,
     likelihood: str = "bernoulli",
     scale: float = 1.0,
     batch_size: int = 250,
@@ -118,9 +127,11 @@ def iwae(
     check_whole(k, "k", 1, MOST_K)
     logs = []
     _check(model, images, likelihood, scale, batch_size)
+    labels = _checked_labels(model, labels, len(images))
+    options = {"likelihood": likelihood, "scale": scale, "chunk": chunk}
     generator = torch.Generator().manual_seed(seed)
-    for x in float_parts(images, batch_size):
-        weights = log_weights(model, x, k, likelihood=likelihood, scale=scale, chunk=chunk, generator=generator)
+    for x, y in _parts(images, labels, batch_size):
+        weights = log_weights(model, x, k, labels=y, **options, generator=generator)
         logs.append(weights.logsumexp(1) - math.log(k))
     logs = torch.cat(logs)
     error = (logs.std() / len(logs) ** 0.5).item() if len(logs) > 1 else math.nan
@@ -133,6 +144,7 @@ def log_weights(
     x: Tensor,
     k: int,
     *,
+    labels: Tensor | None = None,
     likelihood: str = "bernoulli",
     scale: float = 1.0,
     chunk: int = 20,
@@ -140,13 +152,13 @@ def log_weights(
 ) -> Tensor:
     """``log p(x|z_i) + log p(z_i) - log q(z_i|x)`` of k draws z_i ~ q(z|x). x is [B, C, H, W]; float64 [B, k]."""
     check_whole(chunk, "chunk", 1)
-    mean, logvar = _posterior(model, x)
+    mean, logvar = _posterior(model, x, labels)
     parts = []
     for start in range(0, k, chunk):
         z, eps = _draw(mean, logvar, min(chunk, k - start), generator)
         log_prior = -0.5 * (z.double().square() + _LOG_2PI).sum(-1)
         log_q = -0.5 * (eps.double().square() + logvar.double() + _LOG_2PI).sum(-1)
-        parts.append((_log_px(model, x, z, likelihood, scale) + log_prior - log_q).T.cpu())
+        parts.append((_log_px(model, x, z, likelihood, scale, labels) + log_prior - log_q).T.cpu())
     return torch.cat(parts, 1)
 
 
@@ -161,9 +173,27 @@ def _check(model: Any, images: Tensor, likelihood: str, scale: float, batch_size
         raise EvaluationError("the model has no encoder (mode 'gan'); a likelihood bound needs q(z|x)")
 
 
+def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
+    config = getattr(model, "config", None)
+    if labels is not None and not hasattr(config, "classes"):  # not a VAEGAN
+        if len(labels) != n:
+            raise EvaluationError(f"labels has {len(labels)} for {n} images; each must have its own")
+        return labels
+    try:
+        return as_labels(labels, n, config) if labels is not None or getattr(config, "classes", 0) else None
+    except (ValueError, TypeError) as error:
+        raise EvaluationError(str(error)) from None
+
+
+def _parts(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    parts = float_parts(images, size)
+    return zip(parts, itertools.repeat(None) if labels is None else labels.split(size), strict=False)
+
+
 @torch.no_grad()
-def _posterior(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    posterior = model.encode(x.to(_device(model)))
+def _posterior(model: Any, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    device = _device(model)
+    posterior = model.encode(*(given.to(device) for given in (x, labels) if given is not None))
     for name in ("mean", "logvar"):
         if not getattr(posterior, name).isfinite().all():
             raise EvaluationError(f"the encoder's {name} holds NaN or infinity; the model has diverged")
@@ -182,9 +212,10 @@ def _draw(mean: Tensor, logvar: Tensor, count: int, generator: torch.Generator |
 
 
 @torch.no_grad()
-def _log_px(model: Any, x: Tensor, z: Tensor, likelihood: str, scale: float) -> Tensor:
-    """log p(x|z). x is [B, C, H, W], z [S, B, Z]; float64 [S, B]."""
-    x_hat = model.decode(z.flatten(0, 1))
+def _log_px(model: Any, x: Tensor, z: Tensor, likelihood: str, scale: float, labels: Tensor | None) -> Tensor:
+    """log p(x|z). x is [B, C, H, W], z [S, B, Z], labels [B]; float64 [S, B]."""
+    told = () if labels is None else (labels.to(z.device).repeat(len(z)),)
+    x_hat = model.decode(z.flatten(0, 1), *told)
     if not x_hat.isfinite().all():
         raise EvaluationError("the decoder's images hold NaN or infinity; the model has diverged")
     x_hat = x_hat.unflatten(0, z.shape[:2]).flatten(2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -72,14 +72,17 @@ class Processes:
                 tensor.copy_(dense)
 
     def average_gradients(self, networks: Iterable[nn.Module]) -> None:
-        """The mean over the processes, in one flat tensor for each dtype."""
-        parameters = [p for network in networks for p in network.parameters() if p.grad is not None]
-        for dtype in {p.dtype for p in parameters}:
-            grads = [p.grad for p in parameters if p.dtype == dtype]
-            flat = torch.cat([grad.flatten() for grad in grads]).div_(self.size)
+        """The mean over the processes, in the gradients' place."""
+        self.average_tensors([p.grad for network in networks for p in network.parameters() if p.grad is not None])
+
+    def average_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """The mean over the processes, in their place; in one flat tensor for each dtype."""
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in alike]).div_(self.size)
             self._sum(flat)
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-                grad.copy_(part.view(grad.shape))
+            for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
 
     def average(self, losses: Mapping[str, Tensor], stopping: bool) -> tuple[dict[str, Tensor], bool]:
         """The losses' means, and whether any process has been asked to stop: all must end with the same step."""

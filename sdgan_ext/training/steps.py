@@ -210,7 +210,13 @@ def discriminator_phase(model: VAEGAN, images: Images, config: TrainConfig, *, s
 
 
 def encoder_generator_phase(
-    model: VAEGAN, images: Images, config: TrainConfig, *, step: int = 0, kl_weight: Tensor | None = None
+    model: VAEGAN,
+    images: Images,
+    config: TrainConfig,
+    *,
+    step: int = 0,
+    kl_weight: Tensor | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """Sets the gradients of E and G, each its own; D is looked through, not changed.
 
@@ -231,6 +237,7 @@ def encoder_generator_phase(
         step: steps taken so far; decides the weight of the KL divergence while it warms up, and whether the game has
             begun (``disc_start``).
         kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
+        processes: that take the phase together; the adaptive weight is that of all their images.
 
     Returns:
         "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one), ``feature``,
@@ -261,7 +268,7 @@ def encoder_generator_phase(
         if game:
             adversarial = [slopes.adv_reconstructed, slopes.adv_generated][: 1 + config.prior_images]
             if config.adaptive_weight:
-                terms["adaptive_weight"] = _adaptive_weight(model, images, config, of_outputs, adversarial)
+                terms["adaptive_weight"] = _adaptive_weight(model, images, config, of_outputs, adversarial, processes)
                 adversarial = [terms["adaptive_weight"] * slope for slope in adversarial]
             of_outputs = [of_outputs[0] + adversarial[0], *adversarial[1:]]
             outputs += [images.generated] if config.prior_images else []
@@ -326,12 +333,19 @@ def _pixels(model: VAEGAN, x_hat: Tensor, x: Tensor, config: TrainConfig) -> tup
 
 
 def _adaptive_weight(
-    model: VAEGAN, images: Images, config: TrainConfig, reconstruction: Sequence[Tensor], adversarial: Sequence[Tensor]
+    model: VAEGAN,
+    images: Images,
+    config: TrainConfig,
+    reconstruction: Sequence[Tensor],
+    adversarial: Sequence[Tensor],
+    processes: Processes | None,
 ) -> Tensor:
     """By the slopes at the images, the two terms' gradients at the generator's last weight: one layer back."""
     weight, made = model.generator.last_weight, [images.reconstructed, images.generated][: len(adversarial)]
     nll = torch.autograd.grad(made[:1], weight, reconstruction, retain_graph=True)
     g = torch.autograd.grad(made, weight, adversarial, retain_graph=True)
+    if processes is not None:
+        processes.average_tensors([*nll, *g])
     return config.adaptive_weight * losses.adaptive_weight(nll, g)
 
 
@@ -388,8 +402,7 @@ def train_step(
     noise = [draw_noise(model, size, config, generator=generator) for _ in range(forwards_of(config))]
     if processes is not None:
         noise = [noise_of_rows(drawn, processes.rows(size), size, model.config.latent_dim) for drawn in noise]
-    reduce = None if processes is None else processes.average_gradients
-    return take_step(model, optimizers, x, noise, config, step=step, labels=labels, reduce=reduce)
+    return take_step(model, optimizers, x, noise, config, step=step, labels=labels, processes=processes)
 
 
 def take_step(
@@ -402,7 +415,7 @@ def take_step(
     step: int,
     labels: Tensor | None = None,
     kl_weight: Tensor | None = None,
-    reduce: Callable[[Sequence[torch.nn.Module]], None] | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Tensor]:
     """:func:`train_step` with all that changes from step to step given; the learning rates are those of the optimizers.
 
@@ -412,7 +425,7 @@ def take_step(
     Args:
         noise: of every forward pass, :func:`forwards_of` in all.
         kl_weight: as in :func:`encoder_generator_phase`.
-        reduce: called with the networks whose gradients a phase has set, before they are clipped and stepped.
+        processes: as in :func:`train_step`; their gradients are averaged before they are clipped.
     """
     model.train()
     kind = kind_of(config, step)
@@ -432,14 +445,14 @@ def take_step(
 
     def encode_and_generate(x: Tensor, labels: Tensor | None, noise: Noise, phase: int) -> dict[str, Tensor]:
         made = images.pop() if images else forward(model, x, config, labels=labels, noise=noise)
-        return encoder_generator_phase(model, made, config, step=step, kl_weight=kl_weight)
+        return encoder_generator_phase(model, made, config, step=step, kl_weight=kl_weight, processes=processes)
 
     def update(names: list[str], set_gradients: Callable, phase: int) -> dict[str, Tensor]:
         networks = [getattr(model, name) for name in names]
         runs = [functools.partial(set_gradients, *part, noise[phase], phase) for *part, noise in parts]
         terms = _mean(runs, networks)
-        if reduce is not None:
-            reduce(networks)
+        if processes is not None:
+            processes.average_gradients(networks)
         prefix = next(iter(terms)).partition("/")[0]
         terms |= _named(prefix, clip_gradients(model, names, config))
         for name in names:

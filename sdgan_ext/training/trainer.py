@@ -341,8 +341,8 @@ class Trainer:
         turned = {"flip", "rotate90"}.intersection(self.config.augment or ())
         if turned and data["name"] in NAMES and self.first:  # both names are those of digits
             warnings.warn(
-                f"augment has {min(turned)!r}, but {data['name']} are digits: turned over most are none, and the model "
-                "learns to draw them so",
+                f"augment has {min(turned)!r}, but {data['name']} is digits: mirrored or turned, most are none, and "
+                "the model learns to draw them so",
                 stacklevel=3,
             )
         labelled = getattr(dataset, "num_classes", model.classes)  # of another dataset each batch is looked at
