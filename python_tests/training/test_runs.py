@@ -1,5 +1,6 @@
 """Run folders: numbered, never shared, never overwritten, told from other folders in a sentence."""
 
+import os
 import threading
 
 import pytest
@@ -73,6 +74,22 @@ def test_one_process_trains_a_run_at_a_time(run):
                 pass
     with run.locked():
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_data_worker_that_outlives_its_trainer_holds_no_lock(run):
+    hear, speak = os.pipe()
+    with open_run(run.folder).locked():
+        child = os.fork()
+        if child == 0:
+            os.close(speak)
+            os.read(hear, 1)  # until the parent has closed its end
+            os._exit(0)
+    with open_run(run.folder).locked():
+        pass
+    os.close(speak)
+    os.waitpid(child, 0)
+    os.close(hear)
 
 
 def test_half_written_files_are_swept(tmp_path):

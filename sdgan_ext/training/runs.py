@@ -14,11 +14,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import yaml
 
@@ -38,6 +40,17 @@ except ImportError:  # not a POSIX system: nothing guards a run from a second pr
 __all__ = ["Run", "create_run", "load_model", "open_run", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
+_locks: set[BinaryIO] = set()  # held by this process; a lock is that of an open file, which a fork would share
+
+
+def _let_go() -> None:
+    for file in _locks:
+        file.close()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass
@@ -101,7 +114,8 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time trains a run; the lock falls with the process, however it ends.
+        """One process at a time trains a run; the lock falls with the process, however it ends, and not with the last of
+        the data workers that were forked off it.
 
         Raises:
             CheckpointError: another process holds it.
@@ -116,7 +130,11 @@ class Run:
                 raise CheckpointError(f"the run {self.folder} is being trained by another process") from None
             except OSError:  # a file system without locks
                 pass
-            yield
+            _locks.add(file)
+            try:
+                yield
+            finally:
+                _locks.discard(file)
 
 
 def create_run(out: str | Path, name: str) -> Run:
