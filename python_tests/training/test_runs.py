@@ -78,18 +78,21 @@ def test_one_process_trains_a_run_at_a_time(run):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_data_worker_that_outlives_its_trainer_holds_no_lock(run):
-    hear, speak = os.pipe()
+    (hear, speak), (wait, begun) = os.pipe(), os.pipe()
     with open_run(run.folder).locked():
         child = os.fork()
         if child == 0:
             os.close(speak)
+            os.write(begun, b".")
             os.read(hear, 1)  # until the parent has closed its end
             os._exit(0)
+        os.read(wait, 1)
     with open_run(run.folder).locked():
         pass
     os.close(speak)
     os.waitpid(child, 0)
-    os.close(hear)
+    for end in (hear, wait, begun):
+        os.close(end)
 
 
 def test_half_written_files_are_swept(tmp_path):

@@ -114,8 +114,8 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time trains a run; the lock falls with the process, however it ends, and not with the last of
-        the data workers that were forked off it.
+        """One process at a time trains a run; the lock falls with the process, however it ends, and not with the last
+        of the data workers that were forked off it.
 
         Raises:
             CheckpointError: another process holds it.
