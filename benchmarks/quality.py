@@ -41,11 +41,18 @@ class Experiment:
         return preset.model.replace(**self.model).for_mode(config.mode), config
 
 
+def epochs(count):
+    steps = count * 937  # of 64 images
+    return {"steps": steps, "lr_cosine_steps": steps}
+
+
 BOTH = ("elbo", "errors", "fd", "prdc", "classes", "agreement")
 GAN = ("fd", "prdc", "classes")
 EXPERIMENTS = {
     "mnist-small": Experiment("mnist-small", BOTH),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
+    "mnist-vae-long": Experiment("mnist-vae", ("elbo", "errors", "fd"), train=epochs(60)),
+    "mnist-vae-binarised": Experiment("mnist-vae", ("elbo", "nll"), train=epochs(60) | {"binarise": True}),
     "mnist-gan": Experiment("mnist-gan", GAN),
     "mnist-vae-gan": Experiment("mnist-vae-gan", BOTH),
     "mnist-vae-gan-wrong-sign": Experiment("mnist-vae-gan", BOTH, around=wrong_sign),
