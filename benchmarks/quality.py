@@ -11,6 +11,7 @@ and writes benchmarks/results/quality/NAME.png: above, samples; below, test imag
 import argparse
 import contextlib
 import csv
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def keep(row, path):
     rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     same = ("name", "seed")
     rows = [old for old in rows if any(old[key] != str(row[key]) for key in same)] + [row]
-    columns = dict.fromkeys(column for one in rows for column in one)
+    last = conditions()
+    columns = [column for column in dict.fromkeys(itertools.chain(*rows)) if column not in last] + [*last]
     write_rows(path, [{column: one.get(column, "") for column in columns} for one in rows])
 
 
