@@ -52,7 +52,7 @@ GAN = ("fd", "prdc", "classes")
 EXPERIMENTS = {
     "mnist-small": Experiment("mnist-small", BOTH),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
-    "mnist-vae-long": Experiment("mnist-vae", ("elbo", "errors", "fd"), train=epochs(60)),
+    "mnist-vae-long": Experiment("mnist-vae", ("elbo", "errors", "fd"), train=epochs(45)),
     "mnist-vae-binarised": Experiment("mnist-vae", ("elbo", "nll"), train=epochs(60) | {"binarise": True}),
     "mnist-gan": Experiment("mnist-gan", GAN),
     "mnist-vae-gan": Experiment("mnist-vae-gan", BOTH),
