@@ -31,6 +31,9 @@ CPU_WHEELS = [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >&2 \
 demo: .venv/installed
 	$(BIN)/sdgan-ext train --preset mnist-small --data $(DATA)
 
+# Two files at a time, and a file by one process: some train once for all of their tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/installed
 	$(BIN)/cmake -DSDGAN_TESTS=ON $(NATIVE)
 	$(BIN)/cmake --build $(NATIVE)
@@ -38,8 +41,8 @@ test: .venv/installed
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSDGAN_TESTS=ON -DSDGAN_SANITIZE=ON -DSDGAN_CUDA=OFF -DSDGAN_WERROR=$(or $(SDGAN_WERROR),OFF)
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure -j 2
-	$(BIN)/python -m pytest
-	SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/$(NATIVE)/cuda_on_host/_C*.so)" $(BIN)/python -m pytest python_tests/ops python_tests/nn
+	$(PYTEST)
+	SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/$(NATIVE)/cuda_on_host/_C*.so)" $(PYTEST) python_tests/ops python_tests/nn
 
 BENCHMARKS = $(BIN)/python -m pytest -q -s benchmarks/bench_*.py --benchmark-group-by=group --benchmark-sort=fullname \
 	--benchmark-columns=min,median,max,rounds

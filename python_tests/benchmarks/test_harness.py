@@ -41,6 +41,7 @@ def test_pytest_benchmark_and_the_csv_hold_the_same_samples(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *files]
     options = ["--quick", "--threads", "1", "--out", tmp_path / "out", "--benchmark-json", tmp_path / "report.json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # in whose processes pytest-benchmark measures nothing
     chosen = ["-k", "bench_bce or 64x100"]
     ran = subprocess.run([*command, *options, *chosen], env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
