@@ -106,9 +106,11 @@ class Selection:
     def _judge(self, model: VAEGAN) -> dict[str, float]:
         if not (self._config.binarise and self._config.evaluate_metric == "elbo"):
             return evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
-        images, _ = next(batches(self._held_out, self._images, seed=0))
+        images, labels = next(batches(self._held_out, self._images, seed=0))
+        labels = labels if model.config.classes else None
         with model._evaluating():
-            return {f"binarised_{name}": value for name, value in elbo(model, binarise(images)).items()}
+            values = elbo(model, binarise(images), labels=labels)
+        return {f"binarised_{name}": value for name, value in values.items()}
 
     @property
     def exhausted(self) -> bool:
