@@ -49,6 +49,14 @@ def epochs(count):
 
 BOTH = ("elbo", "errors", "fd", "prdc", "classes", "agreement")
 GAN = ("fd", "prdc", "classes")
+PHOTOS = {
+    "model": {"generator_channels": (128, 64, 32, 16), "discriminator_channels": (16, 32, 64, 128)},
+    "train": {
+        "mode": "gan", "steps": 6000, "batch_size": 32, "lr_generator": 4e-4, "lr_discriminator": 4e-4,
+        "ema_images": 10_000, "evaluate_every": 500, "evaluate_metric": "fd",
+    },
+}  # fmt: skip
+DIFFAUGMENT = {"diffaugment": ("color", "translation", "cutout")}
 EXPERIMENTS = {
     "mnist-small": Experiment("mnist-small", BOTH),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
@@ -58,6 +66,8 @@ EXPERIMENTS = {
     "mnist-vae-gan": Experiment("mnist-vae-gan", BOTH),
     "mnist-vae-gan-wrong-sign": Experiment("mnist-vae-gan", BOTH, around=wrong_sign),
     "r3gan-small": Experiment("r3gan-small", GAN),
+    "photos": Experiment("dcgan-64", ("fd",), **PHOTOS),
+    "photos-diffaugment": Experiment("dcgan-64", ("fd",), PHOTOS["model"], PHOTOS["train"] | DIFFAUGMENT),
     "sd-kl": Experiment("sd-kl", ("errors", "fd")),
 }
 
