@@ -56,12 +56,13 @@ PHOTOS = {
         "ema_images": 10_000, "evaluate_every": 500, "evaluate_metric": "fd",
     },
 }  # fmt: skip
+BINARISED = {"binarise": True, "lr_encoder": 4e-3, "lr_generator": 4e-3}
 DIFFAUGMENT = {"diffaugment": ("color", "translation", "cutout")}
 EXPERIMENTS = {
     "mnist-small": Experiment("mnist-small", BOTH),
     "mnist-vae": Experiment("mnist-vae", ("elbo", "errors", "fd")),
-    "mnist-vae-long": Experiment("mnist-vae", ("elbo", "errors", "fd"), train=epochs(45)),
-    "mnist-vae-binarised": Experiment("mnist-vae", ("elbo", "nll"), train=epochs(60) | {"binarise": True}),
+    "mnist-vae-long": Experiment("mnist-vae", ("elbo", "errors", "fd"), train=epochs(30)),
+    "mnist-vae-binarised": Experiment("mnist-vae", ("elbo", "nll"), train=epochs(60) | BINARISED),
     "mnist-gan": Experiment("mnist-gan", GAN),
     "mnist-vae-gan": Experiment("mnist-vae-gan", BOTH),
     "mnist-vae-gan-wrong-sign": Experiment("mnist-vae-gan", BOTH, around=wrong_sign),

@@ -83,8 +83,8 @@ PRESETS = {
         TrainConfig(
             mode="vae",
             steps=9_370,
-            lr_encoder=4e-3,
-            lr_generator=4e-3,
+            lr_encoder=2e-3,
+            lr_generator=6e-3,
             betas=(0.9, 0.99),
             lr_warmup_steps=300,
             lr_cosine_steps=9_370,
