@@ -21,6 +21,7 @@ from _wrong_sign import wrong_sign
 
 import sdgan_ext as sd
 from sdgan_ext import data, pictures
+from sdgan_ext.training.command import flushed_denormals
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN, COLUMNS = 32, 16  # samples, and images over their reconstructions
@@ -85,7 +86,8 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     experiment = EXPERIMENTS[args.name]
-    trainer = train(experiment, args)
+    with flushed_denormals():
+        trainer = train(experiment, args)
     run, model = trainer.run, trainer.ema.module
     test = data.open_dataset(
         args.data, split="test", image_size=model.config.image_size, channels=model.config.channels

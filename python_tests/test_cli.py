@@ -121,6 +121,18 @@ def test_resume_goes_on_to_the_same_bits(data, tmp_path, monkeypatch):
     assert weights(run) == weights(tmp_path / "runs" / "00001-vaegan-dots.npz")
 
 
+def test_a_training_flushes_denormals_and_what_follows_does_not(monkeypatch):
+    from sdgan_ext.training import command
+
+    def smallest():
+        return (torch.tensor([1e-30]) * 1e-10).item()
+
+    seen = []
+    monkeypatch.setattr(command, "train", lambda arguments: seen.append(smallest()))
+    assert main(["train", "--data", "digits"]) == 0
+    assert seen == [0.0] and smallest() > 0
+
+
 def test_auto_data_is_mnist_or_else_digits(monkeypatch, capsys):
     from sdgan_ext.training import command
 

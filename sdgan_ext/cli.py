@@ -155,9 +155,10 @@ def train(arguments: argparse.Namespace) -> int:
     """Train a model on a dataset, or go on with a run."""
     from sdgan_ext.training import command
 
-    command.read_config(arguments)
-    _set_threads(arguments)
-    return _SIGNAL_CODES[command.train(arguments)]
+    with command.flushed_denormals():
+        command.read_config(arguments)
+        _set_threads(arguments)
+        return _SIGNAL_CODES[command.train(arguments)]
 
 
 # ------------------------------------------------------------------------------ sample, reconstruct, interpolate

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,7 +22,7 @@ from .distributed import Processes
 from .runs import resolve_source
 from .trainer import Trainer
 
-__all__ = ["add_arguments", "read_config", "train"]
+__all__ = ["add_arguments", "flushed_denormals", "read_config", "train"]
 
 _DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
 
@@ -84,6 +85,18 @@ def _number(text: str):
         except ValueError:
             pass
     return text
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Meanwhile numbers below 1e-38 count as 0 on the CPU, where arithmetic on them takes many times as long; the
+    slopes of a decoder that has learnt its background are full of them. A thread has it from the one that starts it, so
+    this must come before torch's first parallel operation."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def train(arguments: argparse.Namespace) -> str | None:
