@@ -10,7 +10,6 @@ from .config import VAEGANConfig
 from .geometry import level_sizes, margins
 
 __all__ = [
-    "Activation",
     "Halvings",
     "ResidualBlock",
     "activation_of",

@@ -93,7 +93,7 @@ PRESETS = {
             pixel_loss="bernoulli",
         ),
     ),
-    # A GAN with R1 (Mescheder et al. 2018), DCGAN-like in small. On 28x28 a small batch and a strong R1 learn soonest.
+    # A GAN with R1 (Mescheder et al. 2018), DCGAN-like in small.
     "mnist-gan": Preset(
         VAEGANConfig(
             image_size=28,
@@ -203,7 +203,7 @@ PRESETS = {
         ),
     ),
     # R3GAN (Huang et al. 2024) in small: relativistic pairing, R1 and R2, residual blocks, a discriminator without any
-    # normalisation. The generator has group norm, which R3GAN's has not: without it, it forgot z within 200 steps.
+    # normalisation. The generator has group norm, which R3GAN's has not: without it, it forgot z.
     "r3gan-small": Preset(
         VAEGANConfig(
             image_size=28,

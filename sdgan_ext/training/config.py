@@ -131,7 +131,7 @@ class TrainConfig(Config):
     checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
     validation_images: int = option(
         0,
-        "training images that are held out, for evaluate_every and tune to judge by; 0: the test split serves them",
+        "training images that are held out, for evaluate_every to judge by; 0: it judges by the test split",
         minimum=0,
     )
     evaluate_every: int = option(
