@@ -1,4 +1,4 @@
-"""Measures where the Winograd kernels beat the library, and writes csrc/ops/convolution_table.h, which `auto` follows.
+"""Measures where the Winograd kernels beat the library, and writes csrc/kernels/conv/cost_table.h, which `auto` follows.
 
     python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 12 minutes
     python benchmarks/tune_convolutions.py --isa avx2       measures that instruction set, keeps the other's rows
@@ -207,7 +207,7 @@ def percent(rows: list[dict[str, str]]) -> dict[tuple, int]:
 
 
 def table(notes: list[str], rows: list[dict[str, str]]) -> str:
-    """The text of csrc/ops/convolution_table.h."""
+    """The text of csrc/kernels/conv/cost_table.h."""
     known = percent(rows)
 
     def list_of(values) -> str:

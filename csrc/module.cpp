@@ -3,12 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "kernels/cpu/isa.h"
-#include "ops/convolution_path.h"
+#include "kernels/isa.h"
+#include "ops/conv/dispatch.h"
 
 namespace py = pybind11;
 
 using Sizes = std::vector<int64_t>;
+
+// [6] as in ConvAxis.
+static sdgan::ConvAxis axis(const Sizes& s) { return {s.at(0), s.at(1), s.at(2), s.at(3), s.at(4), s.at(5)}; }
 
 static py::object words(const char* text) { return py::str(text).attr("split")(); }
 
@@ -39,14 +42,16 @@ PYBIND11_MODULE(_C, m) {
 #endif
     return info;
   });
-  m.def("convolution_path", [](bool transposed, Sizes input, Sizes weight, Sizes output, Sizes stride, Sizes sides,
-                               Sizes dilation, int64_t groups, int dtype, bool cuda, bool channels_last, int pass,
-                               bool need_input) {
-    const auto path = sdgan::convolution_path({transposed, std::move(input), std::move(weight), std::move(output),
-                                               std::move(stride), std::move(sides), std::move(dilation), groups,
-                                               static_cast<sdgan::DType>(dtype), cuda, channels_last,
-                                               static_cast<sdgan::ConvolutionPass>(pass), need_input});
-    return py::make_tuple(path.name(), path.reason, path.speedup, path.multiplications);
+  m.def("set_conv_backend", &sdgan::set_conv_backend);
+  m.def("conv_backend", &sdgan::conv_backend);
+  m.def("explain_convolution", [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups,
+                                  Sizes vertical, Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage,
+                                  bool both_gradients) {
+    const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
+    const sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+    const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
+    const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
+    return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
   });
   m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
     sdgan::ask_tf32([question = std::move(question)] {

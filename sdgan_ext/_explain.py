@@ -114,7 +114,7 @@ def explain(function: Callable, *inputs, **options) -> Explanation:
     Returns:
         A list of :class:`Convolution` that prints as a table: for each of ours and of torch's own, the kernel and the
         estimated speed-up over the library of the forward pass and of the gradients that autograd would ask for
-        (where neither input nor weight require one, of both), by ``csrc/ops/convolution_table.h``.
+        (where neither input nor weight require one, of both), by ``csrc/kernels/conv/cost_table.h``.
 
     Raises:
         TypeError: function cannot be called.

@@ -10,8 +10,8 @@
 //   relativistic    sp(f - r), one term a pair                                 sp(r - f)          Huang 2024 (R3GAN)
 #pragma once
 
-#include "kernels/cpu/isa.h"
-#include "kernels/cuda/launcher.h"
+#include "kernels/isa.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {

@@ -11,9 +11,9 @@
 #pragma once
 
 #include "kernels/activation.h"
-#include "kernels/cpu/isa.h"
-#include "kernels/cuda/channel_tiles.h"
-#include "kernels/cuda/launcher.h"
+#include "kernels/isa.h"
+#include "kernels/channel_tiles.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {

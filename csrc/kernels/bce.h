@@ -11,8 +11,8 @@
 // its relative accuracy. The backward pass reads its inputs again; nothing is kept between the passes.
 #pragma once
 
-#include "kernels/cpu/isa.h"
-#include "kernels/cuda/launcher.h"
+#include "kernels/isa.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {

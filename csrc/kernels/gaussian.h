@@ -11,8 +11,8 @@
 //   d eps    = gz sigma
 #pragma once
 
-#include "kernels/cpu/isa.h"
-#include "kernels/cuda/launcher.h"
+#include "kernels/isa.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {

@@ -10,8 +10,8 @@
 // and nothing kept between the passes.
 #pragma once
 
-#include "kernels/cpu/isa.h"
-#include "kernels/cuda/launcher.h"
+#include "kernels/isa.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {

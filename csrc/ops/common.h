@@ -15,9 +15,9 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/cuda/launcher.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
-#include "ops/fresh_pages.h"
+#include "kernels/fresh_pages.h"
 
 namespace sdgan {
 

@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/cpu/isa.h"
+#include "kernels/isa.h"
 #include "tests/check.h"
 
 namespace sdgan {

@@ -1,6 +1,6 @@
 // The conv_epilogue kernels against the formulas of their header in double: both layouts, windows, in place and not, on
 // memory that ends exactly where the data does; slices or threads in any order give the same bits.
-#include "kernels/conv_epilogue.h"
+#include "kernels/conv/epilogue.h"
 
 #include <cmath>
 #include <cstring>

@@ -1,5 +1,5 @@
 // isa.h: a kernel's name calls the version of the instruction set in use, which is one that this CPU has.
-#include "kernels/cpu/isa.h"
+#include "kernels/isa.h"
 
 #include "tests/check.h"
 

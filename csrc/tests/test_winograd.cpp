@@ -2,7 +2,7 @@
 // exact (transforms of 0, 1, -1; filters in quarters), so geometry, channels and layouts are held to equality; rounding
 // has its own test. Every buffer ends where an unmapped page begins and is NaN before its data; outputs and the
 // thread's workspace are NaN to begin with.
-#include "kernels/winograd.h"
+#include "kernels/conv/winograd/winograd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/workspace.h"
-#include "kernels/winograd_scheme.h"
+#include "kernels/conv/winograd/scheme.h"
 #include "tests/check.h"
 #include "tests/values.h"
 
@@ -160,20 +160,20 @@ struct Problem {
     return c * stride[0] + d * stride[1] + tap / g.taps * stride[2] + tap % g.taps * stride[3];
   }
 
-  std::vector<double> wanted(WinogradProduct product) const {
+  std::vector<double> wanted(Pass product) const {
     const int64_t C = coarse_channels, D = fine_channels;
-    std::vector<double> out(product == WinogradProduct::to_fine     ? fine_count
-                            : product == WinogradProduct::to_coarse ? coarse_count
+    std::vector<double> out(product == Pass::dgrad     ? fine_count
+                            : product == Pass::fprop ? coarse_count
                                                                     : g.taps * g.taps * C * D);
     for_pairs([&](int64_t x, int64_t y, int64_t tap) {
       for (int64_t c = 0; c < C; ++c) {
         const double* w = weight.data() + (tap * C + c) * D;
-        double* of = product == WinogradProduct::to_fine ? out.data() + y * D : out.data() + (tap * C + c) * D;
-        if (product == WinogradProduct::to_coarse) {
+        double* of = product == Pass::dgrad ? out.data() + y * D : out.data() + (tap * C + c) * D;
+        if (product == Pass::fprop) {
           double sum = 0;
           for (int64_t d = 0; d < D; ++d) sum += w[d] * fine[y * D + d];
           out[x * C + c] += sum;
-        } else if (product == WinogradProduct::to_fine) {
+        } else if (product == Pass::dgrad) {
           for (int64_t d = 0; d < D; ++d) of[d] += w[d] * coarse[x * C + c];
         } else {
           for (int64_t d = 0; d < D; ++d) of[d] += fine[y * D + d] * coarse[x * C + c];
@@ -183,7 +183,7 @@ struct Problem {
     return out;
   }
 
-  WinogradParams params(WinogradProduct product) const {
+  WinogradParams params(Pass product) const {
     WinogradParams p;
     p.product = product;
     p.taps = g.taps;
@@ -221,9 +221,9 @@ struct Options {
 std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
 
 // to_fine or to_coarse; `preactivation` receives what the kernel keeps for silu.
-std::vector<float> convolve(const Problem& problem, WinogradProduct product, const Options& options,
+std::vector<float> convolve(const Problem& problem, Pass product, const Options& options,
                             std::vector<float>* preactivation = nullptr) {
-  const bool to_fine = product == WinogradProduct::to_fine;
+  const bool to_fine = product == Pass::dgrad;
   const int64_t count = to_fine ? problem.fine_count : problem.coarse_count;
   Memory& m = memory();
   WinogradParams p = problem.params(product);
@@ -248,7 +248,7 @@ std::vector<float> convolve(const Problem& problem, WinogradProduct product, con
   backwards((to_fine ? p.padded_coarse() : p.padded_fine()) / 16,
             [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
   backwards(p.slice_count(), [&](int64_t begin, int64_t end) {
-    to_fine ? winograd_to_fine(p, begin, end) : winograd_to_coarse(p, begin, end);
+    to_fine ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end);
   });
   EXPECT(out.clean_before() && m.filter.clean_before());
   EXPECT(!p.preactivation || m.preactivation.clean_before());
@@ -259,7 +259,7 @@ std::vector<float> convolve(const Problem& problem, WinogradProduct product, con
 // The gradient of the weight as [r][s][c][d].
 std::vector<float> weight_gradient(const Problem& problem, const Options& options) {
   Memory& m = memory();
-  WinogradParams p = problem.params(WinogradProduct::wgrad);
+  WinogradParams p = problem.params(Pass::wgrad);
   p.coarse_in = m.coarse.copy(problem.coarse);
   p.fine_in = m.fine.copy(problem.fine);
   p.grad_weight = m.grad_weight.take(problem.weight_count);
@@ -297,8 +297,8 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
   if (!problem.valid()) return;
   const Activation a = options.activation;
   const bool exact = a == Activation::none || a == Activation::relu || a == Activation::leaky_relu;
-  for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
-    const int64_t channels = product == WinogradProduct::to_fine ? problem.fine_channels : problem.coarse_channels;
+  for (Pass product : {Pass::dgrad, Pass::fprop}) {
+    const int64_t channels = product == Pass::dgrad ? problem.fine_channels : problem.coarse_channels;
     std::vector<double> want = problem.wanted(product);
     for (size_t i = 0; options.bias && i < want.size(); ++i) {
       want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
@@ -309,7 +309,7 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
     for (double& x : want) x = activated(a, x, kSlope);
     expect(got, want, exact ? tolerance : std::max(tolerance, 1e-5));
   }
-  if (a == Activation::none) expect(weight_gradient(problem, options), problem.wanted(WinogradProduct::wgrad), tolerance);
+  if (a == Activation::none) expect(weight_gradient(problem, options), problem.wanted(Pass::wgrad), tolerance);
 }
 
 struct Taps {
@@ -386,7 +386,7 @@ void test_no_images() {
 void test_blocks() {
   for (const Taps& t : kTaps) {
     const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 6, 7}, kSanitized ? 2 : 5, 33, 40, Layout::contiguous, Values::real);
-    for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
+    for (Pass product : {Pass::dgrad, Pass::fprop}) {
       const std::vector<float> first = convolve(problem, product, {Activation::tanh, true, 32});
       for (int64_t block : {1, 7, 64, 1000}) {
         if (kSanitized && block != 7) continue;
@@ -413,11 +413,11 @@ void test_rounding() {
       Problem magnitude = problem;
       for (auto* numbers : {&magnitude.coarse, &magnitude.fine, &magnitude.weight})
         for (double& x : *numbers) x = std::fabs(x);
-      for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse, WinogradProduct::wgrad}) {
+      for (Pass product : {Pass::dgrad, Pass::fprop, Pass::wgrad}) {
         const std::vector<double> want = problem.wanted(product), sums = magnitude.wanted(product);
         const double largest = *std::max_element(sums.begin(), sums.end());
         const std::vector<float> got =
-            product == WinogradProduct::wgrad ? weight_gradient(problem, {}) : convolve(problem, product, {});
+            product == Pass::wgrad ? weight_gradient(problem, {}) : convolve(problem, product, {});
         double error = 0;
         for (size_t i = 0; i < want.size(); ++i) error = std::max(error, std::fabs(got[i] - want[i]));
         EXPECT_CLOSE(static_cast<double>(10 * t.taps + t.stride), error / largest, 0, 3e-7);
@@ -434,8 +434,8 @@ void test_nonfinite() {
         const Geometry g{t.taps, t.stride, turn % 3, turn % 2, turn % 3 + (t.stride == 1) * turn, 1, 9, 8};
         const Problem before(g, 2, 5, 6, Layout::contiguous, Values::real);
         const bool odd = turn % 2 != 0;
-        for (WinogradProduct product : {WinogradProduct::to_fine, WinogradProduct::to_coarse}) {
-          const bool to_fine = product == WinogradProduct::to_fine;
+        for (Pass product : {Pass::dgrad, Pass::fprop}) {
+          const bool to_fine = product == Pass::dgrad;
           Problem after = before;
           std::vector<double>& in = to_fine ? after.coarse : after.fine;
           const int64_t in_channels = to_fine ? 5 : 6, out_channels = to_fine ? 6 : 5;

@@ -10,7 +10,7 @@
 #if SDGAN_CUDA_ON_HOST
 #include <vector>
 
-#include "kernels/cuda/launcher.h"
+#include "kernels/launcher.h"
 #include "tests/cuda_on_host/cuda_host.h"
 #endif
 

@@ -1,4 +1,4 @@
-"""`auto` follows csrc/ops/convolution_table.h, and that is what the command makes of the committed measurements."""
+"""`auto` follows csrc/kernels/conv/cost_table.h, and that is what the command makes of the committed measurements."""
 
 import math
 import re

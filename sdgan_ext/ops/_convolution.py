@@ -76,12 +76,13 @@ def paths(input, weight, stride, sides, dilation, groups, *, transposed: bool) -
     """The kernel of each pass, the reason, its estimated speed-up over the library or 0, and its multiplications."""
     shape = list((1, *input.shape)[-4:])
     size = (conv_transpose_size if transposed else conv_size)(shape[2:], weight.shape[2:], stride, sides, dilation)
-    output = [shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *size]
+    x, y = (size, shape[2:]) if transposed else (shape[2:], size)
+    axes = [[x[i], y[i], weight.shape[2 + i], stride[i], dilation[i], sides[2 * i]] for i in range(2)]
+    geometry = (transposed, shape[0], weight.shape[1] * groups, weight.shape[0], groups, *axes)
     channels_last = input.dim() == 4 and (_is_channels_last(input) or _is_channels_last(weight))
-    geometry = (transposed, shape, list(weight.shape), output, stride, sides, dilation, groups)
     where = (_DTYPES[weight.dtype], input.is_cuda, channels_last)
     cases = {"forward": (0, False), "grad_input": (1, True), "grad_weight": (2, True), "grad_weight alone": (2, False)}
-    return {case: _C.convolution_path(*geometry, *where, *which) for case, which in cases.items()}
+    return {case: _C.explain_convolution(*geometry, *where, *which) for case, which in cases.items()}
 
 
 #: Asked by the native code, on CUDA and in float32, where Python's frame is not at hand: in compiled graphs too.

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "kernels/activation.h"
-#include "kernels/cuda/channel_tiles.h"
+#include "kernels/channel_tiles.h"
 #include "kernels/cuda/elements.cuh"
 
 namespace sdgan::cuda {

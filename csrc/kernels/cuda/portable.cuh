@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/launcher.h"
+#include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 // The architecture compiled for; where there is none, as in g++, every wrapper of ptx.cuh and sm90.cuh is there.

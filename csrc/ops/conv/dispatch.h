@@ -1,0 +1,33 @@
+// Which backend runs a convolution: sd.conv_backend's choice, or by the cost model, or by timing. No torch in what
+// module.cpp sees.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/conv/problem.h"
+
+namespace sdgan {
+
+// The setting of sd.conv_backend, for the whole process and read by every call: "auto", "benchmark", or backends in
+// order of preference, of which the first that can run a pass does. Throws std::invalid_argument for another name.
+void set_conv_backend(const std::vector<std::string>& names);
+std::vector<std::string> conv_backend();
+
+// What a query would be answered with, in words.
+struct ConvExplanation {
+  const char* backend;
+  std::string reason;
+  double speedup = 0;          // estimate over the library; 0: there is none
+  double multiplications = 0;  // that the backend makes in the pass
+};
+// Throws std::invalid_argument where no backend of the setting can run the pass.
+ConvExplanation explain_convolution(const ConvQuery& query);
+
+// Whether torch lets tf32 stand for float32 in convolutions. Its flag is Python's to read (the stable ABI does not know
+// it): ask_tf32 receives the question once. Without an answer, no.
+void ask_tf32(std::function<bool()> question);
+bool tf32_allowed();
+
+}  // namespace sdgan
