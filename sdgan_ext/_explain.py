@@ -5,12 +5,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._subclasses import fake_tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
+from ._torch_internals import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    tree_map_only,
+    uncompiled,
+)
 from .ops import _convolution
 
 __all__ = ["Convolution", "Explanation", "Pass", "explain"]
@@ -122,11 +128,11 @@ def explain(function: Callable, *inputs, **options) -> Explanation:
     """
     if not callable(function):
         raise TypeError(f"function must be a model or a function, got {type(function).__name__}")
-    function = getattr(function, "_orig_mod", function)  # of torch.compile
+    function = uncompiled(function)
     owner = getattr(function, "__self__", function)
     model = owner if isinstance(owner, torch.nn.Module) else torch.nn.Module()
 
-    fake = fake_tensor.FakeTensorMode()
+    fake = FakeTensorMode()
 
     def faked(tensor: Tensor) -> Tensor:
         return fake.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
@@ -138,7 +144,7 @@ def explain(function: Callable, *inputs, **options) -> Explanation:
     try:
         with fake, recorder:
             torch.func.functional_call(caller, state, inputs, options)
-    except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException) as error:
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ValueError(
             f"function reads the values of tensors ({error.func}); it must not, for they are fake"
         ) from error
@@ -160,7 +166,7 @@ class _Caller(torch.nn.Module):
 class _Recorder:
     """While entered, lists the convolutions that run."""
 
-    def __init__(self, fake: fake_tensor.FakeTensorMode, names: dict[torch.nn.Module, str]):
+    def __init__(self, fake: FakeTensorMode, names: dict[torch.nn.Module, str]):
         self._fake = fake
         self.rows = Explanation()
         self._names = names
@@ -235,7 +241,7 @@ class _Calls(TorchFunctionMode):
 
 
 class _Ran(TorchDispatchMode):
-    def __init__(self, ran: Callable, fake: fake_tensor.FakeTensorMode):
+    def __init__(self, ran: Callable, fake: FakeTensorMode):
         super().__init__()
         self._ran = ran
         self._fake = fake
@@ -257,4 +263,4 @@ class _Ran(TorchDispatchMode):
 
     def _faked(self, tensor: Tensor) -> Tensor:
         """Of a model that a function brings along; FakeTensorMode by itself would compute with small tensors."""
-        return tensor if isinstance(tensor, fake_tensor.FakeTensor) else self._fake.from_tensor(tensor)
+        return tensor if isinstance(tensor, FakeTensor) else self._fake.from_tensor(tensor)

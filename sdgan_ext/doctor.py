@@ -96,7 +96,7 @@ def _devices() -> str:
 
 
 def _cases() -> Iterator[tuple[str, Callable, tuple]]:
-    """Every operation: its name, a function of a namespace (the fused one or the twins') and of inputs, and those."""
+    """Every operation: its name, a function of a namespace (fused or reference) and of inputs, and those."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def _cases() -> Iterator[tuple[str, Callable, tuple]]:
 
 
 def _compare(function: Callable, inputs: tuple, device: str) -> str:
-    """Values and gradients of the fused operation against those of its pure-torch twin."""
+    """Values and gradients of the fused operation against those of its reference in plain torch."""
     import torch
 
     from sdgan_ext import ops
@@ -153,8 +153,8 @@ def _compare(function: Callable, inputs: tuple, device: str) -> str:
             leaves = [tensor.to(device, copy=True).requires_grad_() for tensor in inputs]
             outputs = function(namespace, *leaves)
             outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-            slope = sum((output * output.detach().cos()).sum() for output in outputs)
-            results.append([*(output.detach() for output in outputs), *torch.autograd.grad(slope, leaves)])
+            total = sum((output * output.detach().cos()).sum() for output in outputs)
+            results.append([*(output.detach() for output in outputs), *torch.autograd.grad(total, leaves)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     return "agrees with its reference"

@@ -17,18 +17,19 @@ from torch import Tensor
 
 from ._errors import ConfigError
 from ._files import replacing
+from ._torch_internals import OpOverload
 from .models.vae_gan import VAEGAN
-from .ops._twins import TWINS
+from .ops.reference import DECOMPOSITIONS
 
 __all__ = ["FORMATS", "decompositions", "export_networks", "stock_program", "write_onnx", "write_torch"]
 
 
-def decompositions() -> dict[torch._ops.OperatorBase, Callable]:
+def decompositions() -> dict[OpOverload, Callable]:
     """Torch's default decompositions, and every ``torch.ops.sdgan_ext`` operator in stock torch.
 
     For ``program.run_decompositions(decompositions())``. Gradients beside a loss are left out.
     """
-    own = {getattr(torch.ops.sdgan_ext, name).default: twin for name, twin in TWINS.items()}
+    own = {getattr(torch.ops.sdgan_ext, name).default: function for name, function in DECOMPOSITIONS.items()}
     return {**torch.export.default_decompositions(), **own}
 
 

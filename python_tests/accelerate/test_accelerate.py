@@ -170,7 +170,7 @@ def test_a_hook_goes_on_seeing_what_it_saw(hook, where):
     model = Net(lambda s, x: s.act(s.a(x)), a=conv(kernel=1, padding=0), act=nn.ReLU())
     seen = []
     getattr(model.get_submodule(where), hook)(lambda module, *args: seen.append(args))
-    assert "a hook looks between" in reasons(sd.accelerate(model))["a"]
+    assert "a hook runs between" in reasons(sd.accelerate(model))["a"]
     model(X.clone().requires_grad_()).sum().backward()
     assert seen and type(model.act) is nn.ReLU
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdgan_ext import ops
-from sdgan_ext.ops import _common, reference
+from sdgan_ext.ops import _checks, reference
 
 from .cases import same_bits, widened
 from .registry import CONVOLUTIONS, each_op
@@ -31,7 +31,7 @@ def test_other_devices_are_refused(op, monkeypatch):
     with torch._subclasses.FakeTensorMode():
         with pytest.raises(ValueError, match="is on xpu:0; allowed are cpu and cuda$"):
             op.case.run([torch.empty(s.shape, device="xpu") for s in op.case.specs])
-        monkeypatch.setattr(_common, "_CUDA_OBSTACLE", "here is none")
+        monkeypatch.setattr(_checks, "CUDA_OBSTACLE", "here is none")
         with pytest.raises(ValueError, match="is on cuda:0, but here is none"):
             op.case.run([torch.empty(s.shape, device="cuda") for s in op.case.specs])
 

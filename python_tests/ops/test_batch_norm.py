@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sdgan_ext import ops
 from sdgan_ext.ops import reference
-from sdgan_ext.ops._common import ACTIVATIONS
+from sdgan_ext.ops._enums import ACTIVATIONS
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last

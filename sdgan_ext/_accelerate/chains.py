@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx, nn
-from torch.utils._pytree import tree_leaves
+
+from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 
 __all__ = ["Flow", "flow_of"]
 
@@ -63,8 +64,7 @@ def _collect(module: nn.Module, flow: Flow) -> None:
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         # A hook would be called with proxies; and what it sees must stay, so no chain crosses the module's border.
-        hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        return bool(hooked or module._backward_pre_hooks) or super().is_leaf_module(module, qualified_name)
+        return has_hooks(module) or super().is_leaf_module(module, qualified_name)
 
 
 def _graphs(module: nn.Module) -> list[fx.Graph] | None:
@@ -99,9 +99,7 @@ def _attributes_kept(module: nn.Module) -> Iterator[list[fx.Proxy]]:
         yield kept
     finally:
         for part, own in before:
-            now = [
-                value for name, value in part.__dict__.items() if name not in ("_parameters", "_buffers", "_modules")
-            ]
+            now = [value for name, value in part.__dict__.items() if name not in MODULE_REGISTRIES]
             kept += [leaf for leaf in tree_leaves(now) if isinstance(leaf, fx.Proxy)]
             part.__dict__.clear()
             part.__dict__.update(own)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from .._torch_internals import tree_leaves
 from .report import Speedup
 
 __all__ = ["Example", "difference", "inputs_seen", "speedup"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
 
 from .. import nn as ours
-from ..ops._common import _CUDA_OBSTACLE
+from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
+from ..ops._checks import CUDA_OBSTACLE
 from .chains import Flow
 
 __all__ = [
@@ -72,7 +72,7 @@ def held_outside(model: nn.Module) -> set[nn.Module]:
     held = set()
     for module in children:
         for name, value in module.__dict__.items():
-            if name not in ("_modules", "_parameters", "_buffers"):
+            if name not in MODULE_REGISTRIES:
                 leaves = tree_leaves(value) if isinstance(value, (list, tuple, dict)) else [value]
                 held |= {leaf for leaf in leaves if isinstance(leaf, nn.Module) and leaf in children}
     return held
@@ -102,8 +102,8 @@ def layer_obstacle(module: nn.Module) -> str | None:
             return f"its weights are {str(tensor.dtype).removeprefix('torch.')}, where nothing is gained"
         if not (tensor.is_cpu or tensor.is_cuda):
             return f"it is on {tensor.device}, where there are no kernels of ours"
-        if tensor.is_cuda and _CUDA_OBSTACLE:
-            return _CUDA_OBSTACLE
+        if tensor.is_cuda and CUDA_OBSTACLE:
+            return CUDA_OBSTACLE
     return None
 
 
@@ -118,12 +118,8 @@ def activation_of(layer: nn.Module, flow: Flow) -> tuple[nn.Module, str, float] 
         return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
     if isinstance(following, nn.LeakyReLU) and following.negative_slope < 0:
         return "what follows is a LeakyReLU of a negative slope"
-    for module, hooks in (
-        (layer, ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")),
-        (following, ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")),
-    ):
-        if any(getattr(module, name, None) for name in hooks):
-            return "a hook looks between it and the activation"
+    if has_hooks(layer, before_forward=False) or has_hooks(following):
+        return "a hook runs between it and the activation"
     if "forward" in following.__dict__ or parametrize.is_parametrized(following):
         return "the activation was changed"
     return following, _ACTIVATIONS[type(following)], getattr(following, "negative_slope", 0.2)

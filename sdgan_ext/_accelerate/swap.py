@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .._torch_internals import children_of
 from .rules import FUSED
 
 __all__ = ["Absorbed", "Swap", "restore"]
@@ -42,10 +43,10 @@ class Swap:
             ours.__dict__[_PARTNERS] = [other for _, other in pairs]
         self.probe = nn.Sequential(*(stock for stock, _ in pairs))
         self._places = [
-            (parent._modules, name, stock, ours)
+            (children_of(parent), name, stock, ours)
             for stock, ours in pairs
             for parent in (*model.modules(), self.probe)
-            for name, child in parent._modules.items()
+            for name, child in children_of(parent).items()
             if child is stock
         ]
 
@@ -76,7 +77,7 @@ def restore(model: nn.Module) -> list[str]:
         parent, _, child = name.rpartition(".")
         original = module.__dict__[_ORIGINAL]
         original.training = module.training
-        model.get_submodule(parent)._modules[child] = original
+        children_of(model.get_submodule(parent))[child] = original
     return [name for name, _ in changed]
 
 

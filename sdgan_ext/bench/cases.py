@@ -66,7 +66,7 @@ class Case:
         if set(contestants) != set(self.names):
             raise ValueError(f"{self.op} {self.shape} builds {sorted(contestants)}, its names are {self.names}")
         if compile and self.compiled:
-            torch._dynamo.reset()
+            torch.compiler.reset()
             contestants[COMPILE] = self.compiled(contestants)
         return contestants
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from .._errors import ConfigError
-from ..ops._common import ACTIVATIONS
+from ..ops._enums import ACTIVATIONS
 from . import cases, machine, table
 from .work import Conv
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._torch_internals import check_input_dim
 from .conv import _Activated
 
 __all__ = ["BatchNorm2d"]
@@ -45,7 +46,7 @@ class BatchNorm2d(_Activated, torch.nn.BatchNorm2d):
         self._set_activation(activation, negative_slope)
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        check_input_dim(self, input)
         tracks = not self.training or self.track_running_stats
         momentum = self.momentum
         if self.training and tracks and self.num_batches_tracked is not None:

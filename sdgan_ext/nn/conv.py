@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
-from ..ops._common import ACTIVATIONS, check_choice
+from .._torch_internals import output_padding_for, padding_for_pad
+from ..ops._checks import check_choice
 from ..ops._convolution import integers
+from ..ops._enums import ACTIVATIONS
 
 __all__ = ["Conv2d", "ConvTranspose2d"]
 
@@ -84,7 +86,7 @@ class Conv2d(_Activated, torch.nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+            input, padding = F.pad(input, padding_for_pad(self), mode=self.padding_mode), 0
         return ops.conv2d(
             input,
             weight,
@@ -163,9 +165,7 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if output_size is not None and self.crop is not None:
             raise ValueError(f"output_size is {output_size!r}, but the layer's crop already decides the size")
-        output_padding = self._output_padding(
-            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
-        )
+        output_padding = output_padding_for(self, input, output_size)
         return ops.conv_transpose2d(
             input,
             self.weight,

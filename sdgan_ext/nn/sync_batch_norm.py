@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._torch_internals import check_input_dim
 from ..ops import reference
 from .batch_norm import BatchNorm2d
 
@@ -36,7 +37,7 @@ class SyncBatchNorm2d(BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
-        self._check_input_dim(input)
+        check_input_dim(self, input)
         x = input.float()
         per_channel, shape = (0, 2, 3), (1, -1, 1, 1)
         count = x.new_tensor([x.numel() / x.shape[1]])

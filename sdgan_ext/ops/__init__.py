@@ -1,4 +1,4 @@
-"""The fused operations as public functions; :mod:`sdgan_ext.ops.reference` holds their pure-torch twins."""
+"""The fused operations as public functions; :mod:`sdgan_ext.ops.reference` specifies them in plain torch."""
 
 from . import reference
 from ._convolution import explain_conv, no_weight_gradients

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from .. import _C, _env
+from .._torch_internals import without_autocast_key
 from . import reference
-from ._common import ACTIVATIONS, add_grads, check_choice, check_like, check_tensor, differentiable
+from ._autograd import add_grads, differentiable
+from ._checks import check_choice, check_like, check_tensor
+from ._enums import ACTIVATIONS, DTYPES
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
@@ -34,10 +37,6 @@ def no_weight_gradients():
 
 
 # -------------------------------------------------------------------------------------------------------- paths
-#: The integers are those of csrc/kernels/scalar.h.
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-
-
 def explain_conv(
     input: Tensor,
     weight: Tensor,
@@ -80,7 +79,7 @@ def paths(input, weight, stride, sides, dilation, groups, *, transposed: bool) -
     axes = [[x[i], y[i], weight.shape[2 + i], stride[i], dilation[i], sides[2 * i]] for i in range(2)]
     geometry = (transposed, shape[0], weight.shape[1] * groups, weight.shape[0], groups, *axes)
     channels_last = input.dim() == 4 and (_is_channels_last(input) or _is_channels_last(weight))
-    where = (_DTYPES[weight.dtype], input.is_cuda, channels_last)
+    where = (DTYPES[weight.dtype], input.is_cuda, channels_last)
     cases = {"forward": (0, False), "grad_input": (1, True), "grad_weight": (2, True), "grad_weight alone": (2, False)}
     return {case: _C.explain_convolution(*geometry, *where, *which) for case, which in cases.items()}
 
@@ -249,7 +248,7 @@ def register(name: str, *, transposed: bool):
         grad_dx, grad_dw, grad_db = (g if had else None for g, had in zip(grads, ctx.had, strict=True))
         plain = (*ctx.geometry, _NONE, 0.0)
         needs = ctx.needs_input_grad
-        slope = reference.activation_slope(*ctx.activation, saved)
+        slope = reference.activation_gradient(*ctx.activation, saved)
         v = grad_output if slope is None else grad_output * slope
 
         d_grad_output = d_input = d_weight = d_saved = None
@@ -263,7 +262,7 @@ def register(name: str, *, transposed: bool):
                 u = add_grads(u, grad_db[:, None, None].expand_as(grad_output))
             if u is not None:
                 d_grad_output = u if slope is None else u * slope
-                curvature = reference.activation_curvature(ctx.activation[0], saved)
+                curvature = reference.activation_second_derivative(ctx.activation[0], saved)
                 if curvature is not None:
                     d_saved = u * grad_output * curvature
         none = grad_output.new_empty((0,))
@@ -305,8 +304,7 @@ _library = torch.library.Library("sdgan_ext", "FRAGMENT")
 def _register_autocast(name: str, device: str) -> None:
     """Inside autocast, float32 arguments are cast as torch casts those of its convolutions."""
     op = getattr(torch.ops.sdgan_ext, name).default
-    key = getattr(torch._C.DispatchKey, f"Autocast{device}")
-    keys = torch._C.DispatchKeySet(key)
+    without_key = without_autocast_key(device)
 
     def cast(value):
         if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
@@ -318,7 +316,7 @@ def _register_autocast(name: str, device: str) -> None:
             raise TypeError(
                 f"autocast on the CPU is to torch.float16, which {name} has on CUDA alone; allowed is torch.bfloat16"
             )
-        with torch._C._ExcludeDispatchKeyGuard(keys):
+        with without_key():
             return op(*map(cast, args))
 
     _library.impl(op, autocast, f"Autocast{device}")

@@ -3,33 +3,14 @@
 import torch
 from torch import Tensor
 
+from .._torch_internals import plain_eager
 from . import reference
-from ._common import (
-    REDUCTIONS,
-    TORCH_REDUCTIONS,
-    add_grads,
-    check_choice,
-    check_pair,
-    check_tensor,
-    differentiable,
-    plain_eager,
-    reduced_loss,
-    reference_vjp,
-    register_autocast,
-)
+from ._autograd import add_grads, differentiable, reduced_loss, reference_vjp, register_autocast
+from ._checks import check_choice, check_pair, check_tensor
+from ._enums import DISCRIMINATOR, GENERATOR, OBJECTIVES, REDUCTIONS, TORCH_REDUCTIONS
 
 __all__ = ["discriminator_loss", "generator_loss", "OBJECTIVES"]
 
-#: The integers are those of csrc/kernels/adversarial_loss.h.
-OBJECTIVES = {
-    "non_saturating": 0,
-    "minimax": 1,
-    "hinge": 2,
-    "least_squares": 3,
-    "wasserstein": 4,
-    "relativistic": 5,
-}
-_DISCRIMINATOR, _GENERATOR = 0, 1
 _TAKES_REAL_TARGET = ("non_saturating", "minimax", "least_squares")
 
 
@@ -73,7 +54,7 @@ def discriminator_loss(
         raise ValueError(f"real_target is {real_target}; it must be in (0, 1], 0.9 is one-sided label smoothing")
     if real_target != 1.0 and objective not in _TAKES_REAL_TARGET:
         raise ValueError(f"real_target is {real_target}, but objective {objective!r} has no target; leave it at 1.0")
-    return _loss(real_logits, fake_logits, OBJECTIVES[objective], _DISCRIMINATOR, float(real_target), reduction)
+    return _loss(real_logits, fake_logits, OBJECTIVES[objective], DISCRIMINATOR, float(real_target), reduction)
 
 
 def generator_loss(
@@ -108,7 +89,7 @@ def generator_loss(
         check_pair("real_logits", real_logits, "fake_logits", fake_logits)
     else:
         real_logits = None
-    return _loss(real_logits, fake_logits, OBJECTIVES[objective], _GENERATOR, 1.0, reduction)
+    return _loss(real_logits, fake_logits, OBJECTIVES[objective], GENERATOR, 1.0, reduction)
 
 
 def _loss(real, fake, objective, role, real_target, reduction) -> Tensor:

@@ -3,18 +3,11 @@
 import torch
 from torch import Tensor
 
+from .._torch_internals import below_autograd, foreach_lerp_, overload_call, plain_eager
 from . import reference
-from ._common import (
-    ACTIVATIONS,
-    HALVES,
-    autograd_function,
-    check_choice,
-    check_like,
-    check_tensor,
-    differentiable,
-    plain_eager,
-    reference_vjp,
-)
+from ._autograd import autograd_function, differentiable, reference_vjp
+from ._checks import HALVES, check_choice, check_like, check_tensor
+from ._enums import ACTIVATIONS
 
 __all__ = ["batch_norm"]
 
@@ -95,7 +88,7 @@ def _update(running_mean, running_var, mean, var, values, momentum):
     var = var * (values / (values - 1))
     if running_mean.is_cuda:  # one kernel
         batch = mean.to(running_mean.dtype), var.to(running_var.dtype)
-        torch._foreach_lerp_((running_mean, running_var), batch, momentum)
+        foreach_lerp_((running_mean, running_var), batch, momentum)
     else:
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_(var.to(running_var.dtype), momentum)
@@ -202,13 +195,13 @@ _batch_norm = differentiable("batch_norm", _backward, _setup)
 _batch_norm_backward = differentiable("batch_norm_backward", _double_backward, _setup_backward)
 
 
-_op = torch.ops.sdgan_ext.batch_norm.default._op
+_kernel = overload_call(torch.ops.sdgan_ext.batch_norm.default)
 
 
 # In plain eager mode nobody sees the statistics but batch_norm, which takes them from a list: one output less to track.
 def _plain_forward(ctx, input, weight, bias, given_mean, given_var, settings, statistics):
-    with torch._C._AutoDispatchBelowAutograd():
-        output, *statistics[:] = _op(input, weight, bias, given_mean, given_var, *settings)
+    with below_autograd():
+        output, *statistics[:] = _kernel(input, weight, bias, given_mean, given_var, *settings)
     ctx.training = given_mean is None
     ctx.settings = settings
     ctx.save_for_backward(input, weight, bias, *statistics)

@@ -2,22 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction as _Reduction
 
+from .._torch_internals import legacy_reduction, plain_eager
 from . import reference
-from ._common import (
-    REDUCTIONS,
-    TORCH_REDUCTIONS,
-    check_choice,
-    check_like,
-    check_pair,
-    check_tensor,
-    differentiable,
-    plain_eager,
-    reduced_loss,
-    reference_vjp,
-    register_autocast,
-)
+from ._autograd import differentiable, reduced_loss, reference_vjp, register_autocast
+from ._checks import check_choice, check_like, check_pair, check_tensor
+from ._enums import REDUCTIONS, TORCH_REDUCTIONS
 
 __all__ = ["binary_cross_entropy", "binary_cross_entropy_with_logits"]
 
@@ -83,7 +73,7 @@ def binary_cross_entropy(
 
 def _loss(input, target, weight, pos_weight, logits, size_average, reduce, reduction) -> Tensor:
     if size_average is not None or reduce is not None:
-        reduction = _Reduction.legacy_get_string(size_average, reduce)
+        reduction = legacy_reduction(size_average, reduce)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
     check_pair("target", target, "input", input)
     weight = _expanded("weight", weight, input)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from . import _convolution
-from ._common import ACTIVATIONS
+from ._enums import ACTIVATIONS
 
 __all__ = ["conv_transpose2d"]
 

@@ -3,20 +3,11 @@
 import torch
 from torch import Tensor
 
+from .._torch_internals import shares_storage, transformed
 from . import reference
-from ._common import (
-    REDUCTIONS,
-    check_batch,
-    check_choice,
-    check_like,
-    check_pair,
-    check_same_shape,
-    check_tensor,
-    differentiable,
-    reference_vjp,
-    register_autocast,
-    transformed,
-)
+from ._autograd import differentiable, reference_vjp, register_autocast
+from ._checks import check_batch, check_choice, check_like, check_pair, check_same_shape, check_tensor
+from ._enums import REDUCTIONS
 
 __all__ = ["gaussian_kl", "sample_gaussian"]
 
@@ -130,7 +121,7 @@ def _check_out(out, mean, logvar, eps):
         )
     begin, end = _memory(out)
     for name, value in arguments.items():
-        if value is not None and value.numel() > 0 and torch._C._is_alias_of(out, value):
+        if value is not None and value.numel() > 0 and shares_storage(out, value):
             first, last = _memory(value)
             if first < end and begin < last:
                 raise ValueError(f"out shares memory with {name}; pass a tensor of its own")

@@ -3,23 +3,13 @@
 import torch
 from torch import Tensor
 
+from .._torch_internals import plain_eager
 from . import reference
-from ._common import (
-    REDUCTIONS,
-    check_batch,
-    check_choice,
-    check_pair,
-    differentiable,
-    plain_eager,
-    reduced_loss,
-    reference_vjp,
-    register_autocast,
-)
+from ._autograd import differentiable, reduced_loss, reference_vjp, register_autocast
+from ._checks import check_batch, check_choice, check_pair
+from ._enums import RECONSTRUCTION_NAMES, RECONSTRUCTIONS, REDUCTION_NAMES, REDUCTIONS
 
 __all__ = ["RECONSTRUCTIONS", "reconstruction_loss"]
-
-#: The integers are those of csrc/kernels/reconstruction_loss.h.
-RECONSTRUCTIONS = {"mse": 0, "l1": 1, "bce": 2, "gaussian": 3}
 
 
 def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: str = "batchmean") -> Tensor:
@@ -90,7 +80,7 @@ def _double_backward(ctx, *grad_outputs):
     kind, reduction = ctx.settings
 
     def first_derivative(grad_loss, x_hat, x):
-        loss = reference.reconstruction_loss(x_hat, x, tuple(RECONSTRUCTIONS)[kind], tuple(REDUCTIONS)[reduction])
+        loss = reference.reconstruction_loss(x_hat, x, RECONSTRUCTION_NAMES[kind], REDUCTION_NAMES[reduction])
         return torch.autograd.grad(loss, (x_hat, x), grad_loss, create_graph=True)
 
     return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None, None, None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from .._torch_internals import foreach_lerp_
 from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
 
@@ -31,7 +32,7 @@ def make_ema(model: VAEGAN, config: TrainConfig) -> AveragedModel:
 
     @torch.no_grad()
     def average(averaged, current, updates):
-        torch._foreach_lerp_(averaged, current, _share(int(updates), config))
+        foreach_lerp_(averaged, current, _share(int(updates), config))
 
     return AveragedModel(model, multi_avg_fn=average).requires_grad_(False)
 
@@ -56,7 +57,7 @@ def average_in(ema: AveragedModel, model: VAEGAN, share: Tensor) -> None:
     """
     averaged = list(ema.module.parameters())
     # One scalar tensor for all weights is none of the overloads; a list of it is, and equals the float bit by bit.
-    torch._foreach_lerp_(averaged, list(model.parameters()), [share.to(weight.dtype) for weight in averaged])
+    foreach_lerp_(averaged, list(model.parameters()), [share.to(weight.dtype) for weight in averaged])
     for copied, buffer in zip(ema.module.buffers(), model.buffers(), strict=True):
         copied.copy_(buffer)
 

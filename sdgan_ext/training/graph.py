@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
+from sdgan_ext._torch_internals import end_allocation_to_pool
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import average_in, next_share
@@ -82,7 +83,7 @@ class CudaGraphs:
                 # torch before 2.12 goes on allocating from the pool, and keeps a pointer to the graph, when one fails.
                 self._failed = graph
                 with contextlib.suppress(RuntimeError):
-                    torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+                    end_allocation_to_pool(self._stream.device_index, self._pool)
                 raise
         return graph.replay, result
 

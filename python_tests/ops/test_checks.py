@@ -5,7 +5,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from sdgan_ext import ops
-from sdgan_ext.ops import _common
+from sdgan_ext.ops import _checks
 
 WITHOUT = dict(cuda=False, cuda_reason="no nvcc on PATH", cuda_version="", cuda_architectures=[])
 WITH = dict(cuda=True, cuda_reason="nvcc 13.0.88", cuda_version="13.0", cuda_architectures=["80-real", "90-real"])
@@ -34,19 +34,19 @@ def calls(**options):
 
 def test_a_build_with_cuda_kernels_takes_cuda_tensors():
     for running in ("13.0", "13.2", None):
-        assert _common.cuda_obstacle(WITH, running) is None
+        assert _checks.cuda_obstacle(WITH, running) is None
 
 
 @pytest.mark.parametrize("build", [WITHOUT, HOST])
 def test_a_build_without_cuda_kernels_says_why_and_how_to_rebuild(build):
-    assert _common.cuda_obstacle(build, "13.0") == (
+    assert _checks.cuda_obstacle(build, "13.0") == (
         f"this build of sdgan_ext has no CUDA kernels ({build['cuda_reason']}); rebuild it with "
         f"`SDGAN_CUDA=ON {REBUILD}`"
     )
 
 
 def test_another_major_version_of_cuda_says_which_nvcc_to_rebuild_with():
-    assert _common.cuda_obstacle(WITH, "12.6") == (
+    assert _checks.cuda_obstacle(WITH, "12.6") == (
         f"this build of sdgan_ext was compiled with CUDA 13, torch {torch.__version__} runs CUDA 12.6; rebuild it with "
         f"the nvcc of CUDA 12 (`CUDACXX=/usr/local/cuda-12/bin/nvcc SDGAN_CUDA=ON {REBUILD}`)"
     )
@@ -54,15 +54,15 @@ def test_another_major_version_of_cuda_says_which_nvcc_to_rebuild_with():
 
 @pytest.mark.parametrize("name", calls())
 def test_a_cuda_tensor_on_a_build_without_cuda_kernels(name, fake_cuda, monkeypatch):
-    monkeypatch.setattr(_common, "_CUDA_OBSTACLE", _common.cuda_obstacle(WITHOUT))
+    monkeypatch.setattr(_checks, "CUDA_OBSTACLE", _checks.cuda_obstacle(WITHOUT))
     with pytest.raises(ValueError, match=f"^{name} is on cuda:0, but this build of sdgan_ext has no CUDA kernels"):
         calls(device="cuda")[name]()
 
 
-@pytest.mark.parametrize("dtype", _common.FLOATS + _common.HALVES, ids=str)
+@pytest.mark.parametrize("dtype", _checks.FLOATS + _checks.HALVES, ids=str)
 @pytest.mark.parametrize("name", calls())
 def test_shapes_of_cuda_tensors(name, dtype, fake_cuda, monkeypatch):
-    monkeypatch.setattr(_common, "_CUDA_OBSTACLE", None)
+    monkeypatch.setattr(_checks, "CUDA_OBSTACLE", None)
     outputs = calls(device="cuda", dtype=dtype)[name]()
     for output in outputs if isinstance(outputs, tuple) else (outputs,):
         assert output.device == torch.device("cuda:0") and output.dtype == dtype
@@ -84,7 +84,7 @@ def test_other_dtypes(name, dtype):
 
 
 def test_mixed_devices_are_refused(fake_cuda, monkeypatch):
-    monkeypatch.setattr(_common, "_CUDA_OBSTACLE", None)
+    monkeypatch.setattr(_checks, "CUDA_OBSTACLE", None)
     x, y = torch.zeros(2, 3, device="cuda"), torch.zeros(2, 3)
     seed = torch.zeros((), dtype=torch.int64)
     for call, words in [
