@@ -34,13 +34,13 @@ constexpr double kSlope = 0.25;
 constexpr float kNaN = __builtin_nanf("");
 
 // ----------------------------------------------------------------------------------------------- what is known early
-template <class S, int64_t planes_to_fine, int64_t planes_to_coarse>
+template <class S, int64_t dgrad_plane_count, int64_t fprop_plane_count>
 constexpr bool counts() {
-  constexpr int64_t fine = S::to_fine.map.planes, coarse = S::to_coarse.planes;
+  constexpr int64_t dgrad = S::dgrad.map.planes, fprop = S::fprop.planes;
   constexpr int64_t products = winograd_products(S::taps, S::stride);
-  return S::to_fine.map.products() == products && S::to_coarse.products() == products &&
-         fine * fine == planes_to_fine && coarse * coarse == planes_to_coarse && S::window() <= winograd::kMaxWindow &&
-         fine <= winograd::kMaxPlanes;
+  return S::dgrad.map.products() == products && S::fprop.products() == products &&
+         dgrad * dgrad == dgrad_plane_count && fprop * fprop == fprop_plane_count && S::window() <= winograd::kMaxWindow &&
+         dgrad <= winograd::kMaxPlanes;
 }
 static_assert(counts<Scheme<3, 1, 0>, 16, 16>() && winograd_products(3, 1) == 16);
 static_assert(counts<Scheme<3, 2, 0>, 16, 9>() && counts<Scheme<3, 2, 1>, 16, 9>() && winograd_products(3, 2) == 25);
@@ -78,7 +78,7 @@ class Pool {
 };
 
 struct Memory {
-  Pool coarse{1 << 18}, fine{1 << 19}, weight{1 << 20}, filter{1 << 21}, coarse_out{1 << 18}, fine_out{1 << 19},
+  Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19},
       preactivation{1 << 19}, grad_weight{1 << 20}, bias{1 << 10};
 };
 Memory& memory() {
@@ -88,7 +88,7 @@ Memory& memory() {
 
 // -------------------------------------------------------------------------------------------------------- reference
 enum class Values { whole, real };  // whole numbers of [-3, 3]; reals of (-1, 1)
-enum class Layout { contiguous, channels_last, coarse_last, gaps };
+enum class Layout { contiguous, channels_last, y_last, gaps };
 
 double number(Values values, int64_t i, uint64_t salt) {
   uint64_t x = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u + salt * 0xbf58476d1ce4e5b9u;
@@ -106,53 +106,53 @@ std::vector<double> numbers(Values values, int64_t n, uint64_t salt) {
 
 struct Geometry {
   int64_t taps, stride;
-  int64_t top, bottom, left, right;  // crops
-  int64_t height, width;             // of the coarse side
+  int64_t top, bottom, left, right;  // pads of x
+  int64_t height, width;             // of y
 };
 
 struct Problem {
   Geometry g;
-  int64_t batch, coarse_channels, fine_channels;
+  int64_t batch, y_channels, x_channels;
   Layout layout = Layout::contiguous;
   Values values = Values::whole;
-  int64_t fine_height = 0, fine_width = 0, coarse_count = 0, fine_count = 0, weight_count = 0;  // the last with gaps
+  int64_t x_height = 0, x_width = 0, y_count = 0, x_count = 0, weight_count = 0;  // the last with gaps
   int64_t stride[4] = {};
-  std::vector<double> coarse, fine, weight;  // the weight as [r][s][c][d]
+  std::vector<double> y, x, weight;  // the weight as [r][s][c][d]
 
   Problem(const Geometry& geometry, int64_t n, int64_t c, int64_t d, Layout how = Layout::contiguous,
           Values what = Values::whole)
-      : g(geometry), batch(n), coarse_channels(c), fine_channels(d), layout(how), values(what) {
+      : g(geometry), batch(n), y_channels(c), x_channels(d), layout(how), values(what) {
     const int64_t k = g.taps;
-    fine_height = (g.height - 1) * g.stride + k - g.top - g.bottom;
-    fine_width = (g.width - 1) * g.stride + k - g.left - g.right;
+    x_height = (g.height - 1) * g.stride + k - g.top - g.bottom;
+    x_width = (g.width - 1) * g.stride + k - g.left - g.right;
     if (!valid()) return;
-    coarse_count = n * g.height * g.width * c;
-    fine_count = n * fine_height * fine_width * d;
+    y_count = n * g.height * g.width * c;
+    x_count = n * x_height * x_width * d;
     const int64_t strides[4][4] = {{d * k * k, k * k, k, 1},
                                    {d * k * k, 1, k * d, d},
                                    {1, c * k * k, k * c, c},
                                    {d * (2 * k * k + 3) + 1, 2 * k * k + 3, 2 * k, 2}};
     std::copy_n(strides[static_cast<int>(layout)], 4, stride);
     weight_count = 1 + (c - 1) * stride[0] + (d - 1) * stride[1] + (k - 1) * (stride[2] + stride[3]);
-    coarse = numbers(values, coarse_count, 1);
-    fine = numbers(values, fine_count, 2);
+    y = numbers(values, y_count, 1);
+    x = numbers(values, x_count, 2);
     weight = numbers(values, k * k * c * d, 3);
   }
-  bool valid() const { return fine_height > 0 && fine_width > 0; }
+  bool valid() const { return x_height > 0 && x_width > 0; }
 
-  // body(coarse pixel, fine pixel, tap) for all that meet.
+  // body(pixel of y, pixel of x, tap) for all that meet.
   template <class Body>
   void for_pairs(Body body) const {
     for (int64_t n = 0; n < batch; ++n)
       for (int64_t h = 0; h < g.height; ++h)
         for (int64_t r = 0; r < g.taps; ++r) {
           const int64_t p = g.stride * h + r - g.top;
-          if (p < 0 || p >= fine_height) continue;
+          if (p < 0 || p >= x_height) continue;
           for (int64_t w = 0; w < g.width; ++w)
             for (int64_t s = 0; s < g.taps; ++s) {
               const int64_t q = g.stride * w + s - g.left;
-              if (q < 0 || q >= fine_width) continue;
-              body((n * g.height + h) * g.width + w, (n * fine_height + p) * fine_width + q, r * g.taps + s);
+              if (q < 0 || q >= x_width) continue;
+              body((n * g.height + h) * g.width + w, (n * x_height + p) * x_width + q, r * g.taps + s);
             }
         }
   }
@@ -160,39 +160,38 @@ struct Problem {
     return c * stride[0] + d * stride[1] + tap / g.taps * stride[2] + tap % g.taps * stride[3];
   }
 
-  std::vector<double> wanted(Pass product) const {
-    const int64_t C = coarse_channels, D = fine_channels;
-    std::vector<double> out(product == Pass::dgrad     ? fine_count
-                            : product == Pass::fprop ? coarse_count
-                                                                    : g.taps * g.taps * C * D);
-    for_pairs([&](int64_t x, int64_t y, int64_t tap) {
-      for (int64_t c = 0; c < C; ++c) {
-        const double* w = weight.data() + (tap * C + c) * D;
-        double* of = product == Pass::dgrad ? out.data() + y * D : out.data() + (tap * C + c) * D;
-        if (product == Pass::fprop) {
+  std::vector<double> wanted(Pass pass) const {
+    const int64_t Cy = y_channels, Cx = x_channels;
+    int64_t count = g.taps * g.taps * Cy * Cx;
+    if (pass == Pass::dgrad) count = x_count;
+    if (pass == Pass::fprop) count = y_count;
+    std::vector<double> out(count);
+    for_pairs([&](int64_t at_y, int64_t at_x, int64_t tap) {
+      for (int64_t c = 0; c < Cy; ++c) {
+        const double* w = weight.data() + (tap * Cy + c) * Cx;
+        double* of = pass == Pass::dgrad ? out.data() + at_x * Cx : out.data() + (tap * Cy + c) * Cx;
+        if (pass == Pass::fprop) {
           double sum = 0;
-          for (int64_t d = 0; d < D; ++d) sum += w[d] * fine[y * D + d];
-          out[x * C + c] += sum;
-        } else if (product == Pass::dgrad) {
-          for (int64_t d = 0; d < D; ++d) of[d] += w[d] * coarse[x * C + c];
+          for (int64_t d = 0; d < Cx; ++d) sum += w[d] * x[at_x * Cx + d];
+          out[at_y * Cy + c] += sum;
+        } else if (pass == Pass::dgrad) {
+          for (int64_t d = 0; d < Cx; ++d) of[d] += w[d] * y[at_y * Cy + c];
         } else {
-          for (int64_t d = 0; d < D; ++d) of[d] += fine[y * D + d] * coarse[x * C + c];
+          for (int64_t d = 0; d < Cx; ++d) of[d] += x[at_x * Cx + d] * y[at_y * Cy + c];
         }
       }
     });
     return out;
   }
 
-  WinogradParams params(Pass product) const {
+  WinogradParams params(Pass pass) const {
     WinogradParams p;
-    p.product = product;
-    p.taps = g.taps;
-    p.stride = g.stride;
-    p.vertical = {g.height, fine_height, g.top};
-    p.horizontal = {g.width, fine_width, g.left};
-    p.batch = batch;
-    p.coarse_channels = coarse_channels;
-    p.fine_channels = fine_channels;
+    p.pass = pass;
+    p.geometry.vertical = {x_height, g.height, g.taps, g.stride, 1, g.top};
+    p.geometry.horizontal = {x_width, g.width, g.taps, g.stride, 1, g.left};
+    p.geometry.batch = batch;
+    p.geometry.y_channels = y_channels;
+    p.geometry.x_channels = x_channels;
     std::copy_n(stride, 4, p.weight_stride);
     p.negative_slope = kSlope;
     return p;
@@ -215,66 +214,66 @@ void spoil_workspace() {
 struct Options {
   Activation activation = Activation::none;
   bool bias = false;
-  int64_t block = 32, coarse_block = 128, fine_block = 32;
+  int64_t block = 32, y_block = 128, x_block = 32;
 };
 
 std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
 
-// to_fine or to_coarse; `preactivation` receives what the kernel keeps for silu.
-std::vector<float> convolve(const Problem& problem, Pass product, const Options& options,
+// dgrad or fprop; `preactivation` receives what the kernel keeps for silu.
+std::vector<float> convolve(const Problem& problem, Pass pass, const Options& options,
                             std::vector<float>* preactivation = nullptr) {
-  const bool to_fine = product == Pass::dgrad;
-  const int64_t count = to_fine ? problem.fine_count : problem.coarse_count;
+  const bool dgrad = pass == Pass::dgrad;
+  const int64_t count = dgrad ? problem.x_count : problem.y_count;
   Memory& m = memory();
-  WinogradParams p = problem.params(product);
+  WinogradParams p = problem.params(pass);
   float* weight = m.weight.take(problem.weight_count);
-  for (int64_t tap = 0; tap < p.taps * p.taps; ++tap)
-    for (int64_t c = 0; c < p.coarse_channels; ++c)
-      for (int64_t d = 0; d < p.fine_channels; ++d)
+  for (int64_t tap = 0; tap < p.taps() * p.taps(); ++tap)
+    for (int64_t c = 0; c < p.geometry.y_channels; ++c)
+      for (int64_t d = 0; d < p.geometry.x_channels; ++d)
         weight[problem.place(c, d, tap)] =
-            static_cast<float>(problem.weight[(tap * p.coarse_channels + c) * p.fine_channels + d]);
+            static_cast<float>(problem.weight[(tap * p.geometry.y_channels + c) * p.geometry.x_channels + d]);
   p.weight = weight;
   p.filter = m.filter.take(winograd_filter_size(p));
-  (to_fine ? p.coarse_in : p.fine_in) = to_fine ? m.coarse.copy(problem.coarse) : m.fine.copy(problem.fine);
-  Pool& out = to_fine ? m.fine_out : m.coarse_out;
-  (to_fine ? p.fine_out : p.coarse_out) = out.take(count);
+  (dgrad ? p.y_in : p.x_in) = dgrad ? m.y.copy(problem.y) : m.x.copy(problem.x);
+  Pool& out = dgrad ? m.x_out : m.y_out;
+  (dgrad ? p.x_out : p.y_out) = out.take(count);
   if (options.bias) {
-    p.bias = m.bias.copy(numbers(problem.values, to_fine ? p.fine_channels : p.coarse_channels, 4));
+    p.bias = m.bias.copy(numbers(problem.values, dgrad ? p.geometry.x_channels : p.geometry.y_channels, 4));
   }
   p.activation = options.activation;
   if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);
   p.block = options.block;
   spoil_workspace();
-  backwards((to_fine ? p.padded_coarse() : p.padded_fine()) / 16,
+  backwards((dgrad ? p.padded_y() : p.padded_x()) / 16,
             [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
   backwards(p.slice_count(), [&](int64_t begin, int64_t end) {
-    to_fine ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end);
+    dgrad ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end);
   });
   EXPECT(out.clean_before() && m.filter.clean_before());
   EXPECT(!p.preactivation || m.preactivation.clean_before());
   if (preactivation && p.preactivation) *preactivation = copied(p.preactivation, count);
-  return copied(to_fine ? p.fine_out : p.coarse_out, count);
+  return copied(dgrad ? p.x_out : p.y_out, count);
 }
 
 // The gradient of the weight as [r][s][c][d].
 std::vector<float> weight_gradient(const Problem& problem, const Options& options) {
   Memory& m = memory();
   WinogradParams p = problem.params(Pass::wgrad);
-  p.coarse_in = m.coarse.copy(problem.coarse);
-  p.fine_in = m.fine.copy(problem.fine);
+  p.y_in = m.y.copy(problem.y);
+  p.x_in = m.x.copy(problem.x);
   p.grad_weight = m.grad_weight.take(problem.weight_count);
   p.block = options.block;
-  p.coarse_block = options.coarse_block;
-  p.fine_block = options.fine_block;
+  p.y_block = options.y_block;
+  p.x_block = options.x_block;
   spoil_workspace();
   backwards(p.slice_count(), [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
   EXPECT(m.grad_weight.clean_before());
-  std::vector<float> out(p.taps * p.taps * p.coarse_channels * p.fine_channels);
-  for (int64_t tap = 0; tap < p.taps * p.taps; ++tap)
-    for (int64_t c = 0; c < p.coarse_channels; ++c)
-      for (int64_t d = 0; d < p.fine_channels; ++d) {
+  std::vector<float> out(p.taps() * p.taps() * p.geometry.y_channels * p.geometry.x_channels);
+  for (int64_t tap = 0; tap < p.taps() * p.taps(); ++tap)
+    for (int64_t c = 0; c < p.geometry.y_channels; ++c)
+      for (int64_t d = 0; d < p.geometry.x_channels; ++d) {
         float& from = p.grad_weight[problem.place(c, d, tap)];
-        out[(tap * p.coarse_channels + c) * p.fine_channels + d] = from;
+        out[(tap * p.geometry.y_channels + c) * p.geometry.x_channels + d] = from;
         from = kNaN;
       }
   if (problem.layout == Layout::gaps) {  // what lies between is not written
@@ -297,14 +296,14 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
   if (!problem.valid()) return;
   const Activation a = options.activation;
   const bool exact = a == Activation::none || a == Activation::relu || a == Activation::leaky_relu;
-  for (Pass product : {Pass::dgrad, Pass::fprop}) {
-    const int64_t channels = product == Pass::dgrad ? problem.fine_channels : problem.coarse_channels;
-    std::vector<double> want = problem.wanted(product);
+  for (Pass pass : {Pass::dgrad, Pass::fprop}) {
+    const int64_t channels = pass == Pass::dgrad ? problem.x_channels : problem.y_channels;
+    std::vector<double> want = problem.wanted(pass);
     for (size_t i = 0; options.bias && i < want.size(); ++i) {
       want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
     }
     std::vector<float> preactivation;
-    const std::vector<float> got = convolve(problem, product, options, &preactivation);
+    const std::vector<float> got = convolve(problem, pass, options, &preactivation);
     if (derivative_needs_input(a)) expect(preactivation, want, tolerance);
     for (double& x : want) x = activated(a, x, kSlope);
     expect(got, want, exact ? tolerance : std::max(tolerance, 1e-5));
@@ -318,8 +317,8 @@ struct Taps {
 constexpr Taps kTaps[] = {{3, 1}, {3, 2}, {4, 2}, {5, 2}};
 
 // ------------------------------------------------------------------------------------------------------------ tests
-// Crops of both parities and both sides, sizes odd and even and 1; an end cropped by less than nothing is a fine row
-// that no tap reaches.
+// Pads of both parities and both sides, sizes odd and even and 1; an end padded by less than nothing is a row of x that
+// no tap reaches.
 void test_geometry() {
   const int64_t sizes[][2] = {{1, 1}, {1, 6}, {5, 1}, {2, 3}, {3, 2}, {4, 4}, {5, 7}, {6, 9}};
   int64_t turn = 0;
@@ -344,11 +343,11 @@ void test_geometry() {
 void test_channels() {
   const int64_t channels[] = {1, 5, 16, 17, 33, 130};
   for (const Taps& t : kTaps)
-    for (int64_t crop : {1, 2})
+    for (int64_t pad : {1, 2})
       for (int64_t c : channels)
         for (int64_t d : channels) {
-          if (kSanitized && (crop == 2 || c * d > 33 * 17 || c * d < 5)) continue;
-          const Geometry g{t.taps, t.stride, crop, 1, crop, 1, 3, 3};
+          if (kSanitized && (pad == 2 || c * d > 33 * 17 || c * d < 5)) continue;
+          const Geometry g{t.taps, t.stride, pad, 1, pad, 1, 3, 3};
           check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4});
           check({g, 1, c, d}, {Activation::none, false, 3, 32, 16});
         }
@@ -357,7 +356,7 @@ void test_channels() {
 
 void test_layouts() {
   for (const Taps& t : kTaps)
-    for (Layout layout : {Layout::channels_last, Layout::coarse_last, Layout::gaps}) {
+    for (Layout layout : {Layout::channels_last, Layout::y_last, Layout::gaps}) {
       const Geometry g{t.taps, t.stride, 1, 0, 1, 1, 3, 4};
       check({g, 1, 19, 21, layout}, {});
       check({g, 1, 3, 18, layout}, {});
@@ -386,19 +385,19 @@ void test_no_images() {
 void test_blocks() {
   for (const Taps& t : kTaps) {
     const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 6, 7}, kSanitized ? 2 : 5, 33, 40, Layout::contiguous, Values::real);
-    for (Pass product : {Pass::dgrad, Pass::fprop}) {
-      const std::vector<float> first = convolve(problem, product, {Activation::tanh, true, 32});
+    for (Pass pass : {Pass::dgrad, Pass::fprop}) {
+      const std::vector<float> first = convolve(problem, pass, {Activation::tanh, true, 32});
       for (int64_t block : {1, 7, 64, 1000}) {
         if (kSanitized && block != 7) continue;
-        EXPECT(same(convolve(problem, product, {Activation::tanh, true, block}), first));
+        EXPECT(same(convolve(problem, pass, {Activation::tanh, true, block}), first));
       }
     }
     for (int64_t block : {7, 64}) {
       const std::vector<float> first = weight_gradient(problem, {Activation::none, false, block, 128, 64});
-      for (int64_t coarse_block : {16, 32, 128})
-        for (int64_t fine_block : {16, 32}) {
-          if (kSanitized && (coarse_block != 32 || fine_block != 16)) continue;
-          EXPECT(same(weight_gradient(problem, {Activation::none, false, block, coarse_block, fine_block}), first));
+      for (int64_t y_block : {16, 32, 128})
+        for (int64_t x_block : {16, 32}) {
+          if (kSanitized && (y_block != 32 || x_block != 16)) continue;
+          EXPECT(same(weight_gradient(problem, {Activation::none, false, block, y_block, x_block}), first));
         }
     }
   }
@@ -411,13 +410,13 @@ void test_rounding() {
       if (kSanitized && channels == 130) continue;
       const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 7, 8}, 3, channels, 48, Layout::contiguous, Values::real);
       Problem magnitude = problem;
-      for (auto* numbers : {&magnitude.coarse, &magnitude.fine, &magnitude.weight})
+      for (auto* numbers : {&magnitude.y, &magnitude.x, &magnitude.weight})
         for (double& x : *numbers) x = std::fabs(x);
-      for (Pass product : {Pass::dgrad, Pass::fprop, Pass::wgrad}) {
-        const std::vector<double> want = problem.wanted(product), sums = magnitude.wanted(product);
+      for (Pass pass : {Pass::dgrad, Pass::fprop, Pass::wgrad}) {
+        const std::vector<double> want = problem.wanted(pass), sums = magnitude.wanted(pass);
         const double largest = *std::max_element(sums.begin(), sums.end());
         const std::vector<float> got =
-            product == Pass::wgrad ? weight_gradient(problem, {}) : convolve(problem, product, {});
+            pass == Pass::wgrad ? weight_gradient(problem, {}) : convolve(problem, pass, {});
         double error = 0;
         for (size_t i = 0; i < want.size(); ++i) error = std::max(error, std::fabs(got[i] - want[i]));
         EXPECT_CLOSE(static_cast<double>(10 * t.taps + t.stride), error / largest, 0, 3e-7);
@@ -434,26 +433,26 @@ void test_nonfinite() {
         const Geometry g{t.taps, t.stride, turn % 3, turn % 2, turn % 3 + (t.stride == 1) * turn, 1, 9, 8};
         const Problem before(g, 2, 5, 6, Layout::contiguous, Values::real);
         const bool odd = turn % 2 != 0;
-        for (Pass product : {Pass::dgrad, Pass::fprop}) {
-          const bool to_fine = product == Pass::dgrad;
+        for (Pass pass : {Pass::dgrad, Pass::fprop}) {
+          const bool dgrad = pass == Pass::dgrad;
           Problem after = before;
-          std::vector<double>& in = to_fine ? after.coarse : after.fine;
-          const int64_t in_channels = to_fine ? 5 : 6, out_channels = to_fine ? 6 : 5;
+          std::vector<double>& in = dgrad ? after.y : after.x;
+          const int64_t in_channels = dgrad ? 5 : 6, out_channels = dgrad ? 6 : 5;
           const int64_t pixel = odd ? static_cast<int64_t>(in.size()) / in_channels - 12 : 3 * (turn + 4);
           in[pixel * in_channels + turn % in_channels] = bad;
-          const auto clean = convolve(before, product, {}), got = convolve(after, product, {});
+          const auto clean = convolve(before, pass, {}), got = convolve(after, pass, {});
 
-          const int64_t height = to_fine ? before.fine_height : g.height, width = to_fine ? before.fine_width : g.width;
-          const int64_t tile = to_fine ? 2 * g.stride : 2;
+          const int64_t height = dgrad ? before.x_height : g.height, width = dgrad ? before.x_width : g.width;
+          const int64_t tile = dgrad ? 2 * g.stride : 2;
           const int64_t rows = (height + tile - 1) / tile, columns = (width + tile - 1) / tile;
           std::vector<char> reached(clean.size() / out_channels), tiles(before.batch * rows * columns);
           const auto tile_of = [&](int64_t at) {
             return (at / width / height * rows + at / width % height / tile) * columns + at % width / tile;
           };
           before.for_pairs([&](int64_t x, int64_t y, int64_t) {
-            if ((to_fine ? x : y) != pixel) return;
-            reached[to_fine ? y : x] = 1;
-            tiles[tile_of(to_fine ? y : x)] = 1;
+            if ((dgrad ? x : y) != pixel) return;
+            reached[dgrad ? y : x] = 1;
+            tiles[tile_of(dgrad ? y : x)] = 1;
           });
           for (size_t i = 0; i < clean.size(); ++i) {
             const int64_t at = static_cast<int64_t>(i) / out_channels;
@@ -461,26 +460,26 @@ void test_nonfinite() {
             EXPECT(tiles[tile_of(at)] || std::memcmp(&got[i], &clean[i], sizeof(float)) == 0);
           }
         }
-        Problem coarse = before, fine = before;  // wgrad: the pixel's own channel
-        coarse.coarse[5 * 30 + 2] = bad;
-        fine.fine[6 * 47 + 3] = bad;
-        const auto clean = weight_gradient(before, {}), by_coarse = weight_gradient(coarse, {}),
-                   by_fine = weight_gradient(fine, {});
+        Problem other_y = before, other_x = before;  // wgrad: the pixel's own channel
+        other_y.y[5 * 30 + 2] = bad;
+        other_x.x[6 * 47 + 3] = bad;
+        const auto clean = weight_gradient(before, {}), by_y = weight_gradient(other_y, {}),
+                   by_x = weight_gradient(other_x, {});
         for (size_t i = 0; i < clean.size(); ++i) {
           const auto as_before = [&](float got) { return std::memcmp(&got, &clean[i], sizeof got) == 0; };
-          EXPECT(i / 6 % 5 == 2 || as_before(by_coarse[i]));
-          EXPECT(i % 6 == 3 || as_before(by_fine[i]));
+          EXPECT(i / 6 % 5 == 2 || as_before(by_y[i]));
+          EXPECT(i % 6 == 3 || as_before(by_x[i]));
         }
         const auto spoilt = [](const std::vector<float>& g) {
           return !std::all_of(g.begin(), g.end(), [](float x) { return std::isfinite(x); });
         };
-        bool coarse_counts = false, fine_counts = false;  // or no tap reaches the pixel
-        before.for_pairs([&](int64_t x, int64_t y, int64_t) {
-          coarse_counts |= x == 30;
-          fine_counts |= y == 47;
+        bool y_counts = false, x_counts = false;  // or no tap reaches the pixel
+        before.for_pairs([&](int64_t at_y, int64_t at_x, int64_t) {
+          y_counts |= at_y == 30;
+          x_counts |= at_x == 47;
         });
-        EXPECT(!coarse_counts || spoilt(by_coarse));
-        EXPECT(!fine_counts || spoilt(by_fine));
+        EXPECT(!y_counts || spoilt(by_y));
+        EXPECT(!x_counts || spoilt(by_x));
       }
 }
 

@@ -37,9 +37,9 @@ double between(const uint16_t* figures, Place at) {
 // while the library does 165 GFLOP, 8 GB where the weight is read across its layout.
 double cold_filter(const WinogradParams& p) {
   const double bytes = std::max(0.0, sizeof(float) * static_cast<double>(winograd_filter_size(p)) - (2 << 20));
-  const double pixels = static_cast<double>(p.batch) * p.vertical.coarse * p.horizontal.coarse;
-  const double rate = p.product == Pass::dgrad ? 16e9 : 8e9;
-  return bytes / rate / (2 * pixels * p.taps * p.taps * p.coarse_channels * p.fine_channels / 165e9);
+  const double pixels = static_cast<double>(p.geometry.batch) * p.geometry.vertical.y * p.geometry.horizontal.y;
+  const double rate = p.pass == Pass::dgrad ? 16e9 : 8e9;
+  return bytes / rate / (2 * pixels * p.taps() * p.taps() * p.geometry.y_channels * p.geometry.x_channels / 165e9);
 }
 
 // Library time / Winograd time by cost_table.h. It must not depend on the number of threads: another kernel has
@@ -52,13 +52,13 @@ double cold_filter(const WinogradParams& p) {
 //   less than 8 tiles       the square of their share of 8: the transform of filter or gradient is all the time
 double winograd_speedup(const WinogradParams& p, bool channels_last) {
   const Isa isa = cpu_isa();
-  if (isa == Isa::generic || std::min(p.coarse_channels, p.fine_channels) < kTableChannels[0]) return 0;
-  const int product = p.product == Pass::dgrad ? 0 : p.product == Pass::fprop ? 1 : 2;  // the table's order
-  const int layout = channels_last, scheme = p.stride == 1 ? 0 : p.taps - 2;
+  if (isa == Isa::generic || std::min(p.geometry.y_channels, p.geometry.x_channels) < kTableChannels[0]) return 0;
+  const int product = p.pass == Pass::dgrad ? 0 : p.pass == Pass::fprop ? 1 : 2;  // the table's order
+  const int layout = channels_last, scheme = p.stride() == 1 ? 0 : p.taps() - 2;
   const auto& table = kWinogradPercent[isa == Isa::avx512][layout][product][scheme];
   const auto& image = kImagePercent[isa == Isa::avx512][layout][product][scheme];
-  const double padded = static_cast<double>(p.padded_coarse()) * p.padded_fine();
-  const Place coarse = place(kTableChannels, p.padded_coarse()), fine = place(kTableChannels, p.padded_fine());
+  const double padded = static_cast<double>(p.padded_y()) * p.padded_x();
+  const Place coarse = place(kTableChannels, p.padded_y()), fine = place(kTableChannels, p.padded_x());
   const Place tiles = place(kTableTiles, p.tile_count()), both = place(kTableChannels, std::sqrt(padded));
 
   double speedup = 0;
@@ -69,28 +69,28 @@ double winograd_speedup(const WinogradParams& p, bool channels_last) {
   }
 
   const double small = between(image[0], both) / 100, seven = between(image[1], both) / 100;
-  const double side = std::sqrt(static_cast<double>(p.vertical.coarse) * p.horizontal.coarse);
+  const double side = std::sqrt(static_cast<double>(p.geometry.vertical.y) * p.geometry.horizontal.y);
   const double smallness = std::clamp(std::log2(8 / side), 0.0, 1.0);
   const double from_8_tiles = tiles.below > 0 ? 1 : tiles.part;
   speedup *= std::pow(small, smallness * from_8_tiles);
 
-  const bool to_fine = p.product == Pass::dgrad;
-  const int64_t pixels = to_fine ? p.vertical.fine * p.horizontal.fine : p.vertical.coarse * p.horizontal.coarse;
-  const int64_t covered = p.tile_rows() * p.tile_columns() * (to_fine ? 4 * p.stride * p.stride : 4);
+  const bool dgrad = p.pass == Pass::dgrad;
+  const int64_t pixels = dgrad ? p.geometry.vertical.x * p.geometry.horizontal.x : p.geometry.vertical.y * p.geometry.horizontal.y;
+  const int64_t covered = p.tile_rows() * p.tile_columns() * (dgrad ? 4 * p.stride() * p.stride() : 4);
   const double edge = std::min(1.0, seven / std::pow(small, std::log2(8.0 / 7)));
   speedup *= std::pow(edge, std::log(static_cast<double>(pixels) / covered) / std::log(49.0 / 64));
 
-  speedup *= std::sqrt(p.coarse_channels * p.fine_channels / padded);
-  if (p.product == Pass::wgrad && p.padded_coarse() <= 32 && p.padded_fine() <= 16) speedup /= 2;
+  speedup *= std::sqrt(p.geometry.y_channels * p.geometry.x_channels / padded);
+  if (p.pass == Pass::wgrad && p.padded_y() <= 32 && p.padded_x() <= 16) speedup /= 2;
   const double few = std::min(1.0, static_cast<double>(p.tile_count()) / kTableTiles[0]);
   speedup *= few * few;
-  return to_fine || p.product == Pass::fprop ? 1 / (1 / speedup + cold_filter(p)) : speedup;
+  return dgrad || p.pass == Pass::fprop ? 1 / (1 / speedup + cold_filter(p)) : speedup;
 }
 
 // The least estimate that is followed: how far estimates were off, for one and two threads; docs/ops/conv.md.
 double worthwhile(const WinogradParams& p) {
-  double least = std::min(p.padded_coarse(), p.padded_fine()) <= 32 ? 1.15 : 1.05;
-  if (p.product != Pass::wgrad) {  // from 64 tiles to 512
+  double least = std::min(p.padded_y(), p.padded_x()) <= 32 ? 1.15 : 1.05;
+  if (p.pass != Pass::wgrad) {  // from 64 tiles to 512
     const double few = 1 - std::clamp(std::log(p.tile_count() / 64.0) / std::log(8.0), 0.0, 1.0);
     least = std::max(least, 1.05 + 0.2 * few);
   }
@@ -111,7 +111,7 @@ std::string Estimate::text() const {
 }
 
 Estimate winograd_estimate(const ConvQuery& query) {
-  const WinogradParams p = winograd_params(query.problem.geometry, query.pass);
+  const WinogradParams p{query.pass, query.problem.geometry};
   const double speedup = winograd_speedup(p, query.problem.channels_last), least = worthwhile(p);
   if (speedup == 0) {
     return no(cpu_isa() == Isa::generic ? "the Winograd kernels are slow without AVX2"

@@ -1,5 +1,4 @@
-// Fewer multiplications: kernels/conv/winograd/winograd.h, float32 on the CPU. The kernels are channels_last; an NCHW
-// image is copied.
+// Fewer multiplications: kernels/conv/winograd/, float32 on the CPU. The kernels are channels_last; an NCHW image is copied.
 #include "kernels/cpu/workspace.h"
 #include "kernels/conv/winograd/winograd.h"
 
@@ -17,12 +16,12 @@ const float* data(const Tensor& t) { return static_cast<const float*>(t.const_da
 // Slices as equal as can be for the threads there are.
 void balance(WinogradParams& p) {
   const int64_t threads = torch::stable::get_num_threads();
-  if (p.product == Pass::wgrad) {
+  if (p.pass == Pass::wgrad) {
     p.block = 64;
-    p.coarse_block = 128;
-    p.fine_block = 64;
-    while (p.slice_count() < threads && p.fine_block > 16) p.fine_block /= 2;
-    while (p.slice_count() < threads && p.coarse_block > 32) p.coarse_block /= 2;
+    p.y_block = 128;
+    p.x_block = 64;
+    while (p.slice_count() < threads && p.x_block > 16) p.x_block /= 2;
+    while (p.slice_count() < threads && p.y_block > 32) p.y_block /= 2;
   } else {
     const int64_t tiles = std::max<int64_t>(1, p.tile_count()), together = kTiles * threads;
     const int64_t slices = (tiles + together - 1) / together * threads;
@@ -31,22 +30,25 @@ void balance(WinogradParams& p) {
 }
 
 WinogradParams winograd_call(const ConvCall& call, const Tensor& weight, Pass pass) {
-  WinogradParams p = winograd_params(call.problem.geometry, pass);
+  WinogradParams p;
+  p.pass = pass;
+  p.geometry = call.problem.geometry;
   p.weight = data(weight);
   for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i);
   balance(p);
   return p;
 }
 
-// to_fine or to_coarse: the filter, then all tiles.
+// dgrad or fprop: the filter, then all tiles.
 void run(WinogradParams& p) {
   p.filter = workspace(Workspace::filter, winograd_filter_size(p));
-  const int64_t pairs = p.padded_coarse() * p.padded_fine() * winograd_products(p.taps, p.stride);
-  const int64_t groups = (p.product == Pass::dgrad ? p.padded_coarse() : p.padded_fine()) / 16;
+  const int64_t pairs = p.padded_y() * p.padded_x() * winograd_products(p.taps(), p.stride());
+  const int64_t groups = (p.pass == Pass::dgrad ? p.padded_y() : p.padded_x()) / 16;
   parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
-  const bool to_fine = p.product == Pass::dgrad;
+  const bool dgrad = p.pass == Pass::dgrad;
   parallel_slices(p.slice_count(), p.block * pairs / 16, [&](int64_t begin, int64_t end) {
-    to_fine ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end);
+    if (dgrad) return winograd_dgrad(p, begin, end);
+    winograd_fprop(p, begin, end);
   });
 }
 
@@ -67,9 +69,9 @@ const char* supports(const ConvQuery& query) {
 }
 
 double multiplications(const ConvQuery& query) {
-  const WinogradParams p = winograd_params(query.problem.geometry, query.pass);
-  return static_cast<double>(p.tile_count()) * winograd_products(p.taps, p.stride) * p.padded_coarse() *
-         p.padded_fine();
+  const WinogradParams p{query.pass, query.problem.geometry};
+  return static_cast<double>(p.tile_count()) * winograd_products(p.taps(), p.stride()) * p.padded_y() *
+         p.padded_x();
 }
 
 Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
@@ -81,8 +83,8 @@ Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight,
   Tensor preactivation = keeps ? empty_image(call.output, input, true) : empty_none(input);
 
   WinogradParams p = winograd_call(call, weight, call.problem.forward());
-  (conv.transposed ? p.coarse_in : p.fine_in) = data(image);
-  (conv.transposed ? p.fine_out : p.coarse_out) = data(output);
+  (conv.transposed ? p.y_in : p.x_in) = data(image);
+  (conv.transposed ? p.x_out : p.y_out) = data(output);
   p.preactivation = keeps ? data(preactivation) : nullptr;
   p.bias = bias ? data(dense_bias) : nullptr;
   p.activation = conv.activation;
@@ -102,8 +104,8 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
   if (wanted.input) {
     Tensor image = empty_image(call.input, input, true);
     WinogradParams p = winograd_call(call, weight, call.problem.input_gradient());
-    (conv.transposed ? p.fine_in : p.coarse_in) = data(v);
-    (conv.transposed ? p.coarse_out : p.fine_out) = data(image);
+    (conv.transposed ? p.x_in : p.y_in) = data(v);
+    (conv.transposed ? p.y_out : p.x_out) = data(image);
     run(p);
     grad_input = in_layout(image, channels_last);
   }
@@ -111,11 +113,11 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
     const Tensor image = dense(input, true);
     grad_weight = empty_image(sizes_of(weight), weight, is_channels_last(weight));
     WinogradParams p = winograd_call(call, weight, Pass::wgrad);
-    p.coarse_in = data(conv.transposed ? image : v);
-    p.fine_in = data(conv.transposed ? v : image);
+    p.y_in = data(conv.transposed ? image : v);
+    p.x_in = data(conv.transposed ? v : image);
     p.grad_weight = data(grad_weight);
     for (int i = 0; i < 4; ++i) p.weight_stride[i] = grad_weight.stride(i);
-    const int64_t work = p.tile_count() * p.coarse_block * p.fine_block * winograd_products(p.taps, p.stride) / 16;
+    const int64_t work = p.tile_count() * p.y_block * p.x_block * winograd_products(p.taps(), p.stride()) / 16;
     parallel_slices(p.slice_count(), work, [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
   }
   return {grad_input, grad_weight, grad_bias};

@@ -1,8 +1,8 @@
-// Y[o] = sum w[k] X[m]: the transposed convolution. A block of tiles stays in the cache:
+// x[i] = sum w[t] y[o]: the transposed convolution. A block of tiles stays in the cache:
 //
-//   coarse pixels -> planes V [plane][tile][C] -> products M [plane][tile][slots * D] = V U -> fine pixels
+//   pixels of y -> planes V [plane][tile][Cy] -> products M [plane][tile][slots * Cx] = V U -> pixels of x
 //
-// Bytes of memory: X and Y once, the filter once a block. 4 x 4 taps: 36 products a tile in place of 64; 5 x 5: 49 in
+// Bytes of memory: x and y once, the filter once a block. 4 x 4 taps: 36 products a tile in place of 64; 5 x 5: 49 in
 // place of 100; 3 x 3: 25 in place of 36; 3 x 3 of stride 1: 16 in place of 36.
 #include "kernels/conv/winograd/tiles.h"
 
@@ -10,14 +10,14 @@ namespace sdgan::SDGAN_ISA {
 namespace {
 
 template <class S>
-struct ToFine {
-  static constexpr auto kPlanes = S::to_fine;
+struct Dgrad {
+  static constexpr auto kPlanes = S::dgrad;
   static constexpr PlaneMap kMap = kPlanes.map;
   static constexpr int kWindow = S::window();
 
   const WinogradParams& p;
-  const int64_t channels = p.coarse_channels, fine_channels = p.fine_channels, padded = p.padded_fine();
-  const int64_t left_stride = p.padded_coarse();
+  const int64_t channels = p.geometry.y_channels, x_channels = p.geometry.x_channels, padded = p.padded_x();
+  const int64_t left_stride = p.padded_y();
   const int64_t plane_size = p.block * left_stride + kSkew;  // of V
   const int64_t v_size = kMap.planes * kMap.planes * plane_size;
   const int64_t m_size = kMap.products() * p.block * padded + kMap.planes * kMap.planes * kSkew;
@@ -26,7 +26,7 @@ struct ToFine {
   float* const m;
   Tiles tiles;
 
-  explicit ToFine(const WinogradParams& params)
+  explicit Dgrad(const WinogradParams& params)
       : p(params), zeros(std::max(left_stride, padded)), v(workspace(Workspace::planes, v_size + m_size)), m(v + v_size),
         tiles(params) {}
 
@@ -38,12 +38,12 @@ struct ToFine {
 
   void transform_input(const Tile& tile, float* out) {
     const float* at[kWindow][kWindow];
-    const float* image = p.coarse_in + tile.image * p.vertical.coarse * p.horizontal.coarse * channels;
-    const int64_t row = tile.row + p.vertical.crop / S::stride + S::first_reach();
-    const int64_t column = tile.column + p.horizontal.crop / S::stride + S::first_reach();
+    const float* image = p.y_in + tile.image * p.geometry.vertical.y * p.geometry.horizontal.y * channels;
+    const int64_t row = tile.row + p.geometry.vertical.pad / S::stride + S::first_reach();
+    const int64_t column = tile.column + p.geometry.horizontal.pad / S::stride + S::first_reach();
     for (int i = 0; i < kWindow; ++i) {
       for (int j = 0; j < kWindow; ++j) {
-        at[i][j] = pixel(image, row + i, column + j, p.vertical.coarse, p.horizontal.coarse, channels, zeros.data());
+        at[i][j] = pixel(image, row + i, column + j, p.geometry.vertical.y, p.geometry.horizontal.y, channels, zeros.data());
       }
     }
     for_channels(channels, [&](int64_t c, int count) {
@@ -64,11 +64,11 @@ struct ToFine {
     });
   }
 
-  // Whether a plane serves no more than second rows, or columns, of the phases.
+  // Whether a plane serves no more than second rows, or columns, of the residues.
   static constexpr bool only_second(int a) {
-    for (int phase = 0; phase < S::stride; ++phase) {
-      const int i = kMap.find(phase, a);
-      if (i >= 0 && S::filtering(phase).point[i] != 3) return false;
+    for (int v = 0; v < S::stride; ++v) {
+      const int i = kMap.find(v, a);
+      if (i >= 0 && S::filtering(v).point[i] != 3) return false;
     }
     return true;
   }
@@ -84,52 +84,52 @@ struct ToFine {
     });
   }
 
-  // The fine pixels of a pair of phases: two rows and two columns of the tile.
-  template <int row_phase, int column_phase, Activation activation>
+  // The pixels of x of a pair of residues: two rows and two columns of the tile.
+  template <int row_residue, int column_residue, Activation activation>
   void transform_output(const Tile& tile, int64_t index) {
-    constexpr int rows = kMap.points[row_phase], columns = kMap.points[column_phase];
+    constexpr int rows = kMap.points[row_residue], columns = kMap.points[column_residue];
     const float* at[rows][columns];
     unrolled<rows>([&]<int i> {
       unrolled<columns>([&]<int j> {
-        constexpr int a = kMap.plane[row_phase][i], b = kMap.plane[column_phase][j];
-        at[i][j] = products<a, b>() + (index * kMap.slots(a, b) + kMap.slot(a, b, row_phase, column_phase)) * padded;
+        constexpr int a = kMap.plane[row_residue][i], b = kMap.plane[column_residue][j];
+        at[i][j] = products<a, b>() + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
       });
     });
     const float* bias = p.bias ? p.bias : zeros.data();
-    const int64_t row = S::stride * tile.row + S::place(row_phase);
-    const int64_t column = S::stride * tile.column + S::place(column_phase);
-    const int64_t height = p.vertical.fine, width = p.horizontal.fine;
-    const int64_t offset = ((tile.image * height + row) * width + column) * fine_channels;
-    const int64_t down = S::stride * width * fine_channels, right = S::stride * fine_channels;
+    const int64_t row = S::stride * tile.row + S::place(row_residue);
+    const int64_t column = S::stride * tile.column + S::place(column_residue);
+    const int64_t height = p.geometry.vertical.x, width = p.geometry.horizontal.x;
+    const int64_t offset = ((tile.image * height + row) * width + column) * x_channels;
+    const int64_t down = S::stride * width * x_channels, right = S::stride * x_channels;
     const bool second_row = row + S::stride < height, second_column = column + S::stride < width;
     if (row >= height || column >= width) return;
-    for_channels(fine_channels, [&](int64_t c, int count) {
+    for_channels(x_channels, [&](int64_t c, int count) {
       Vector upper[columns], lower[columns];
       unrolled<columns>([&]<int j> {
         Vector t[rows];
 #pragma GCC unroll 4
         for (int i = 0; i < rows; ++i) t[i] = load(at[i][j] + c);
-        upper[j] = output<row_phase, 0>(t);
-        lower[j] = output<row_phase, 1>(t);
+        upper[j] = output<row_residue, 0>(t);
+        lower[j] = output<row_residue, 1>(t);
       });
       const Vector b = read<float>(bias, c, count);
-      const Epilogue<activation> put{p, p.fine_out + offset + c, count};
-      put(0, output<column_phase, 0>(upper) + b);
-      if (second_column) put(right, output<column_phase, 1>(upper) + b);
-      if (second_row) put(down, output<column_phase, 0>(lower) + b);
-      if (second_row && second_column) put(down + right, output<column_phase, 1>(lower) + b);
+      const Epilogue<activation> put{p, p.x_out + offset + c, count};
+      put(0, output<column_residue, 0>(upper) + b);
+      if (second_column) put(right, output<column_residue, 1>(upper) + b);
+      if (second_row) put(down, output<column_residue, 0>(lower) + b);
+      if (second_row && second_column) put(down + right, output<column_residue, 1>(lower) + b);
     });
     if constexpr (activation == Activation::none) {
-      activate_pixels(p, p.fine_out, offset, right, down, second_column, second_row, fine_channels);
+      activate_pixels(p, p.x_out, offset, right, down, second_column, second_row, x_channels);
     }
   }
 
-  // Output `which` of the products of a phase.
-  template <int phase, int which>
+  // Output `which` of the products of a residue.
+  template <int v, int which>
   static SDGAN_INLINE Vector output(const Vector* t) {
     constexpr Row row = [] {
       Row r;
-      for (int i = 0; i < kMap.points[phase]; ++i) r.c[i] = kOutput[S::filtering(phase).point[i]].c[which];
+      for (int i = 0; i < kMap.points[v]; ++i) r.c[i] = kOutput[S::filtering(v).point[i]].c[which];
       return r;
     }();
     return combine<row.code()>(t);
@@ -141,9 +141,9 @@ struct ToFine {
     multiply();
     with_epilogue(p, [&](auto activation) {
       for (int64_t t = 0; t < tiles.count(); ++t) {
-        unrolled<S::stride>([&]<int row_phase> {
+        unrolled<S::stride>([&]<int row_residue> {
           unrolled<S::stride>(
-              [&]<int column_phase> { transform_output<row_phase, column_phase, activation>(tiles[t], t); });
+              [&]<int column_residue> { transform_output<row_residue, column_residue, activation>(tiles[t], t); });
         });
       }
     });
@@ -154,7 +154,7 @@ struct ToFine {
 
 void winograd_dgrad(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {
   with_scheme(p, [&](auto scheme) {
-    ToFine<decltype(scheme)> work(p);
+    Dgrad<decltype(scheme)> work(p);
     for (int64_t index = slice_begin; index < slice_end; ++index) work.block(index);
   });
 }

@@ -7,7 +7,7 @@
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-// The product (row point, column point) of a pair of phases, from taps that are already those of the phases.
+// The product (row point, column point) of a pair of residues, from taps that are already those of the residues.
 template <int row_taps, int column_taps, int i, int j>
 SDGAN_INLINE Vector filter_product(const Vector (&g)[3][3]) {
   Vector column[3];
@@ -22,17 +22,17 @@ SDGAN_INLINE Vector filter_product(const Vector (&g)[3][3]) {
 }
 
 // Calls put(plane row, plane column, slot, value) for every product of one channel pair (a vector of them).
-template <class S, bool to_fine, class Put>
+template <class S, bool dgrad, class Put>
 SDGAN_INLINE void filter_products(const Vector* w, Put put) {
-  constexpr PlaneMap map = to_fine ? S::to_fine.map : S::to_coarse;
+  constexpr PlaneMap map = dgrad ? S::dgrad.map : S::fprop;
   unrolled<S::stride>([&]<int p> {
     unrolled<S::stride>([&]<int q> {
-      constexpr int rows = S::phase_taps(p), columns = S::phase_taps(q);
+      constexpr int rows = S::residue_taps(p), columns = S::residue_taps(q);
       Vector g[3][3];
       unrolled<rows>([&]<int x> {
         unrolled<columns>([&]<int y> {
-          constexpr int r = S::stride * (to_fine ? rows - 1 - x : x) + p;
-          constexpr int s = S::stride * (to_fine ? columns - 1 - y : y) + q;
+          constexpr int r = S::stride * (dgrad ? rows - 1 - x : x) + p;
+          constexpr int s = S::stride * (dgrad ? columns - 1 - y : y) + q;
           g[x][y] = w[r * S::taps + s];
         });
       });
@@ -40,7 +40,7 @@ SDGAN_INLINE void filter_products(const Vector* w, Put put) {
         unrolled<map.points[q]>([&]<int j> {
           constexpr int a = map.plane[p][i], b = map.plane[q][j];
           const Vector u = filter_product<rows, columns, i, j>(g);
-          constexpr bool negative = to_fine && S::to_fine.sign[p][i] * S::to_fine.sign[q][j] < 0;
+          constexpr bool negative = dgrad && S::dgrad.sign[p][i] * S::dgrad.sign[q][j] < 0;
           put.template operator()<a, b, map.slot(a, b, p, q)>(negative ? -u : u);
         });
       });
@@ -48,15 +48,15 @@ SDGAN_INLINE void filter_products(const Vector* w, Put put) {
   });
 }
 
-template <class S, bool to_fine>
+template <class S, bool dgrad>
 void transform(const WinogradParams& p, int64_t begin, int64_t end) {  // read channels, the padding's with them
-  constexpr PlaneMap map = to_fine ? S::to_fine.map : S::to_coarse;
-  const int64_t read_channels = to_fine ? p.coarse_channels : p.fine_channels;
-  const int64_t written = to_fine ? p.fine_channels : p.coarse_channels;
-  const int64_t padded = to_fine ? p.padded_fine() : p.padded_coarse(), depth = p.padded_fine();
+  constexpr PlaneMap map = dgrad ? S::dgrad.map : S::fprop;
+  const int64_t read_channels = dgrad ? p.geometry.y_channels : p.geometry.x_channels;
+  const int64_t written = dgrad ? p.geometry.x_channels : p.geometry.y_channels;
+  const int64_t padded = dgrad ? p.padded_x() : p.padded_y(), depth = p.padded_x();
   TapBlock<S::taps> taps;
-  taps.k_step = p.weight_stride[to_fine ? 0 : 1];
-  taps.lane_step = p.weight_stride[to_fine ? 1 : 0];
+  taps.k_step = p.weight_stride[dgrad ? 0 : 1];
+  taps.lane_step = p.weight_stride[dgrad ? 1 : 0];
   taps.row = p.weight_stride[2];
   taps.column = p.weight_stride[3];
   const int64_t step = taps.lane_step == 1 ? 1 : kLane;  // along k
@@ -67,13 +67,13 @@ void transform(const WinogradParams& p, int64_t begin, int64_t end) {  // read c
     if (some > 0 && count > 0) taps.load_from(p.weight + first * taps.k_step + c * taps.lane_step, some, count);
     for (int64_t k = first; k < std::min(end, first + step); ++k) {
       if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);
-      filter_products<S, to_fine>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
-        // to_fine: slots lie side by side in the columns; to_coarse: one after another along k.
-        const int64_t slots = map.slots(a, b), n = to_fine ? slots * padded : padded;
-        const int64_t rows = to_fine ? read_channels : slots * depth;
-        const int64_t column = to_fine ? slot * padded + c : c, row = to_fine ? k : slot * depth + k;
+      filter_products<S, dgrad>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
+        // dgrad: slots lie side by side in the columns; fprop: one after another along k.
+        const int64_t slots = map.slots(a, b), n = dgrad ? slots * padded : padded;
+        const int64_t rows = dgrad ? read_channels : slots * depth;
+        const int64_t column = dgrad ? slot * padded + c : c, row = dgrad ? k : slot * depth + k;
         const int64_t panel = column / kPanel, width = std::min(kPanel, n - panel * kPanel);
-        float* plane = p.filter + map.first(a, b) * (to_fine ? read_channels : depth) * padded;
+        float* plane = p.filter + map.first(a, b) * (dgrad ? read_channels : depth) * padded;
         store(plane + panel * kPanel * rows + row * width + column % kPanel, u);
       });
     }
@@ -93,8 +93,8 @@ void transform(const WinogradParams& p, int64_t begin, int64_t end) {  // read c
 
 void winograd_filter(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {
   with_scheme(p, [&](auto scheme) {
-    if (p.product == Pass::dgrad) {
-      transform<decltype(scheme), true>(p, 16 * slice_begin, std::min(16 * slice_end, p.coarse_channels));
+    if (p.pass == Pass::dgrad) {
+      transform<decltype(scheme), true>(p, 16 * slice_begin, std::min(16 * slice_end, p.geometry.y_channels));
     } else {
       transform<decltype(scheme), false>(p, 16 * slice_begin, 16 * slice_end);
     }

@@ -1,11 +1,11 @@
 // The algorithms of winograd.h as data. All of it is known at compile time; the transforms unroll it.
 //
-// One direction. o = stride * m + k - crop, and k = stride * j + phase: the fine pixels of a phase,
-// f[u] = Y[stride * u + phase - crop], and the coarse ones are related by a convolution of stride 1 with the taps
-// w[stride * j + phase], which are 1 to 3:
+// One axis. Position i of x and o of y meet in tap t when i = stride * o + t - pad. With t = stride * j + v, the positions
+// of x that have the residue v, f[u] = x[stride * u + v - pad], and those of y are related by a convolution of stride 1
+// with the taps w[stride * j + v], which are 1 to 3:
 //
-//   to_coarse   X[m] = sum over phases and j of w[stride j + phase] f[m + j]
-//   to_fine     f[u] = sum over j of w[stride j + phase] X[u - j]
+//   fprop   y[o] = sum over v and j of w[stride j + v] f[o + j]
+//   dgrad   f[u] = sum over j of w[stride j + v] y[u - j]
 //
 // Two neighbouring outputs of a correlation with J taps, out[i] = sum over j of g[j] d[i + j], take J + 1 products
 // instead of 2 J (Toom-Cook at the points 0, 1, -1 and infinity):
@@ -16,13 +16,13 @@
 //   -1         d2 - d1         (g0 - g1 + g2) / 2   1, -1         (absent)          (absent)
 //   infinity   d3 - d1         g2                   0, 1          d2 - d1, g1       d1, g0
 //
-// The output column is the same for every J, so to_coarse adds the products of all phases before it transforms back.
-// In to_fine the phases read the same pixels, and planes that are equal up to sign are made once.
+// The output column is the same for every J, so fprop adds the products of all residues before it transforms back.
+// In dgrad the residues read the same pixels, and planes that are equal up to sign are made once.
 #pragma once
 
 namespace sdgan::winograd {
 
-constexpr int kMaxPhases = 2, kMaxPoints = 4, kMaxWindow = 4, kMaxPlanes = 6;
+constexpr int kMaxResidues = 2, kMaxPoints = 4, kMaxWindow = 4, kMaxPlanes = 6;
 
 struct Row {  // coefficients of a sum: 0, 1, -1
   int c[kMaxWindow] = {};
@@ -65,23 +65,23 @@ constexpr Filtering kFiltering[4] = {
 // What a point adds to the two outputs.
 constexpr Row kOutput[kMaxPoints] = {{{1, 0}}, {{1, 1}}, {{1, -1}}, {{0, 1}}};
 
-// Which plane each product of each phase belongs to. In two directions, plane (a, b) holds one slot for each pair of
-// phases that multiplies there; slots are numbered over all planes in order.
+// Which plane each product of each residue belongs to. In two directions, plane (a, b) holds one slot for each pair of
+// residues that multiplies there; slots are numbered over all planes in order.
 struct PlaneMap {
   int planes = 0;
-  int phases = 0;
-  int points[kMaxPhases] = {};
-  int plane[kMaxPhases][kMaxPoints] = {};
+  int residues = 0;
+  int points[kMaxResidues] = {};
+  int plane[kMaxResidues][kMaxPoints] = {};
 
-  constexpr int find(int phase, int a) const {  // the product of this phase in plane a, or -1
-    for (int i = 0; i < points[phase]; ++i) {
-      if (plane[phase][i] == a) return i;
+  constexpr int find(int v, int a) const {  // the product of this residue in plane a, or -1
+    for (int i = 0; i < points[v]; ++i) {
+      if (plane[v][i] == a) return i;
     }
     return -1;
   }
   constexpr int uses(int a) const {
     int n = 0;
-    for (int phase = 0; phase < phases; ++phase) n += find(phase, a) >= 0;
+    for (int v = 0; v < residues; ++v) n += find(v, a) >= 0;
     return n;
   }
   constexpr int slots(int a, int b) const { return uses(a) * uses(b); }
@@ -90,10 +90,10 @@ struct PlaneMap {
     for (int i = 0; i < a * planes + b; ++i) n += slots(i / planes, i % planes);
     return n;
   }
-  constexpr int slot(int a, int b, int row_phase, int column_phase) const {  // within plane (a, b)
+  constexpr int slot(int a, int b, int row_residue, int column_residue) const {  // within plane (a, b)
     int row = 0, column = 0;
-    for (int phase = 0; phase < row_phase; ++phase) row += find(phase, a) >= 0;
-    for (int phase = 0; phase < column_phase; ++phase) column += find(phase, b) >= 0;
+    for (int v = 0; v < row_residue; ++v) row += find(v, a) >= 0;
+    for (int v = 0; v < column_residue; ++v) column += find(v, b) >= 0;
     return row * uses(b) + column;
   }
   constexpr int products() const { return first(planes, 0); }
@@ -103,43 +103,43 @@ template <int taps_, int stride_, int parity_>
 struct Scheme {
   static constexpr int taps = taps_;
   static constexpr int stride = stride_;
-  static constexpr int parity = parity_;  // of the crop: crop modulo the stride
+  static constexpr int parity = parity_;  // of the pad: pad modulo the stride
 
-  static constexpr int phase_taps(int phase) { return (taps - phase + stride - 1) / stride; }
-  static constexpr Filtering filtering(int phase) { return kFiltering[phase_taps(phase)]; }
-  // The place of the phase's first fine pixel: 0 or 1.
-  static constexpr int place(int phase) { return (phase - parity + stride) % stride; }
-  // to_fine: the first coarse pixel that this phase reads for tile 0, less crop / stride.
-  static constexpr int reach(int phase) { return (parity > phase ? 1 : 0) - (phase_taps(phase) - 1); }
+  static constexpr int residue_taps(int v) { return (taps - v + stride - 1) / stride; }
+  static constexpr Filtering filtering(int v) { return kFiltering[residue_taps(v)]; }
+  // The first position of x that has the residue: 0 or 1.
+  static constexpr int place(int v) { return (v - parity + stride) % stride; }
+  // dgrad: the first position of y that this residue reads for tile 0, less pad / stride.
+  static constexpr int reach(int v) { return (parity > v ? 1 : 0) - (residue_taps(v) - 1); }
   static constexpr int first_reach() {
     int least = reach(0);
-    for (int phase = 1; phase < stride; ++phase) least = reach(phase) < least ? reach(phase) : least;
+    for (int v = 1; v < stride; ++v) least = reach(v) < least ? reach(v) : least;
     return least;
   }
-  static constexpr int window() {  // to_fine: coarse pixels read for a tile
+  static constexpr int window() {  // dgrad: positions of y read for a tile
     int most = 0;
-    for (int phase = 0; phase < stride; ++phase) {
-      const int end = reach(phase) - first_reach() + phase_taps(phase) + 1;
+    for (int v = 0; v < stride; ++v) {
+      const int end = reach(v) - first_reach() + residue_taps(v) + 1;
       most = end > most ? end : most;
     }
     return most;
   }
 
-  // to_fine: planes of the coarse window, shared between the phases.
-  struct FinePlanes {
+  // dgrad: planes of the window of y, shared between the residues.
+  struct DgradPlanes {
     PlaneMap map;
     Row data[kMaxPlanes] = {};
-    int sign[kMaxPhases][kMaxPoints] = {};
+    int sign[kMaxResidues][kMaxPoints] = {};
   };
-  static constexpr FinePlanes fine_planes() {
-    FinePlanes out;
-    out.map.phases = stride;
-    for (int phase = 0; phase < stride; ++phase) {
-      const Filtering f = filtering(phase);
-      out.map.points[phase] = f.points;
+  static constexpr DgradPlanes dgrad_planes() {
+    DgradPlanes out;
+    out.map.residues = stride;
+    for (int v = 0; v < stride; ++v) {
+      const Filtering f = filtering(v);
+      out.map.points[v] = f.points;
       for (int i = 0; i < f.points; ++i) {
         Row row;
-        for (int d = 0; d <= f.taps; ++d) row.c[reach(phase) - first_reach() + d] = f.data[i].c[d];
+        for (int d = 0; d <= f.taps; ++d) row.c[reach(v) - first_reach() + d] = f.data[i].c[d];
         int plane = 0, sign = 1;
         for (; plane < out.map.planes; ++plane) {
           if (equal(row, out.data[plane], 1)) break;
@@ -149,29 +149,29 @@ struct Scheme {
           }
         }
         if (plane == out.map.planes) out.data[out.map.planes++] = row;
-        out.map.plane[phase][i] = plane;
-        out.sign[phase][i] = sign;
+        out.map.plane[v][i] = plane;
+        out.sign[v][i] = sign;
       }
     }
     return out;
   }
-  static constexpr FinePlanes to_fine = fine_planes();
+  static constexpr DgradPlanes dgrad = dgrad_planes();
 
-  // to_coarse and wgrad: one plane for every point.
-  static constexpr PlaneMap coarse_map() {
+  // fprop and wgrad: one plane for every point.
+  static constexpr PlaneMap fprop_map() {
     PlaneMap map;
-    map.phases = stride;
-    const bool all = phase_taps(0) == 3;
+    map.residues = stride;
+    const bool all = residue_taps(0) == 3;
     map.planes = all ? 4 : 3;
-    for (int phase = 0; phase < stride; ++phase) {
-      const Filtering f = filtering(phase);
-      map.points[phase] = f.points;
-      for (int i = 0; i < f.points; ++i) map.plane[phase][i] = all || f.point[i] < 2 ? f.point[i] : 2;
+    for (int v = 0; v < stride; ++v) {
+      const Filtering f = filtering(v);
+      map.points[v] = f.points;
+      for (int i = 0; i < f.points; ++i) map.plane[v][i] = all || f.point[i] < 2 ? f.point[i] : 2;
     }
     return map;
   }
-  static constexpr PlaneMap to_coarse = coarse_map();
-  static constexpr int point(int plane) { return to_coarse.planes == 4 || plane < 2 ? plane : 3; }
+  static constexpr PlaneMap fprop = fprop_map();
+  static constexpr int point(int plane) { return fprop.planes == 4 || plane < 2 ? plane : 3; }
 };
 
 }  // namespace sdgan::winograd

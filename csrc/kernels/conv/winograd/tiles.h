@@ -61,14 +61,14 @@ SDGAN_INLINE void for_channels(int64_t channels, Body body) {
 // Calls body(Scheme{}) with the algorithm of p.
 template <class Body>
 SDGAN_INLINE void with_scheme(const WinogradParams& p, Body body) {
-  const bool odd = p.stride == 2 && p.vertical.crop % 2 != 0;
-  if (p.stride == 1) return body(Scheme<3, 1, 0>{});
-  if (p.taps == 3) return odd ? body(Scheme<3, 2, 1>{}) : body(Scheme<3, 2, 0>{});
-  if (p.taps == 4) return odd ? body(Scheme<4, 2, 1>{}) : body(Scheme<4, 2, 0>{});
+  const bool odd = p.stride() == 2 && p.geometry.vertical.pad % 2 != 0;
+  if (p.stride() == 1) return body(Scheme<3, 1, 0>{});
+  if (p.taps() == 3) return odd ? body(Scheme<3, 2, 1>{}) : body(Scheme<3, 2, 0>{});
+  if (p.taps() == 4) return odd ? body(Scheme<4, 2, 1>{}) : body(Scheme<4, 2, 0>{});
   return odd ? body(Scheme<5, 2, 1>{}) : body(Scheme<5, 2, 0>{});
 }
 
-// The tile's place: image, and its first coarse row and column (to_fine: first rows of every phase).
+// The tile's place: image, and its first row and column of y (dgrad: the first ones of every residue).
 struct Tile {
   int64_t image, row, column;
 };
@@ -112,11 +112,11 @@ class Tiles {
     return {index / columns / rows, 2 * (index / columns % rows), 2 * (index % columns)};
   }
   SDGAN_INLINE int kind(const Tile& tile) const {
-    const bool fine = p_.product == Pass::dgrad;
-    const auto second = [&](int64_t at, const WinogradAxis& axis) {
-      return fine ? p_.stride * (at + 1) < axis.fine : at + 1 < axis.coarse;
+    const bool dgrad = p_.pass == Pass::dgrad;
+    const auto second = [&](int64_t at, const ConvAxis& axis) {
+      return dgrad ? p_.stride() * (at + 1) < axis.x : at + 1 < axis.y;
     };
-    const bool row = second(tile.row, p_.vertical), column = second(tile.column, p_.horizontal);
+    const bool row = second(tile.row, p_.geometry.vertical), column = second(tile.column, p_.geometry.horizontal);
     return row ? column : 3 - column;
   }
 

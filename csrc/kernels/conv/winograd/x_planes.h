@@ -1,5 +1,5 @@
-// The planes of the fine side that to_coarse and wgrad multiply, of `channels` channels from first_channel on: for each
-// plane [tile][slots * channels], a slot for each pair of phases that has the plane's points.
+// The planes of x that fprop and wgrad multiply, of `channels` channels from first_channel on: for each
+// plane [tile][slots * channels], a slot for each pair of residues that has the plane's points.
 #pragma once
 
 #include "kernels/conv/winograd/tiles.h"
@@ -8,15 +8,15 @@ namespace sdgan::SDGAN_ISA {
 namespace {
 
 template <class S>
-struct FinePlanes {
-  static constexpr PlaneMap kMap = S::to_coarse;
+struct XPlanes {
+  static constexpr PlaneMap kMap = S::fprop;
 
   const WinogradParams& p;
   const int64_t tiles;  // room for that many
   const int64_t first_channel, channels, padded;
   const Buffer<float> zeros;
 
-  FinePlanes(const WinogradParams& params, int64_t tile_count, int64_t first, int64_t count)
+  XPlanes(const WinogradParams& params, int64_t tile_count, int64_t first, int64_t count)
       : p(params), tiles(tile_count), first_channel(first), channels(count), padded(WinogradParams::pad(count)),
         zeros(padded) {}
 
@@ -29,20 +29,20 @@ struct FinePlanes {
 
   // The planes of one tile, the one number `index` there.
   void transform(const Tile& tile, int64_t index, float* planes) const {
-    unrolled<S::stride>([&]<int row_phase> {
-      unrolled<S::stride>([&]<int column_phase> { transform_phase<row_phase, column_phase>(tile, index, planes); });
+    unrolled<S::stride>([&]<int row_residue> {
+      unrolled<S::stride>([&]<int column_residue> { transform_residue<row_residue, column_residue>(tile, index, planes); });
     });
   }
 
  private:
-  template <int row_phase, int column_phase>
-  void transform_phase(const Tile& tile, int64_t index, float* planes) const {
-    constexpr int rows = kMap.points[row_phase], columns = kMap.points[column_phase];  // also of the window
-    constexpr int row_taps = S::phase_taps(row_phase), column_taps = S::phase_taps(column_phase);
-    const int64_t height = p.vertical.fine, width = p.horizontal.fine, pixel_size = p.fine_channels;
-    const float* image = p.fine_in + tile.image * height * width * pixel_size + first_channel;
-    const int64_t row = S::stride * tile.row + row_phase - p.vertical.crop;
-    const int64_t column = S::stride * tile.column + column_phase - p.horizontal.crop;
+  template <int row_residue, int column_residue>
+  void transform_residue(const Tile& tile, int64_t index, float* planes) const {
+    constexpr int rows = kMap.points[row_residue], columns = kMap.points[column_residue];  // also of the window
+    constexpr int row_taps = S::residue_taps(row_residue), column_taps = S::residue_taps(column_residue);
+    const int64_t height = p.geometry.vertical.x, width = p.geometry.horizontal.x, pixel_size = p.geometry.x_channels;
+    const float* image = p.x_in + tile.image * height * width * pixel_size + first_channel;
+    const int64_t row = S::stride * tile.row + row_residue - p.geometry.vertical.pad;
+    const int64_t column = S::stride * tile.column + column_residue - p.geometry.horizontal.pad;
     const float* at[rows][columns];
     for (int i = 0; i < rows; ++i) {
       for (int j = 0; j < columns; ++j) {
@@ -52,8 +52,8 @@ struct FinePlanes {
     float* out[rows][columns];
     unrolled<rows>([&]<int i> {
       unrolled<columns>([&]<int j> {
-        constexpr int a = kMap.plane[row_phase][i], b = kMap.plane[column_phase][j];
-        out[i][j] = plane<a, b>(planes) + (index * kMap.slots(a, b) + kMap.slot(a, b, row_phase, column_phase)) * padded;
+        constexpr int a = kMap.plane[row_residue][i], b = kMap.plane[column_residue][j];
+        out[i][j] = plane<a, b>(planes) + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
       });
     });
     for_channels(channels, [&](int64_t c, int count) {
