@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "kernels/isa.h"
+#include "ops/conv/benchmark.h"
 #include "ops/conv/dispatch.h"
 
 namespace py = pybind11;
@@ -44,6 +45,24 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("set_conv_backend", &sdgan::set_conv_backend);
   m.def("conv_backend", &sdgan::conv_backend);
+  m.def("conv_backend_names", &sdgan::backend_names);
+  m.def("forget_measured_convolutions", &sdgan::forget_measured);
+  // [(key, first, weight, [(first, weight, milliseconds), ...]), ...]
+  m.def("measured_convolutions", [] {
+    py::list rows;
+    for (const auto& row : sdgan::measured_convolutions()) {
+      py::list times;
+      for (const auto& time : row.times) times.append(py::make_tuple(time.first, time.weight, time.milliseconds));
+      rows.append(py::make_tuple(row.key, row.first, row.weight, times));
+    }
+    return rows;
+  });
+  m.def("add_measured_convolution", [](Sizes key, std::string first, std::string weight,
+                                       const std::vector<std::tuple<std::string, std::string, double>>& times) {
+    sdgan::MeasuredConvolution row{std::move(key), std::move(first), std::move(weight), {}};
+    for (const auto& [a, b, milliseconds] : times) row.times.push_back({a, b, milliseconds});
+    sdgan::add_measured_convolution(row);
+  });
   m.def("explain_convolution", [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups,
                                   Sizes vertical, Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage,
                                   bool both_gradients) {

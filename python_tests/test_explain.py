@@ -24,8 +24,9 @@ class Model(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def auto(monkeypatch):
-    monkeypatch.setenv("SDGAN_CONV", "auto")
+def auto():
+    with sd.conv_backend("auto"):
+        yield
 
 
 def test_a_model():
@@ -35,7 +36,7 @@ def test_a_model():
     first, middle, stock = rows
     assert (first.input, first.weight, first.stride) == ((2, 3, 16, 16), (64, 3, 4, 4), (2, 2))
     assert first.grad_input is None and set(first.passes) == {"forward", "grad_weight"}
-    assert first.forward.kernel == "direct" and first.forward.speedup is None
+    assert first.forward.kernel == "small_channel" and first.forward.speedup is None
     assert middle.grad_input is not None and middle.dtype == torch.float32 and not middle.channels_last
     assert {p.kernel for p in stock.passes.values()} == {"torch"}
     assert first.forward.direct == 2 * 8 * 8 * 64 * 3 * 16
@@ -53,14 +54,14 @@ def test_what_it_says_is_what_the_operation_is_told():
     assert set(row.passes) == {"forward", "grad_input", "grad_weight"} and row.channels_last
 
 
-def test_it_follows_the_variable(monkeypatch):
-    monkeypatch.setenv("SDGAN_CONV", "winograd")
+def test_it_follows_the_setting():
+    sd.conv_backend("winograd")
     (row,) = sd.explain(ops.conv2d, torch.empty(4, 64, 16, 16), torch.empty(64, 64, 4, 4), stride=2, padding=1)
-    assert (row.forward.kernel, row.forward.reason) == ("winograd", "SDGAN_CONV=winograd")
+    assert (row.forward.kernel, row.forward.reason) == ("winograd", "asked for by conv_backend")
     assert row.forward.multiplications == 4 * 4 * 4 * 36 * 64 * 64
     assert (row.forward.speedup is not None) == (sd.build_info()["cpu_isa"] != "generic")
     assert row.forward.direct == 4 * 8 * 8 * 16 * 64 * 64
-    monkeypatch.setenv("SDGAN_CONV", "library")
+    sd.conv_backend("library")
     (row,) = sd.explain(ops.conv2d, torch.empty(4, 64, 16, 16), torch.empty(64, 64, 4, 4), stride=2, padding=1)
     assert (row.forward.kernel, row.forward.multiplications) == ("library", row.forward.direct)
 
@@ -108,7 +109,7 @@ def test_presets_and_the_table():
     assert all(row.op in ("conv2d", "conv_transpose2d") for row in rows) and len(lines) > len(rows)
     columns = [lines[0].index(name) for name in ("op", "input", "forward", "grad_weight", "multiplications")]
     assert all(line[column - 1] == " " and line[column] != " " for line in lines[: len(rows) + 1] for column in columns)
-    assert "direct: the output has 1 to 4 channels (generator" in str(rows)
+    assert "small_channel: the output has 1 to 4 channels (generator" in str(rows)
     assert str(sd.explain(torch.relu, torch.empty(3))) == "no convolutions"
 
 
@@ -122,7 +123,7 @@ def test_errors():
     assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
-def test_build_info_tells_what_is_forced(monkeypatch):
+def test_build_info_has_the_setting():
     assert sd.build_info()["conv"] == "auto"
-    monkeypatch.setenv("SDGAN_CONV", "winograd")
-    assert sd.build_info()["conv"] == "winograd"
+    sd.conv_backend("winograd", "library")
+    assert sd.build_info()["conv"] == "winograd,library"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._explain import explain
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig, preset
+    from .ops import conv_backend, get_conv_backend
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
@@ -32,6 +33,8 @@ _HOMES = {
     "Trainer": "training.trainer",
     "build_info": "_native",
     "accelerate": "_accelerate",
+    "conv_backend": "ops",
+    "get_conv_backend": "ops",
     "restore": "_accelerate",
     "explain": "_explain",  # a module of that name would hide it once imported
 }
@@ -44,10 +47,12 @@ __all__ = [
     "__version__",
     "accelerate",
     "build_info",
+    "conv_backend",
     "data",
     "evaluation",
     "explain",
     "export",
+    "get_conv_backend",
     "losses",
     "models",
     "nn",

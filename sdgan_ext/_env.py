@@ -1,9 +1,17 @@
 """Every SDGAN_* environment variable that the package reads at run time. Build-time ones are in setup.py."""
 
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["conv_backend", "cpu_isa", "data_root"]
+
+#: Those of the native code; here as well, so that the environment can be checked without it.
+CONV_BACKENDS = ("small_channel", "winograd", "implicit_gemm", "library")
+
+#: Backends of convolutions as they were called before, for one release.
+_OLD_BACKENDS = {"direct": "small_channel", "gemm": "implicit_gemm"}
 
 
 def _choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
@@ -18,9 +26,29 @@ def cpu_isa() -> str:
     return _choice("SDGAN_CPU_ISA", "auto", ("auto", "generic", "avx2", "avx512"))
 
 
-def conv_backend() -> str:
-    """SDGAN_CONV: which convolution kernels to use; ``auto`` picks per shape."""
-    return _choice("SDGAN_CONV", "auto", ("auto", "direct", "winograd", "library", "gemm"))
+def conv_backend() -> list[str]:
+    """SDGAN_CONV: the setting of :class:`sdgan_ext.conv_backend` at import, names with commas between."""
+    value = os.environ.get("SDGAN_CONV", "auto")
+    names = renamed_backends([name.strip() for name in value.split(",")])
+    if names not in (["auto"], ["benchmark"]) and not set(names) <= set(CONV_BACKENDS):
+        raise ValueError(
+            f"SDGAN_CONV is {value!r}; allowed are auto, benchmark, and some of {', '.join(CONV_BACKENDS)} in order of "
+            "preference, with commas between"
+        )
+    return names
+
+
+def renamed_backends(names: Sequence[str]) -> list[str]:
+    """Old names of backends become today's, with a warning."""
+    for name in names:
+        if name in _OLD_BACKENDS:
+            warnings.warn(
+                f"the convolution backend {name!r} is called {_OLD_BACKENDS[name]!r} now; the old name goes with the "
+                "next release",
+                FutureWarning,
+                stacklevel=3,
+            )
+    return [_OLD_BACKENDS.get(name, name) for name in names]
 
 
 def data_root() -> Path:

@@ -27,7 +27,7 @@ class Pass:
     """What a pass of a convolution takes.
 
     Attributes:
-        kernel: ``winograd``, ``direct``, ``gemm`` or ``library``; ``torch`` where it is not a convolution of ours.
+        kernel: a backend of :class:`sdgan_ext.conv_backend`; ``torch`` where it is not a convolution of ours.
         reason: why.
         speedup: estimate over the library, or None where there is no table: all but ``winograd``.
         multiplications: that the kernel makes; those of the direct algorithm where it is not ``winograd``.
@@ -85,7 +85,7 @@ class Explanation(list):
         for row in self:
             told: dict[str, list[str]] = {}
             for name, taken in row.passes.items():
-                if taken.kernel != "winograd" or taken.reason.startswith("SDGAN_CONV"):
+                if taken.kernel != "winograd" or taken.reason.startswith("asked for"):
                     told.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
             for reason, names in told.items():
                 which = "" if len(names) == len(row.passes) else f" {', '.join(names)}"

@@ -25,11 +25,11 @@ def build_info() -> dict:
     """What was compiled in and what this machine can run.
 
     Keys: ``version``, ``torch`` (running), ``compiler``, ``cpu_isa`` (in use; force it with SDGAN_CPU_ISA),
-    ``conv`` (SDGAN_CONV as it is now, ``auto`` unless set), ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA
+    ``conv`` (the setting of :class:`sdgan_ext.conv_backend`), ``cpu_isa_compiled``, ``cpu_isa_usable``, ``cuda`` (CUDA
     kernels compiled in), ``cuda_reason``, ``cuda_version`` (nvcc's, as torch.version.cuda), ``cuda_architectures`` (as
     CMake writes them).
     """
-    return {**_C.build_info(), "torch": torch.__version__, "conv": _env.conv_backend()}
+    return {**_C.build_info(), "torch": torch.__version__, "conv": ",".join(_C.conv_backend())}
 
 
 _asked = _env.cpu_isa()
@@ -38,3 +38,4 @@ if _asked != "auto" and _asked not in _C.build_info()["cpu_isa_usable"]:
         f"SDGAN_CPU_ISA is {_asked!r}, which this CPU or build cannot run; usable are "
         f"{', '.join(_C.build_info()['cpu_isa_usable'])}"
     )
+_C.set_conv_backend(_env.conv_backend())

@@ -16,6 +16,15 @@ constexpr int64_t kCudaPartials = 4096;
 // The error in words, with the fix where there is one.
 std::string cuda_error_text(CudaError error);
 
+// For timing: waits for the stream; whether its work is recorded into a graph instead of done.
+#if SDGAN_CUDA
+CudaError wait_for_stream(CudaStream stream);
+bool stream_is_capturing(CudaStream stream);
+#else
+inline CudaError wait_for_stream(CudaStream) { return kCudaNotBuilt; }
+inline bool stream_is_capturing(CudaStream) { return false; }
+#endif
+
 }  // namespace sdgan
 
 // launch_<name>(p, stream) checks nothing, allocates nothing, does not wait, and returns the first error of its

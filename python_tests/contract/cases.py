@@ -20,7 +20,7 @@ from sdgan_ext import ops  # noqa: E402
 from sdgan_ext.ops.adversarial_loss import OBJECTIVES  # noqa: E402
 
 TINY = 1e-7
-PATHS = ["gemm", "direct", "library"]
+BACKENDS = ["implicit_gemm", "small_channel", "library"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Spec:
 class Case:
     """
     Attributes:
-        path: SDGAN_CONV while it runs.
+        backend: of conv_backend while it runs, the library where that cannot.
         autocast: what comes out under autocast: "half", "float32" or "input" (the dtype of the input).
         kinked: its derivative jumps, so an output that was rounded across the jump has another gradient.
         short: also in the tests that repeat the others under some circumstance.
@@ -48,7 +48,7 @@ class Case:
     name: str
     call: Callable
     specs: tuple[Spec, ...]
-    path: str = "auto"
+    backend: str = "auto"
     autocast: str = "float32"
     kinked: bool = False
     short: bool = True
@@ -78,7 +78,7 @@ class Case:
         if self.conv is None:
             return True
         transposed, groups = self.conv
-        with backend(self.path):
+        with backend(self.backend):
             paths = ops.explain_conv(*self.tensors()[:2], groups, transposed=transposed).values()
         return not any(path.startswith("library") for path in paths)
 
@@ -88,7 +88,7 @@ class Case:
 
     def run(self, tensors, upstream=None, module=ops):
         """Outputs and, in order, the gradients of all leaves, for output gradients that are not one."""
-        with backend(self.path):
+        with backend(self.backend):
             outputs = self.call(module, *tensors)
             outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
             with_graph = [output for output in outputs if output.requires_grad]
@@ -129,7 +129,7 @@ def _tensor(spec, dtype, seed, format, device):
 
 
 # --------------------------------------------------------------------------------------------------------- table
-def _conv(op, name, x, kernel, outputs, activation=None, short=True, paths=PATHS, bias=True, **options):
+def _conv(op, name, x, kernel, outputs, activation=None, short=True, backends=BACKENDS, bias=True, **options):
     """A convolution on every path. ``x``: [N, C, H, W]."""
     groups = options.get("groups", 1)
     into = x[1]
@@ -143,7 +143,10 @@ def _conv(op, name, x, kernel, outputs, activation=None, short=True, paths=PATHS
     kinked = activation in ("relu", "leaky_relu")
     about = call, tuple(specs)
     conv = op == "conv_transpose2d", groups
-    return [Case(f"{op}, {name}, {path}", *about, path, "half", kinked, short, conv) for path in [*paths, "auto"]]
+    return [
+        Case(f"{op}, {name}, {backend}", *about, backend, "half", kinked, short, conv)
+        for backend in [*backends, "auto"]
+    ]
 
 
 def _convolutions():

@@ -34,7 +34,7 @@ class Operation:
     @property
     def cases(self) -> list[Case]:
         """Those of the table that ``auto`` would run on this machine."""
-        return [case for case in CASES if case.op == self.name and case.path == "auto"]
+        return [case for case in CASES if case.op == self.name and case.backend == "auto"]
 
     @property
     def case(self) -> Case:

@@ -9,7 +9,7 @@ import torch
 
 
 def main():
-    cases = [case for case in matrix.CASES if case.exact and (case.short or case.path == "gemm")]
+    cases = [case for case in matrix.CASES if case.exact and (case.short or case.backend == "implicit_gemm")]
     for i, case in enumerate(cases):
         for dtype in (torch.float32, [torch.bfloat16, torch.float16][i % 2 and matrix.ON_CUDA]):
             case.run(case.tensors(dtype, format=[torch.contiguous_format, torch.channels_last][i // 2 % 2]))

@@ -142,7 +142,7 @@ def test_compile(case):
     def run(*tensors):
         return case.call(ops, *tensors)
 
-    with matrix.backend(case.path):
+    with matrix.backend(case.backend):
         outputs = torch.compile(run, fullgraph=True, backend="aot_eager")(*tensors)
         outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         with_graph = [output for output in outputs if output.requires_grad]

@@ -14,7 +14,7 @@ def check(test, case):
     leaves = case.tensors(torch.float64)
 
     def run(*tensors):
-        with matrix.backend(case.path):
+        with matrix.backend(case.backend):
             outputs = case.call(matrix.ops, *tensors)
         outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
         return tuple(output for output in outputs if output.requires_grad)

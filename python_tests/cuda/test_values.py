@@ -146,15 +146,15 @@ def reference_tail(seed, n, count):
 
 
 @pytest.mark.usefixtures("gives_memory_back")
-@pytest.mark.parametrize("path", ["gemm", "direct"])
-def test_convolutions_past_2_to_the_31(path):
+@pytest.mark.parametrize("backend", ["implicit_gemm", "small_channel"])
+def test_convolutions_past_2_to_the_31(backend):
     needs_memory(40)
-    outputs = 3 if path == "direct" else 16
+    outputs = 3 if backend == "small_channel" else 16
     batch = 2**31 // (16 * 64 * 64) + 2
     x = torch.zeros(batch, 16, 64, 64, dtype=torch.bfloat16, device=DEVICE).to(memory_format=torch.channels_last)
     x[-2:] = torch.randn(2, 16, 64, 64, device=DEVICE)
     w = torch.randn(outputs, 16, 3, 3, device=DEVICE).bfloat16()
-    with matrix.backend(path):
+    with matrix.backend(backend):
         y = ops.conv2d(x, w, None, padding=1, activation="relu")
         few = ops.conv2d(x[-2:], w, None, padding=1, activation="relu")
     matrix.assert_all_near([y[-2:]], [few], 2e-2)

@@ -1,14 +1,19 @@
 """What the tests of conv2d and conv_transpose2d share: tensors, layouts and the checks that both must pass."""
 
-import contextlib
 import os
 
 import torch
 
+from sdgan_ext import ops
+
 ACTIVATIONS = [None, "relu", "leaky_relu", "tanh", "sigmoid", "silu", "elu"]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
-#: gemm is CUDA's; where its kernels run on the host, so does this one.
-PATHS = ["direct", "library", *(["gemm"] if "cuda_on_host" in os.environ.get("SDGAN_TEST_NATIVE", "") else [])]
+#: implicit_gemm is CUDA's; where its kernels run on the host, so does this one.
+BACKENDS = [
+    "small_channel",
+    "library",
+    *(["implicit_gemm"] if "cuda_on_host" in os.environ.get("SDGAN_TEST_NATIVE", "") else []),
+]
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -21,14 +26,9 @@ def rand(*shape, dtype=torch.float64, format=torch.contiguous_format, seed=0):
     return t.requires_grad_()
 
 
-@contextlib.contextmanager
 def backend(name):
-    before = os.environ.get("SDGAN_CONV")
-    os.environ["SDGAN_CONV"] = name
-    try:
-        yield
-    finally:
-        os.environ.pop("SDGAN_CONV") if before is None else os.environ.update(SDGAN_CONV=before)
+    """The backend where it can run, else the library."""
+    return ops.conv_backend(*([name] if name == "auto" else [name, "library"]))
 
 
 def check_against_reference(op, reference, tensors, **options):

@@ -33,7 +33,7 @@ def tensors(inputs, outputs, kernel, *, size=(9, 7), batch=2, groups=1, weight_f
 @pytest.mark.parametrize("format", cases.FORMATS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("geometry", "kernel"), GEOMETRIES)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_values_and_gradients(path, geometry, kernel, channels, format):
     given = tensors(*channels, kernel, format=cases.FORMATS[format])
     with cases.backend(path):
@@ -47,7 +47,7 @@ def test_values_and_gradients(path, geometry, kernel, channels, format):
 def test_activations_and_dtypes(channels, activation, dtype):
     for format in cases.FORMATS.values():
         given = tensors(*channels, (3, 3), dtype=dtype, format=format)
-        for path in cases.PATHS:
+        for path in cases.BACKENDS:
             with cases.backend(path):
                 cases.check_against_reference(
                     ops.conv2d, reference.conv2d, given, padding=(1, 0, 2, 1), stride=2, activation=activation
@@ -55,7 +55,7 @@ def test_activations_and_dtypes(channels, activation, dtype):
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_first_and_second_derivative(path, activation):
     given = tensors(2, 3, (3, 2), size=(4, 3), batch=2)
 
@@ -84,7 +84,7 @@ def test_groups_and_mixed_layouts():
     cases.check_against_reference(ops.conv2d, reference.conv2d, given, groups=2, padding=(0, 1, 1, 2), activation="elu")
     x, w, b = tensors(16, 3, (3, 3))
     last = w.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    for path in cases.PATHS:
+    for path in cases.BACKENDS:
         with cases.backend(path):
             for image, weight in (
                 (x, last),
@@ -99,7 +99,7 @@ def test_groups_and_mixed_layouts():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 5, 5), (2, 3, 1, 1), (1, 16, 6, 1), (0, 3, 6, 6)])
 @pytest.mark.parametrize("format", cases.FORMATS)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_layouts_that_strides_leave_open(path, format, shape):
     format = cases.FORMATS[format]
     x = cases.rand(*shape, format=format)
@@ -124,7 +124,7 @@ def test_same_bits_for_any_number_of_threads(channels):
         output = ops.conv2d(*given, padding=2, stride=2, activation="silu")
         return [output, *torch.autograd.grad(output, given, torch.ones_like(output))]
 
-    with cases.backend("direct"):
+    with cases.backend("small_channel"):
         cases.check_threads(run)
 
 
@@ -140,7 +140,7 @@ def test_the_library_has_the_bias_sums_of_any_number_of_threads():
         cases.check_threads(run)
 
 
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_no_weight_gradients(path, monkeypatch):
     x, w, b = tensors(16, 3, (3, 3))
     wanted = []
@@ -176,7 +176,7 @@ def test_opcheck(activation):
 
 def test_autocast():
     x, w, b = tensors(16, 3, (3, 3), dtype=torch.float32)
-    for path in cases.PATHS:
+    for path in cases.BACKENDS:
         with cases.backend(path):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 output = ops.conv2d(x, w, b, padding=1, activation="tanh")
@@ -190,8 +190,8 @@ def test_autocast():
 @pytest.mark.parametrize(
     ("shape", "weight", "path", "why"),
     [
-        ((2, 128, 28, 28), (1, 128, 5, 5), "direct", "output has 1 to 4"),
-        ((2, 3, 28, 28), (64, 3, 4, 4), "direct", "input has 1 to 3"),
+        ((2, 128, 28, 28), (1, 128, 5, 5), "small_channel", "output has 1 to 4"),
+        ((2, 3, 28, 28), (64, 3, 4, 4), "small_channel", "input has 1 to 3"),
         ((2, 64, 28, 28), (64, 64, 4, 4), "library", "3x3 of stride 1"),
         ((2, 8, 28, 28), (64, 8, 3, 3), "library", "fewer than 16 channels"),
         ((2, 1, 28, 28), (8, 1, 4, 4), "library", "fewer than 16"),
@@ -203,14 +203,18 @@ def test_explain(shape, weight, path, why):
         answer = ops.explain_conv(torch.ones(shape), torch.ones(weight))["forward"]
     assert answer.startswith(f"{path}: ") and why in answer
     with cases.backend("library"):
-        assert ops.explain_conv(torch.ones(shape), torch.ones(weight))["forward"] == "library: SDGAN_CONV=library"
+        assert (
+            ops.explain_conv(torch.ones(shape), torch.ones(weight))["forward"] == "library: asked for by conv_backend"
+        )
 
 
 def test_explain_in_bfloat16():
     with cases.backend("auto"):
         answer = ops.explain_conv(torch.ones(1, 3, 8, 8).bfloat16(), torch.ones(64, 3, 4, 4).bfloat16())
     kernels = [path.split(":")[0] for path in answer.values()]
-    assert kernels == ["library", "direct", "direct", "library"] or kernels == 4 * ["library"]  # the latter with AMX
+    assert kernels == ["library", "small_channel", "small_channel", "library"] or kernels == 4 * [
+        "library"
+    ]  # the latter with AMX
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -220,20 +224,20 @@ def test_explain_on_cuda(dtype):
         wide = (torch.empty(2, 64, 8, 8, **options), torch.empty(32, 64, 4, 4, **options))
         thin = (torch.empty(2, 3, 8, 8, **options), torch.empty(32, 3, 4, 4, **options))
     for path, wide_path, thin_path in (
-        ("auto", "library: our kernel has not been measured", "library: our kernels have not been measured"),
-        ("library", "library: SDGAN_CONV=library", "library: SDGAN_CONV=library"),
-        ("gemm", "gemm: SDGAN_CONV=gemm", "gemm: SDGAN_CONV=gemm"),
-        ("direct", "library: neither side has 1 to 4 channels", "direct: SDGAN_CONV=direct"),
+        ("auto", "library: our kernels have not been measured", "library: our kernels have not been measured"),
+        ("library", "library: asked for by conv_backend", "library: asked for by conv_backend"),
+        ("implicit_gemm", "implicit_gemm: asked for by conv_backend", "implicit_gemm: asked for by conv_backend"),
+        ("small_channel", "library: neither side has 1 to 4 channels", "small_channel: asked for by conv_backend"),
     ):
         with cases.backend(path):
             assert all(answer.startswith(wide_path) for answer in ops.explain_conv(*wide).values())
             assert all(answer.startswith(thin_path) for answer in ops.explain_conv(*thin).values())
-    with cases.backend("gemm"):
+    with cases.backend("implicit_gemm"):
         answer = ops.explain_conv(torch.ones(2, 64, 8, 8), torch.ones(32, 64, 4, 4))["forward"]
-    assert answer == "library: SDGAN_CONV=gemm is for CUDA"
+    assert answer == "library: the implicit GEMM kernels are for CUDA"
 
 
-@pytest.mark.skipif("gemm" not in cases.PATHS, reason="the kernel is CUDA's")
+@pytest.mark.skipif("implicit_gemm" not in cases.BACKENDS, reason="the kernel is CUDA's")
 def test_tf32_where_torchs_flag_allows_it():
     given = tensors(16, 24, (3, 3), dtype=torch.float32)
 
@@ -246,7 +250,7 @@ def test_tf32_where_torchs_flag_allows_it():
         pairs = zip((output, *grads), (expected, *wanted), strict=True)
         return [((got - want).abs().max() / want.abs().max()).item() for got, want in pairs]
 
-    with cases.backend("gemm"):
+    with cases.backend("implicit_gemm"):
         assert max(error()) < 1e-6
         torch.backends.cudnn.conv.fp32_precision = "tf32"
         try:

@@ -33,7 +33,7 @@ def tensors(inputs, outputs, kernel, *, size=(5, 4), batch=2, groups=1, **option
 @pytest.mark.parametrize("format", cases.FORMATS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("geometry", "kernel"), GEOMETRIES)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_values_and_gradients(path, geometry, kernel, channels, format):
     given = tensors(*channels, kernel, format=cases.FORMATS[format])
     with cases.backend(path):
@@ -49,7 +49,7 @@ def test_values_and_gradients(path, geometry, kernel, channels, format):
 def test_activations_and_dtypes(channels, activation, dtype):
     for format in cases.FORMATS.values():
         given = tensors(*channels, (5, 5), dtype=dtype, format=format)
-        for path in cases.PATHS:
+        for path in cases.BACKENDS:
             with cases.backend(path):
                 cases.check_against_reference(
                     ops.conv_transpose2d,
@@ -62,7 +62,7 @@ def test_activations_and_dtypes(channels, activation, dtype):
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_first_and_second_derivative(path, activation):
     given = tensors(2, 3, (3, 2), size=(3, 2), batch=2)
 
@@ -81,7 +81,7 @@ def test_groups_and_mixed_layouts():
     )
     x, w, b = tensors(16, 3, (3, 3))
     last = w.detach().contiguous(memory_format=torch.channels_last)
-    for path in cases.PATHS:
+    for path in cases.BACKENDS:
         with cases.backend(path):
             for image, weight in ((x, last), (x[:, :, ::2], w), (x[:1].expand(3, -1, -1, -1), w)):
                 image, weight = image.detach().requires_grad_(), weight.detach().requires_grad_()
@@ -96,7 +96,7 @@ def test_groups_and_mixed_layouts():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 5, 5), (2, 3, 1, 1), (1, 16, 6, 1), (0, 3, 6, 6)])
 @pytest.mark.parametrize("format", cases.FORMATS)
-@pytest.mark.parametrize("path", cases.PATHS)
+@pytest.mark.parametrize("path", cases.BACKENDS)
 def test_layouts_that_strides_leave_open(path, format, shape):
     format = cases.FORMATS[format]
     x = cases.rand(*shape, format=format)
@@ -124,7 +124,7 @@ def test_same_bits_for_any_number_of_threads(channels):
         output = ops.conv_transpose2d(*given, padding=1, stride=2, activation="silu")
         return [output, *torch.autograd.grad(output, given, torch.ones_like(output))]
 
-    with cases.backend("direct"):
+    with cases.backend("small_channel"):
         cases.check_threads(run)
 
 
@@ -142,7 +142,7 @@ def test_opcheck(activation):
 def test_explain():
     with cases.backend("auto"):
         x, w, _ = tensors(64, 3, (4, 4))
-        assert ops.explain_conv(x, w, transposed=True)["forward"] == "direct: the output has 1 to 4 channels"
+        assert ops.explain_conv(x, w, transposed=True)["forward"] == "small_channel: the output has 1 to 4 channels"
         x, w, _ = tensors(32, 32, (4, 4))
         assert ops.explain_conv(x, w, transposed=True)["forward"] == "library: the Winograd kernels are for float32"
         x, w, _ = tensors(16, 12, (4, 4), groups=2, dtype=torch.float32)

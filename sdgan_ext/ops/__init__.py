@@ -1,6 +1,7 @@
 """The fused operations as public functions; :mod:`sdgan_ext.ops.reference` specifies them in plain torch."""
 
 from . import reference
+from ._conv_backend import conv_backend, get_conv_backend
 from ._convolution import explain_conv, no_weight_gradients
 from .adversarial_loss import discriminator_loss, generator_loss
 from .batch_norm import batch_norm
@@ -15,11 +16,13 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "conv2d",
+    "conv_backend",
     "conv_transpose2d",
     "discriminator_loss",
     "explain_conv",
     "gaussian_kl",
     "generator_loss",
+    "get_conv_backend",
     "no_weight_gradients",
     "reconstruction_loss",
     "reference",

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _C, _env
+from .. import _C
 from .._torch_internals import without_autocast_key
 from . import reference
 from ._autograd import add_grads, differentiable
@@ -47,11 +47,9 @@ def explain_conv(
     sides=(0, 0, 0, 0),
     dilation=1,
 ) -> dict[str, str]:
-    """Which kernel a convolution takes on the device of its input, and why. :func:`sdgan_ext.explain` asks for a model.
+    """Which backend runs a convolution on the device of its input, and why. :func:`sdgan_ext.explain` asks for a model.
 
-    ``direct`` is the package's own kernel for images of 1 to 4 channels, ``winograd`` its own of fewer multiplications
-    on the CPU, ``gemm`` its own for any number of channels on CUDA, ``library`` is oneDNN or cuDNN through torch. The
-    variable ``SDGAN_CONV=auto|direct|winograd|library|gemm`` asks for one; ``auto`` follows measurements.
+    The backends are those of :class:`sdgan_ext.conv_backend`, whose setting is followed.
 
     Args:
         input, weight, groups, stride, dilation: as of :func:`conv2d`, or of :func:`conv_transpose2d` with
@@ -59,7 +57,7 @@ def explain_conv(
         sides: padding or crop: top, bottom, left, right.
 
     Returns:
-        ``{"forward": "direct: the output has 1 to 4 channels", "grad_input": ..., "grad_weight": ...,
+        ``{"forward": "small_channel: the output has 1 to 4 channels", "grad_input": ..., "grad_weight": ...,
         "grad_weight alone": ...}``; the last is that of a network's first layer, whose input needs no gradient.
 
     Raises:
@@ -297,7 +295,6 @@ def register(name: str, *, transposed: bool):
     return forward
 
 
-_env.conv_backend()  # an unknown value is refused on import
 _library = torch.library.Library("sdgan_ext", "FRAGMENT")
 
 

@@ -1,4 +1,4 @@
-// CUDA's errors in words, with the fix where there is one.
+// CUDA's errors in words, with the fix where there is one, and what a stream is doing.
 #include "kernels/cuda/portable.cuh"
 
 namespace sdgan {
@@ -26,7 +26,18 @@ std::string cuda_error_text(CudaError code) {
       return std::string("CUDA error: ") + cudaGetErrorName(error) + ", " + cudaGetErrorString(error);
   }
 }
+
+CudaError wait_for_stream(CudaStream stream) { return cudaStreamSynchronize(static_cast<cudaStream_t>(stream)); }
+
+bool stream_is_capturing(CudaStream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  return status != cudaStreamCaptureStatusNone;
+}
 #else
+CudaError wait_for_stream(CudaStream) { return 0; }
+bool stream_is_capturing(CudaStream) { return false; }
+
 std::string cuda_error_text(CudaError error) { return "error " + std::to_string(error) + " of a kernel on the host"; }
 #endif
 

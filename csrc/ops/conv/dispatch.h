@@ -1,5 +1,5 @@
-// Which backend runs a convolution: sd.conv_backend's choice, or by the cost model, or by timing. No torch in what
-// module.cpp sees.
+// Which backend runs a convolution: sd.conv_backend's setting, the cost model, or measurements. No torch here:
+// module.cpp binds it.
 #pragma once
 
 #include <functional>
@@ -14,8 +14,10 @@ namespace sdgan {
 // order of preference, of which the first that can run a pass does. Throws std::invalid_argument for another name.
 void set_conv_backend(const std::vector<std::string>& names);
 std::vector<std::string> conv_backend();
+// The backends there are, in the order in which `auto` asks them.
+std::vector<std::string> backend_names();
 
-// What a query would be answered with, in words.
+// How a query would be answered, in words.
 struct ConvExplanation {
   const char* backend;
   std::string reason;
@@ -24,6 +26,20 @@ struct ConvExplanation {
 };
 // Throws std::invalid_argument where no backend of the setting can run the pass.
 ConvExplanation explain_convolution(const ConvQuery& query);
+
+// What "benchmark" has measured, with names: for sd.conv_backend's file.
+struct MeasuredConvolution {
+  std::vector<int64_t> key;    // BenchmarkKey
+  std::string first, weight;   // backends of forward or input's gradient, and of the weight's gradient or ""
+  struct Time {
+    std::string first, weight;
+    double milliseconds;
+  };
+  std::vector<Time> times;
+};
+std::vector<MeasuredConvolution> measured_convolutions();
+// As if it had been measured here. Throws std::invalid_argument for what this build does not know.
+void add_measured_convolution(const MeasuredConvolution& measured);
 
 // Whether torch lets tf32 stand for float32 in convolutions. Its flag is Python's to read (the stable ABI does not know
 // it): ask_tf32 receives the question once. Without an answer, no.
