@@ -1,8 +1,8 @@
 """What mkdocs does beside rendering: links that leave ``docs``, and the page of the command line.
 
-The documents are read on a code host as well, where ``../benchmarks/README.md`` and a link to a folder work. On the site,
-pictures outside of ``docs`` are copied into it, other files outside become code, and a link to a folder leads to its
-first page.
+The documents are read on a code host as well, where ``../benchmarks/README.md`` and a link to a folder work. On the
+site, pictures outside of ``docs`` are copied into it, other files outside become code, and a link to a folder leads to
+its first page.
 """
 
 import os
