@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -77,4 +78,7 @@ def _help_of_every_command() -> str:
 def _help(*command: str) -> str:
     words = [sys.executable, "-m", "sdgan_ext", *command, "--help"]
     environment = os.environ | {"COLUMNS": "96"}
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    ran = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if ran.returncode != 0:
+        raise PluginError(f"`{' '.join(words)}` failed: {ran.stderr.strip()}")
+    return ran.stdout.strip()
