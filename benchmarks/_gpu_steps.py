@@ -14,8 +14,8 @@ from _harness import kernels_launched
 from bench_train_step import Stock
 
 import sdgan_ext.training.steps as steps
-from sdgan_ext.models.presets import preset
 from sdgan_ext.models.vae_gan import VAEGAN
+from sdgan_ext.presets import preset
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.optimizers import make_optimizers
 

@@ -25,8 +25,8 @@ from torch import nn
 import sdgan_ext.training.steps as steps
 from sdgan_ext.bench.cases import CHANNELS_LAST, EAGER, OURS, Case
 from sdgan_ext.models.geometry import level_sizes, margins
-from sdgan_ext.models.presets import preset
 from sdgan_ext.models.vae_gan import VAEGAN
+from sdgan_ext.presets import preset
 from sdgan_ext.training.optimizers import make_optimizers
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
-    from .models import VAEGAN, VAEGANConfig, preset
+    from .models import VAEGAN, VAEGANConfig
+    from .presets import preset
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
@@ -27,7 +28,7 @@ _MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "tr
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
-    "preset": "models",
+    "preset": "presets",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",

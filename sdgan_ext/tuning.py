@@ -12,7 +12,6 @@ takes the trials of one that was not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
@@ -30,14 +29,14 @@ from ._errors import CheckpointError, ConfigError, DataError, DivergedError, Eva
 from ._tuning_plot import draw_trials
 from .data import batches, open_dataset
 from .evaluation import choose_net, evaluate, refusals
-from .models import PRESETS, VAEGAN, preset
-from .models.presets import OWN_SIZE
+from .models import VAEGAN
+from .presets import OWN_SIZE, preset
 from .training.config import MODES, TrainConfig
 from .training.runs import Run, resolve_source
 from .training.selection import split
 from .training.trainer import Trainer
 
-__all__ = ["SCORES", "SPACE", "Range", "Search", "read_space", "tune"]
+__all__ = ["SCORES", "SPACE", "Range", "Search", "check_installed", "check_metric", "read_space", "tune"]
 
 
 class Range(NamedTuple):
@@ -48,18 +47,18 @@ class Range(NamedTuple):
     log: bool = False
 
 
-_ENCODER, _GAME, _BOTH = ("vae", "vae-gan"), ("gan", "vae-gan"), ("vae-gan",)
+_ENCODER, _ADVERSARIAL, _BOTH = ("vae", "vae-gan"), ("gan", "vae-gan"), ("vae-gan",)
 
-#: What is searched unless told otherwise: a field of TrainConfig, its range, the modes in which it does something.
+#: What is searched by default: a field of TrainConfig, its range, the modes in which it does something.
 SPACE = {
     "lr_encoder": (Range(3e-4, 1e-2, True), _ENCODER),
     "lr_generator": (Range(3e-4, 1e-2, True), tuple(MODES)),
-    "lr_discriminator": (Range(3e-4, 1e-2, True), _GAME),
+    "lr_discriminator": (Range(3e-4, 1e-2, True), _ADVERSARIAL),
     "batch_size": (Range(32, 256, True), tuple(MODES)),
     "kl_weight": (Range(0.1, 10, True), _ENCODER),
     "feature_weight": (Range(0.1, 10, True), _BOTH),
     "gamma": (Range(1e-3, 1, True), _BOTH),
-    "r1_gamma": (Range(0.01, 10, True), _GAME),
+    "r1_gamma": (Range(0.01, 10, True), _ADVERSARIAL),
 }
 #: The same for every trial, or without a say in what is learnt.
 _FIXED = ("steps", "seed", "workers", "validation_images", "accumulate")
@@ -239,7 +238,15 @@ class _Objective:
 
 
 # ----------------------------------------------------------------------------------------------------- the study
-def _optuna():
+def check_installed() -> None:
+    """
+    Raises:
+        ImportError: Optuna or what it keeps its studies with is missing; names the extra that has them.
+    """
+    _optuna()
+
+
+def _optuna() -> Any:
     try:
         import optuna
         import sqlalchemy  # noqa: F401
@@ -363,50 +370,3 @@ def _report(study: Any, objective: _Objective, plot: Path, write: Callable[[str]
     scored = f"scored on {objective.n} {objective.search.split} images"
     write(f"{len(counted)} trials, {len(failed)} of them failed; {scored}; plot: {plot}")
     write(f"the best one again: {objective.command({name: ranked[0].params[name] for name in names})}")
-
-
-# --------------------------------------------------------------------------------------------------- the command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="as in train")
-    parser.add_argument("--preset", default="mnist-small", help=f"{', '.join(PRESETS)}; mnist-small unless given")
-    parser.add_argument("--mode", help=f"{', '.join(MODES)}; the preset's unless given")
-    parser.add_argument("--metric", help=f"{', '.join(SCORES)}; elbo unless given, fd in mode gan")
-    parser.add_argument("--steps", type=int, help="of training in each trial; the preset's unless given")
-    parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier call too; 20 unless given")
-    parser.add_argument(
-        "--space",
-        action="append",
-        default=[],
-        metavar="NAME=LOW:HIGH[:log]",
-        help="a field of the training configuration and its range, again for each; in place of the default: "
-        + ", ".join(f"{name}={low:g}:{high:g}{':log' * log}" for name, ((low, high, log), _) in SPACE.items()),
-    )
-    parser.add_argument("--n", type=int, default=2000, help="images that a trial is scored on; 2000 unless given")
-    parser.add_argument(
-        "--split",
-        default="validation",
-        help="validation: the n are training images that no trial is trained on, a tenth of all at most, and the test "
-        "split stays unseen; or test; validation unless given",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the search and of every training; 0 unless given")
-    parser.add_argument("--out", default="study", help="the study's folder, gone on with if there; study unless given")
-
-
-def command(arguments: argparse.Namespace, write: Callable[[str], None]) -> str | None:
-    """What ``sdgan-ext tune`` does; returns as :func:`tune`."""
-    _optuna()
-    for name in ("trials", "n"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
-    if arguments.split not in ("validation", "test"):
-        raise ConfigError(f"--split is {arguments.split!r}; it must be validation or test")
-    base = preset(arguments.preset).train
-    mode = base.mode if arguments.mode is None else arguments.mode
-    steps = base.steps if arguments.steps is None else arguments.steps
-    base = base.replace(mode=mode, steps=steps, seed=arguments.seed)
-    metric = arguments.metric or ("fd" if mode == "gan" else "elbo")
-    check_metric(metric)
-    space = read_space(arguments.space, base)
-    given = arguments.seed, arguments.n, arguments.split
-    search = Search(arguments.data, arguments.preset, mode, metric, steps, space, *given)
-    return tune(search, trials=arguments.trials, out=arguments.out, write=write)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .._errors import ConfigError
+from ..bench import cases, machine, table
+from ..bench.work import Conv
 from ..ops._enums import ACTIVATIONS
-from . import cases, machine, table
-from .work import Conv
-
-__all__ = ["OPS", "add_arguments", "bench"]
+from ._common import add_threads, say, set_threads
 
 _CONV = ("out", "kernel", "stride", "padding", "activation")
 #: Every operation and the flags that it has beside those of all.
@@ -51,28 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=list(cases.RECONSTRUCTION_LOSSES), help="of reconstruction_loss")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the stock operation competes as well")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each table; 5 unless given")
+    add_threads(parser)
 
 
-def bench(arguments: argparse.Namespace, write: Callable[[str], None]) -> None:
-    """Measures, forward alone and with backward, and writes the two tables.
-
-    Raises:
-        ConfigError: an argument that the operation does not have or does not take.
-    """
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, forward alone and with backward, and prints the two tables."""
+    set_threads(arguments)
     case = _case(arguments)
     _check_memory(case, arguments.shape)
     _try(case)
-    write("  ".join(f"{key} {value}" for key, value in machine.conditions().items()))
+    say("  ".join(f"{key} {value}" for key, value in machine.conditions().items()))
     if case.explain:
         *_, (_, inputs) = case.contestants().values()
         for passes, kernel in case.explain(inputs).items():
-            write(f"{passes}: {kernel}")
-    write(table.heading())
+            say(f"{passes}: {kernel}")
+    say(table.heading())
     for passes in case.passes:
         _, rows = table.measure(case, passes, arguments.seconds, compile=arguments.compile)
-        write(table.title(rows[0]))
+        say(table.title(rows[0]))
         for row in rows:
-            write(table.line(row))
+            say(table.line(row))
+    return 0
 
 
 def _case(arguments: argparse.Namespace) -> cases.Case:

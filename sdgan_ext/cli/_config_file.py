@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ._config import FORMAT_VERSION, Config
-from ._errors import ConfigError, nearest
+from .._config import FORMAT_VERSION, Config
+from .._errors import ConfigError, nearest
 
 __all__ = ["read_config_file"]
 
