@@ -10,7 +10,7 @@ from sdgan_ext import tuning
 from sdgan_ext._errors import CheckpointError, ConfigError, DivergedError, EvaluationError
 from sdgan_ext._tuning_plot import draw_trials
 from sdgan_ext.cli import main
-from sdgan_ext.models import preset
+from sdgan_ext.presets import preset
 from sdgan_ext.training.config import MODES
 from sdgan_ext.tuning import SPACE, Range, Search, read_space, tune
 

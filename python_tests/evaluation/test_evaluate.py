@@ -13,9 +13,9 @@ import torch
 import sdgan_ext as sd
 from sdgan_ext._errors import EvaluationError
 from sdgan_ext.cli import main
+from sdgan_ext.cli.evaluate import _UNITS
 from sdgan_ext.data import ImageDataset
 from sdgan_ext.evaluation import METRICS, NETS, elbo, evaluate, refusals
-from sdgan_ext.evaluation.command import _UNITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"latent_dim": 4, "encoder_channels": (4, 4), "generator_channels": (4, 4), "discriminator_channels": None}

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from sdgan_ext._errors import ConfigError
-from sdgan_ext.models import PRESETS, VAEGANConfig, preset
+from sdgan_ext.models import VAEGANConfig
+from sdgan_ext.presets import PRESETS, preset
 from sdgan_ext.training.config import TrainConfig
 
 

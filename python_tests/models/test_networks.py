@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdgan_ext.models import VAEGAN, Discriminator, Encoder, Generator, VAEGANConfig, preset
+from sdgan_ext.models import VAEGAN, Discriminator, Encoder, Generator, VAEGANConfig
+from sdgan_ext.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
