@@ -53,7 +53,7 @@ def test_train_help_has_a_flag_for_every_field(capsys):
         ("train --data digits --device tpu", "--device is tpu; it must be cpu, cuda or cuda:N"),
         ("train --data digits --device meta", "--device is meta; it must be cpu, cuda or cuda:N"),
         ("train --data digits --device cuda:99", "--device is cuda:99, but "),
-        ("train --data digits --image-size 2", "encoder_channels is (16, 32, 64), 3 halvings, but an image of 2x2"),
+        ("train --data digits --image-size 2", "encoder_channels is (16, 32, 64), 3 down blocks, but an image of 2x2"),
         ("train --data empty", "holds neither IDX files"),
         ("train --resume nowhere", "there is no run nowhere"),
         ("train --resume empty --steps 3", "empty is no run folder"),

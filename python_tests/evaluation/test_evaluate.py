@@ -105,7 +105,7 @@ def test_the_bounds_of_a_conditional_model_are_given_the_labels(digits, held_out
     (images, labels), model = next(sd.data.batches(held_out, 120, seed=0)), model.eval()
     assert elbo(model, images, labels=labels)["neg_elbo"] == pytest.approx(got["neg_elbo"], rel=1e-6)
     assert elbo(model, images, labels=(labels + 1) % 10)["neg_elbo"] != pytest.approx(got["neg_elbo"], rel=1e-6)
-    with pytest.raises(EvaluationError, match="labels are missing: this model is told of 10 classes"):
+    with pytest.raises(EvaluationError, match="labels are missing: this model is conditioned on 10 classes"):
         elbo(model, images)
     with pytest.raises(EvaluationError, match="labels has 10; this model's are 0 to 9"):
         elbo(model, images, labels=labels + 1)

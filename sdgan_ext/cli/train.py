@@ -74,6 +74,8 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
     if hint is bool:
         return lambda text: {"true": True, "false": False}.get(text.lower(), text)
+    if typing.get_origin(hint) is typing.Literal:
+        return str
     options = typing.get_args(hint) or (hint,)
     alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from .. import ops
 
 __all__ = ["Posterior"]
+
+_Reduction = Literal["batchmean", "sum", "mean", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Posterior:
         """The most likely z: the mean. [N, latent_dim]"""
         return self.mean
 
-    def kl(self, reduction: str = "batchmean") -> Tensor:
+    def kl(self, reduction: _Reduction = "batchmean") -> Tensor:
         """``KL(q || N(0, I)) = 1/2 sum(mean^2 + exp(logvar) - 1 - logvar)`` in nats.
 
         ``reduction`` is "batchmean" (summed over the latent dimensions, averaged over the batch), "sum", "mean" or
@@ -45,7 +48,7 @@ class Posterior:
         seed: int | Tensor | None = None,
         generator: torch.Generator | None = None,
         eps: Tensor | None = None,
-        reduction: str = "batchmean",
+        reduction: _Reduction = "batchmean",
     ) -> tuple[Tensor, Tensor]:
         """``(sample(), kl(reduction))`` in one pass over mean and logvar; ``eps`` stands instead of a seed."""
         return ops.sample_gaussian(self.mean, self.logvar, seed=seed, generator=generator, eps=eps, reduction=reduction)

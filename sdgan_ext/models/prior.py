@@ -24,6 +24,10 @@ class FittedPrior(torch.nn.Module):
             2022, appendix G); 1 until :meth:`fit`.
     """
 
+    mean: Tensor
+    factor: Tensor
+    scaling_factor: Tensor
+
     def __init__(self, rank: int, latent_dim: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(latent_dim))
