@@ -20,16 +20,18 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from ._errors import CheckpointError, ConfigError, DataError, DivergedError, EvaluationError, nearest
 from ._tuning_plot import draw_trials
-from .data import batches, open_dataset
+from .data import MapDataset, batches, open_dataset
 from .evaluation import choose_net, evaluate, refusals
+from .evaluation.features import NetName
 from .models import VAEGAN
+from .models.config import Mode
 from .presets import OWN_SIZE, preset
 from .training.config import MODES, TrainConfig
 from .training.runs import Run, resolve_source
@@ -61,8 +63,16 @@ SPACE = {
     "r1_gamma": (Range(0.01, 10, True), _ADVERSARIAL),
 }
 #: The same for every trial, or without a say in what is learnt.
-_FIXED = ("steps", "seed", "workers", "validation_images", "accumulate")
-_FIXED += ("log_every", "sample_every", "checkpoint_every")
+_FIXED = (
+    "steps",
+    "seed",
+    "workers",
+    "validation_images",
+    "accumulate",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+)
 
 
 class Score(NamedTuple):
@@ -70,8 +80,8 @@ class Score(NamedTuple):
 
     metric: str
     name: str
-    direction: str = "minimize"
-    net: str | None = None
+    direction: Literal["minimize", "maximize"] = "minimize"
+    net: NetName | None = None
 
 
 SCORES = {
@@ -93,17 +103,19 @@ class Search:
 
     data: str
     preset: str
-    mode: str
+    mode: Mode
     metric: str
     steps: int
     space: dict[str, Range]
     seed: int = 0
     n: int = 2000
-    split: str = "validation"
+    split: Literal["validation", "test"] = "validation"
 
-    def asked(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """As a study keeps it: what JSON gives back."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.loads(json.dumps(values | {"data": resolve_source(self.data)}))
+        plain: dict[str, Any] = json.loads(json.dumps(values | {"data": resolve_source(self.data)}))
+        return plain
 
 
 def read_space(texts: Sequence[str], base: TrainConfig) -> dict[str, Range]:
@@ -183,17 +195,23 @@ class _Objective:
         check_metric(search.metric)
         architecture, config = preset(search.preset)
         self.base = config.replace(mode=search.mode, steps=search.steps, seed=search.seed)
-        self.search, self.score = search, SCORES[search.metric]
-        size = architecture.image_size if search.preset in OWN_SIZE else None
-        self.flags = {} if size is None else {"image_size": size[0]}
-        self.dataset = open_dataset(search.data, image_size=size, seed=search.seed)
-        size, channels = tuple(self.dataset.image_size), self.dataset.channels
+        self.search = search
+        self.score = SCORES[search.metric]
+        own_size = architecture.size if search.preset in OWN_SIZE else None
+        self.flags = {} if own_size is None else {"image_size": own_size[0]}
+        self.dataset = open_dataset(search.data, image_size=own_size, seed=search.seed)
+        size, channels = self.dataset.image_size, self.dataset.channels
+        rest: MapDataset
+        self.held_out: MapDataset
         if search.split == "test":
-            options = {"image_size": size, "channels": channels, "seed": search.seed}
-            rest, self.held_out = self.dataset, open_dataset(search.data, split="test", **options)
+            rest = self.dataset
+            self.held_out = open_dataset(
+                search.data, split="test", image_size=size, channels=channels, seed=search.seed
+            )
         else:
             self.base = self.base.replace(validation_images=min(search.n, max(1, len(self.dataset) // 10)))
-            rest, self.held_out = split(self.dataset, self.base)
+            parts: Any = split(self.dataset, self.base)
+            rest, self.held_out = parts
         self.architecture = architecture.replace(image_size=size, channels=channels).for_mode(search.mode)
         self.n = min(search.n, len(self.held_out))
         self.net = self.score.net or choose_net(channels, size)
@@ -221,8 +239,10 @@ class _Objective:
         run = trainer.fit(self.dataset)
         if run.stopped_by is not None:
             raise _Stopped(run.stopped_by)
-        score, options = self.score, {"n": self.n, "seed": config.seed, "net": self.net}
-        value = evaluate(trainer.ema.module, self.held_out, metrics=[score.metric], **options)[self.name]
+        values_of_metric = evaluate(
+            trainer.ema.module, self.held_out, metrics=[self.score.metric], n=self.n, seed=config.seed, net=self.net
+        )
+        value = values_of_metric[self.name]
         if not math.isfinite(value):
             raise EvaluationError(f"{self.name} is {value}")
         return value
@@ -267,15 +287,15 @@ def _open_study(search: Search, folder: Path) -> Any:
         options = {"creator": lambda: sqlite3.connect(file, timeout=60)}
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
         study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
-        saved, asked = study.user_attrs.get("asked"), search.asked()
+        saved, wanted = study.user_attrs.get("asked"), search.to_dict()
         if saved is None:
-            study.set_user_attr("asked", asked)
+            study.set_user_attr("asked", wanted)
     except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
         raise CheckpointError(f"{file} cannot be used as a study: {reason}") from error
     finally:
         optuna.logging.set_verbosity(loud)
-    for name, value in asked.items():
+    for name, value in wanted.items():
         has = value if saved is None else ({"split": "test"} | saved).get(name)  # the first studies knew no other split
         if has != value:
             raise ConfigError(
@@ -291,12 +311,12 @@ def _fail(study: Any, number: int) -> None:
     study.tell(number, state=_optuna().trial.TrialState.FAIL)
 
 
-def _counted(study: Any) -> list:
+def _counted(study: Any) -> list[Any]:
     """Trials with a score or with a reason why they have none: not those that were interrupted."""
     return [t for t in study.trials if t.state.is_finished() and (t.value is not None or "failed" in t.user_attrs)]
 
 
-def _ranked(study: Any) -> list:
+def _ranked(study: Any) -> list[Any]:
     """Trials with a score, the best first."""
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     return sorted((t for t in _counted(study) if t.value is not None), key=lambda t: (sign * t.value, t.number))

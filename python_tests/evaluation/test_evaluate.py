@@ -209,7 +209,7 @@ def test_command_prints_a_table_and_writes_each_evaluation_beside_the_last(saved
     assert sd.VAEGAN.from_pretrained(model)
 
 
-def test_command_writes_where_it_is_told(saved, tmp_path, capsys):
+def test_command_writes_the_file_that_is_named(saved, tmp_path, capsys):
     model, data = saved
     assert run(model, "--data", data, "--metrics", "elbo", "--json", tmp_path / "e.json") == 0
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["neg_elbo"] > 0

@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {message}", file=sys.stderr)
             return _run(argv)
-    except SystemExit as finished:  # argparse's, after --help and --version
-        return finished.code or 0
+    except SystemExit:  # argparse's, after --help and --version
+        return 0
     except (DivergedError, PeerLostError, ImportError) as error:
         return _fail(error, 1)
     except SdganError as error:
@@ -97,7 +97,8 @@ def _run(argv: list[str]) -> int:
     command = importlib.import_module(f".{name}", __name__)
     parser = Parser(f"sdgan-ext {name}", COMMANDS[name])
     command.add_arguments(parser)
-    return command.run(parser.parse(flags))
+    code: int = command.run(parser.parse(flags))
+    return code
 
 
 def _program_parser() -> Parser:

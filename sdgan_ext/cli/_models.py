@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .._errors import ConfigError, DataError
 from ._common import add_threads, set_threads
@@ -13,7 +13,7 @@ from ._common import add_threads, set_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import ImageDataset
+    from ..data import ImageDataset, RenderedDigits
     from ..models import VAEGAN, VAEGANConfig
 
 __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
@@ -51,12 +51,14 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
     return model, out
 
 
-def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset:
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
     """The split that ``--split`` names; unless given, test where there is one."""
     from ..data import open_dataset
 
-    def opened(split: str) -> ImageDataset:
-        return open_dataset(arguments.data, split=split, image_size=config.image_size, channels=config.channels)
+    source: str = arguments.data
+
+    def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+        return open_dataset(source, split=split, image_size=config.image_size, channels=config.channels)
 
     if arguments.split is not None:
         return opened(arguments.split)
@@ -70,7 +72,7 @@ def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | N
     """``function(inputs)`` in batches that fit the memory, or ``function(inputs, labels)``."""
     import torch
 
-    given = [tensor.split(_BATCH) for tensor in (inputs, labels) if tensor is not None]
+    given = [torch.split(tensor, _BATCH) for tensor in (inputs, labels) if tensor is not None]
     with torch.no_grad():
         return torch.cat([function(*part) for part in zip(*given, strict=True)])
 

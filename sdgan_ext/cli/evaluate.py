@@ -14,7 +14,7 @@ import torch
 from .. import __version__
 from .._errors import ConfigError, DataError
 from .._files import replacing
-from ..data import ImageDataset
+from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN, VAEGANConfig
 from ..training.runs import load_model
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset:
+def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     if arguments.split is not None:
         return open_split(arguments, config)
@@ -90,7 +90,7 @@ def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDatas
         return dataset
 
 
-def _evaluate(model: VAEGAN, dataset: ImageDataset, arguments: argparse.Namespace) -> Path:
+def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = Path(arguments.json).expanduser() if arguments.json else None
@@ -119,8 +119,8 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(dataset: ImageDataset, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
-    net = arguments.net or choose_net(dataset.channels, tuple(dataset.image_size))
+def _settings(dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
+    net = arguments.net or choose_net(dataset.channels, dataset.image_size)
     return {
         "model": str(Path(arguments.model).expanduser().resolve()),
         "data": arguments.data,

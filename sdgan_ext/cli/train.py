@@ -14,7 +14,7 @@ import torch
 from .. import build_info
 from .._config import Config
 from .._errors import ConfigError, DataError
-from ..data import ImageDataset, open_dataset
+from ..data import ImageDataset, RenderedDigits, open_dataset
 from ..models import VAEGAN, VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
 from ..training.config import TrainConfig
@@ -146,7 +146,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         channels=asked.channels if "channels" in given else None,
         seed=config.seed,
     )
-    size, own = tuple(dataset.image_size), model_config.image_size
+    size, own = dataset.image_size, model_config.size
     if name in OWN_SIZE and size != own and "image_size" not in given:
         raise ConfigError(
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
@@ -170,7 +170,7 @@ def read_config(arguments: argparse.Namespace) -> None:
             setattr(arguments, name, value)
 
 
-def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset]:
+def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset | RenderedDigits]:
     if source == "auto":
         try:
             return "mnist", open_dataset("mnist", **options)
@@ -204,7 +204,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
     return _fit(trainer, source, source, arguments.dry_run)
 
 
-def _fit(trainer: Trainer, dataset: ImageDataset | str, source: str, dry_run: bool) -> str | None:
+def _fit(trainer: Trainer, dataset: ImageDataset | RenderedDigits | str, source: str, dry_run: bool) -> str | None:
     if dry_run:
         print(trainer.describe(dataset, source=source), end="")
         return None

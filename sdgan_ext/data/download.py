@@ -19,7 +19,7 @@ from sdgan_ext._errors import DataError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["DEFAULT_MIRRORS", "MNIST_MD5", "cache_root", "download_mnist"]
 
@@ -129,7 +129,7 @@ def _transfer(address: str, part: Path, timeout: float) -> None:
             request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"} if offset else {})
             response = urllib.request.urlopen(request, timeout=timeout)
     except _NothingLeft:
-        return  # part is as long as the file or longer, its md5 will tell
+        return  # part is as long as the file or longer, its md5 decides
     with response:
         if response.status == 206 and _range_start(response) != offset:
             raise _MirrorError("it answered with another range than asked for")

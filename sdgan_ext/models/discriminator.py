@@ -99,7 +99,7 @@ class MinibatchStdDev(torch.nn.Module):
         n, _, height, width = x.shape
         size = next((size for size in range(min(self.group, n), 0, -1) if n % size == 0), 1)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        groups: Tensor = wide.unflatten(0, (n // size, size))  # type: ignore[no-untyped-call]
+        groups = torch.unflatten(wide, 0, (n // size, size))
         variance = (groups - groups.mean(1, keepdim=True)).square().mean(1)
         deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
         channel = deviation.repeat_interleave(size, output_size=n).reshape(n, 1, 1, 1).expand(n, 1, height, width)

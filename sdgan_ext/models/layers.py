@@ -134,8 +134,7 @@ def flatten(x: Tensor) -> Tensor:
 def unflatten(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """[N, H * W * C] -> [N, C, H, W] in channels_last memory: the inverse of :func:`flatten`."""
     channels, height, width = shape
-    pixels: Tensor = x.unflatten(1, (height, width, channels))  # type: ignore[no-untyped-call]
-    return pixels.permute(0, 3, 1, 2)
+    return torch.unflatten(x, 1, (height, width, channels)).permute(0, 3, 1, 2)
 
 
 def check_images(x: Tensor, config: VAEGANConfig) -> None:
