@@ -4,13 +4,12 @@ All have torch's default precision: TF32 in convolutions, float32 elsewhere. The
 stock step leave out R1; the graphed one includes the average of the weights, which the others do not make.
 """
 
+import functools
 import itertools
 import statistics
 from collections.abc import Callable
 
 import torch
-from _gpu_cells import BASELINE, Cell, Context, first_line, under
-from _harness import kernels_launched
 from bench_train_step import Stock
 
 import sdgan_ext.training.steps as steps
@@ -18,6 +17,9 @@ from sdgan_ext.models.vae_gan import VAEGAN
 from sdgan_ext.presets import preset
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.optimizers import make_optimizers
+
+from .measure import BASELINE, Cell, Context, first_line, under
+from .timer import kernels_launched
 
 COMPILED = "compile reduce-overhead"
 
@@ -70,12 +72,12 @@ def our_graphed_step(context: Context, config, train, x) -> Callable[[], object]
     return closure
 
 
-def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Callable]) -> list[dict]:
+def compare_steps(name: str, batch: int, contestants: dict[str, Callable], context: Context) -> list[dict]:
     config, train = preset(name)
     train = train.replace(r1_gamma=0.0, batch_size=batch)
     x = torch.rand(batch, config.channels, *config.image_size, device=context.device) * 2 - 1
-    contestants = {}
-    for contestant, make in makers.items():
+    able = {}
+    for contestant, make in contestants.items():
         try:
             step = make(context, config, train, x)
             for _ in range(1 if context.rehearse else 5):
@@ -88,8 +90,8 @@ def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Cal
             context.notes.append(f"{name} step, batch {batch}: {contestant} did not run: {first_line(error)}")
             continue
         if step is not None:
-            contestants[contestant] = step
-    seconds = context.timer.call(contestants, context.budget * 4, 3 if context.rehearse else 9)
+            able[contestant] = step
+    seconds = context.timer.call(able, context.budget * 4, 3 if context.rehearse else 9)
     rows = []
     for contestant, times in seconds.items():
         median = statistics.median(times)
@@ -103,7 +105,7 @@ def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Cal
                 "min_us": f"{times[0] * 1e6:.1f}",
                 "p80_us": f"{times[int(0.8 * (len(times) - 1))] * 1e6:.1f}",
                 "samples": len(times),
-                "launches": kernels_launched(contestants[contestant], context.device) or "",
+                "launches": kernels_launched(able[contestant], context.device) or "",
                 "images_per_second": f"{batch / median:.0f}",
                 "speedup": f"{base / median:.3f}" if base else "",
             }
@@ -125,10 +127,8 @@ def makers(compile: bool) -> dict[str, Callable]:
 
 
 def step_cell(name: str, batch: int) -> Cell:
-    measure = lambda context: compare_steps(context, name, batch, makers(False))  # noqa: E731
-    return Cell(f"step {name} {batch}", measure, "step")
+    return Cell(f"step {name} {batch}", functools.partial(compare_steps, name, batch, makers(False)), "step")
 
 
 def compiled_step_cell(name: str, batch: int) -> Cell:
-    measure = lambda context: compare_steps(context, name, batch, makers(True))  # noqa: E731
-    return Cell(f"compile step {name} {batch}", measure, "step")
+    return Cell(f"compile step {name} {batch}", functools.partial(compare_steps, name, batch, makers(True)), "step")
