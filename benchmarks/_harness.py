@@ -115,7 +115,7 @@ def run(name: str, cases: list[Case], argv: list[str] | None = None) -> None:
     session.begin()
     for comparison in session.comparisons(cases):
         if session.measure(name, *comparison) is None:
-            session.write("the time of a quick look is up")
+            session.write("the time of --quick is up")
             return
     session.finish(name)
 
@@ -139,7 +139,7 @@ def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], N
     def test_speed(comparison, contestant, session, benchmark):
         measured = session.measure(name, *comparison)
         if measured is None:
-            pytest.skip("the time of a quick look is up")
+            pytest.skip("the time of --quick is up")
         timings, rows = measured
         clock = Replay(timings[contestant].seconds)
         benchmark._timer = clock  # a marker would have to know it before anything is measured

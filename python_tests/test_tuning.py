@@ -69,7 +69,7 @@ def test_a_tenth_of_the_images_at_most_is_held_out(tmp_path):
 
 def test_a_search_resumed_is_one_that_was_not_interrupted(tmp_path, pretend):
     pretend(lambda values: values["lr_generator"] * values["batch_size"])
-    tune(SEARCH, trials=14, out=tmp_path / "whole", write=lambda line: None)  # TPE begins to look back at 10
+    tune(SEARCH, trials=14, out=tmp_path / "whole", write=lambda line: None)  # TPE begins to use earlier trials at 10
     for count in (3, 12, 14):
         tune(SEARCH, trials=count, out=tmp_path / "parts", write=lambda line: None)
     assert len(trials_of(tmp_path / "parts")) == 14

@@ -62,7 +62,7 @@ SPACE = {
     "gamma": (Range(1e-3, 1, True), _BOTH),
     "r1_gamma": (Range(0.01, 10, True), _ADVERSARIAL),
 }
-#: The same for every trial, or without a say in what is learnt.
+#: The same for every trial, or without an influence on what is learnt.
 _FIXED = (
     "steps",
     "seed",

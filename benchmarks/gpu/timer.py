@@ -115,7 +115,7 @@ def graphed(closure: Callable[[], object], device: str) -> Callable[[], object]:
 
 
 def kernels_launched(closure: Callable[[], object], device: str) -> int | None:
-    """How many kernels a call launches; None where the profiler cannot tell."""
+    """How many kernels a call launches; None where the profiler has no answer."""
     if device != "cuda":
         return None
     try:

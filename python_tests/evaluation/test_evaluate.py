@@ -109,7 +109,7 @@ def test_the_bounds_of_a_conditional_model_are_given_the_labels(digits, held_out
         elbo(model, images)
     with pytest.raises(EvaluationError, match="labels has 10; this model's are 0 to 9"):
         elbo(model, images, labels=labels + 1)
-    with pytest.raises(EvaluationError, match="this model knows no classes"):
+    with pytest.raises(EvaluationError, match="this model is not conditioned on classes"):
         elbo(tiny(), images, labels=labels)
     assert "no classes" in refusals(model, ImageDataset(held_out.images))["elbo"]
 

@@ -85,7 +85,7 @@ def test_networks_ask_for_labels():
             ask()
     with pytest.raises(TypeError, match="labels must be a tensor of int64, got list"):
         model.decode(torch.randn(2, 4).double(), [0, 1])
-    with pytest.raises(ValueError, match="labels are given, but this model knows no classes"):
+    with pytest.raises(ValueError, match="labels are given, but this model is not conditioned on classes"):
         VAEGAN(VAEGANConfig(**SMALL)).sample(2, labels=1)
 
 

@@ -106,7 +106,7 @@ def test_every_size_comes_back_exactly(size, head):
 
 
 def test_latents_keep_their_places():
-    """Far from the place that changes nothing changes (without norms, which look at the whole image)."""
+    """Far from the place that changes nothing changes (without norms, which depend on the whole image)."""
     model, x = make(image_size=64, latent_dim=512, encoder_norm="none", residual_blocks=0), images(1, (64, 64))
     other = x.clone()
     other[:, :, :8, :8] *= -1

@@ -1,7 +1,7 @@
 """Who competes: stock PyTorch as most use it, as it is fastest, and the fused operation.
 
 Of the baselines, "eager" is what a user gets who sets nothing (NCHW); "eager channels_last" is the honest one, for
-images; "compile" is torch.compile of the latter, asked for because it takes its time. "sdgan_ext" has its images in
+images; "compile" is torch.compile of the latter, only on demand, because it takes its time. "sdgan_ext" has its images in
 channels_last as well, "sdgan_ext NCHW" competes with "eager".
 """
 
@@ -43,7 +43,7 @@ class Case:
         explain: the inputs of a contestant of ours to kernels by pass, see :func:`sdgan_ext.ops.explain_conv`.
         budget: seconds for all samples of all contestants.
         compiled: of the contestants, one more that torch.compile is behind; None where there is none.
-        quick: whether a quick look includes it.
+        quick: whether --quick includes it.
     """
 
     op: str

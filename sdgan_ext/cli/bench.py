@@ -166,8 +166,8 @@ def _check_memory(case: cases.Case, shape: Sequence[int]) -> None:
 
 
 def _try(case: cases.Case) -> None:
-    """What an operation refuses is said in its words before anything is measured."""
-    for name, (function, inputs) in reversed(case.contestants().items()):  # ours first: its words are for people
+    """Runs every contestant once: an argument that the operation refuses ends here, before anything is measured."""
+    for name, (function, inputs) in reversed(case.contestants().items()):  # ours first: its message is for people
         try:
             function(*inputs)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -52,12 +52,12 @@ _UNITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    asked = [name for name, metric in METRICS.items() if not metric.default]
+    optional = [name for name, metric in METRICS.items() if not metric.default]
     add_model(parser)
     parser.add_argument("--split", help="train or test; unless given, test where there is one")
     parser.add_argument(
         "--metrics",
-        help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(asked)} unless given",
+        help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(optional)} unless given",
     )
     parser.add_argument("--n", type=int, help="images, real and generated; 10000 or all there are unless given")
     parser.add_argument("--k", type=int, default=200, help="draws of nll's importance-weighted bound; 200 unless given")

@@ -139,11 +139,11 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))
     given = _given(arguments, VAEGANConfig)
-    asked = model_config.replace(**given)
+    wanted = model_config.replace(**given)
     source, dataset = _open_data(
         arguments.data,
-        image_size=asked.image_size if "image_size" in given else None,
-        channels=asked.channels if "channels" in given else None,
+        image_size=wanted.image_size if "image_size" in given else None,
+        channels=wanted.channels if "channels" in given else None,
         seed=config.seed,
     )
     size, own = dataset.image_size, model_config.size
@@ -152,14 +152,14 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
             f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
         )
-    model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
+    model_config = wanted.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
     torch.manual_seed(config.seed)
     trainer = Trainer(VAEGAN(model_config).to(device), config, out=arguments.out or "runs", processes=processes)
     return _fit(trainer, dataset, source, arguments.dry_run)
 
 
 def read_config(arguments: argparse.Namespace) -> None:
-    """What ``--config`` says, where no flag says otherwise."""
+    """Sets in ``arguments`` what the file of ``--config`` gives, where no flag gives it."""
     if arguments.config is None or arguments.resume is not None:
         return
     options = {"data": str, "preset": str, "out": str, "threads": int, "device": str}

@@ -26,7 +26,7 @@ def check_labels(labels: Tensor | None, n: int, config: VAEGANConfig) -> None:
             )
         return
     if not config.classes:
-        raise ValueError("labels are given, but this model knows no classes (classes is 0)")
+        raise ValueError("labels are given, but this model is not conditioned on classes (classes is 0)")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a tensor of int64, got {came}")

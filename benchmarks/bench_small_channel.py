@@ -1,6 +1,6 @@
 """Convolutions with 1 to 4 channels on one side, against stock torch: the table of docs/ops/conv.md.
 
-    python benchmarks/bench_thin_conv.py [--batch 64] [--dtype float32] [--only 128-1]
+    python benchmarks/bench_small_channel.py [--batch 64] [--dtype float32] [--only 128-1]
 
 Contestants take turns in one process with one thread. A sample is the CPU time of the process, which other processes
 on the machine disturb less than they do the clock; the lower quartile is reported.
