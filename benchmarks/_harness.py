@@ -94,7 +94,7 @@ class Session:
                 return None
             torch.set_num_threads(threads)
             budget = QUICK_SECONDS if self.quick else case.budget
-            timings, rows = table.measure(case, passes, budget, compile=self.compile)
+            timings, rows = table.measure(case, passes, budget, with_compile=self.compile)
             self._latest = key, (timings, rows)
             self.rows.setdefault(name, []).extend(row | self.where for row in rows)
             self.write(table.title(rows[0]))

@@ -72,9 +72,7 @@ class _Axes:
             return f"<path d='M{self._x(x) - 3:.1f} {self.bottom - 7}l6 6m0 -6l-6 6' stroke='{_BAD}'/>"
         return f"<circle cx='{self._x(x):.1f}' cy='{self._y(score):.1f}' r='3' fill='{_DOT}' fill-opacity='0.75'/>"
 
-    def best(
-        self, xs: Sequence[float], scores: Sequence[float | None], better: Callable[[float, float], float]
-    ) -> str:
+    def best(self, xs: Sequence[float], scores: Sequence[float | None], better: Callable[[float, float], float]) -> str:
         so_far: float | None = None
         places = []
         for x, score in zip(xs, scores, strict=True):

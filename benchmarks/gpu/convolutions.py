@@ -45,7 +45,7 @@ def taken_by_auto(conv: Conv, inputs: tuple[torch.Tensor, ...], passes: str) -> 
 
 
 def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
-    dtype, bytes = DTYPES[precision]
+    dtype, item_bytes = DTYPES[precision]
     few_channels = min(conv.into, conv.out) <= 4
     paths = ["gemm", "direct", "library"] if few_channels else ["gemm", "library"]
 
@@ -67,7 +67,7 @@ def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
             os.environ["SDGAN_CONV"] = "auto"
             taken = taken_by_auto(conv, last, passes)
             labels = conv_labels(conv, batch, precision, passes)
-            work = conv.work(batch, bytes, passes)
+            work = conv.work(batch, item_bytes, passes)
             count = passes == PASSES[-1]
             rows += compare(context, labels, contestants, work, precision, BASELINE, taken, count)
         return rows
@@ -77,7 +77,7 @@ def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
 
 def compiled_conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
     """Without CUDA graphs, which copy their inputs: what is timed is the kernels that max-autotune found."""
-    dtype, bytes = DTYPES[precision]
+    dtype, item_bytes = DTYPES[precision]
 
     def measure(context: Context) -> list[dict]:
         stock, ours = functions(conv)
@@ -92,7 +92,7 @@ def compiled_conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
                 "sdgan_ext": under(closure_of(ours, last, passes), search=True),
             }
             labels = conv_labels(conv, batch, precision, passes)
-            work = conv.work(batch, bytes, passes)
+            work = conv.work(batch, item_bytes, passes)
             rows += compare(context, labels, contestants, work, precision, "compile")
         return rows
 

@@ -35,13 +35,15 @@ class CompiledStock(Stock):
         super().step(x)
 
 
-def stock_step(context: Context, config, train, x, *, last: bool, compile: bool = False) -> Callable[[], object]:
-    format = torch.channels_last if last else torch.contiguous_format
+def stock_step(context: Context, config, train, x, *, last: bool, compiled: bool = False) -> Callable[[], object]:
+    layout = torch.channels_last if last else torch.contiguous_format
+    kind = CompiledStock if compiled else Stock
+    fused = True if last else None
     with torch.device(context.device):
-        stock = (CompiledStock if compile else Stock)(config, train, format, True if last else None, True)
-    if compile:
+        stock = kind(config, train, layout, fused, True)
+    if compiled:
         stock.compile(context)
-    images = x.contiguous(memory_format=format)
+    images = x.contiguous(memory_format=layout)
     return under(lambda: stock.step(images), search=last)
 
 
@@ -113,16 +115,16 @@ def compare_steps(name: str, batch: int, contestants: dict[str, Callable], conte
     return rows
 
 
-def makers(compile: bool) -> dict[str, Callable]:
-    """``compile`` compares with the others again: ratios are taken in one run."""
+def makers(compiled: bool) -> dict[str, Callable]:
+    """``compiled`` compares with the others again: ratios are taken in one run."""
 
     def stock(**how):
         return lambda context, config, train, x: stock_step(context, config, train, x, **how)
 
     last = f"{BASELINE}, fused Adam"
     contestants = {"eager": stock(last=False), last: stock(last=True)}
-    if compile:
-        contestants[COMPILED] = stock(last=True, compile=True)
+    if compiled:
+        contestants[COMPILED] = stock(last=True, compiled=True)
     return contestants | {"sdgan_ext": our_step, "sdgan_ext graphed": our_graphed_step}
 
 

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{passes}: {kernel}")
     say(table.heading())
     for passes in case.passes:
-        _, rows = table.measure(case, passes, arguments.seconds, compile=arguments.compile)
+        _, rows = table.measure(case, passes, arguments.seconds, with_compile=arguments.compile)
         say(table.title(rows[0]))
         for row in rows:
             say(table.line(row))

@@ -72,7 +72,8 @@ def _keys(keys: list[str], split: str, path: Path) -> tuple[str, str | None]:
     if image_key is None and shared and len(keys) == 1:
         return keys[0], None
     if image_key is None:
-        found = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "no array"
+        listed = [*keys[:8], *(["..."] if len(keys) > 8 else [])]
+        found = ", ".join(listed) or "no array"
         raise DataError(f"{path} holds {found}, the {split} images must be one of the keys {', '.join(image_keys)}")
     return image_key, label_key
 
