@@ -82,7 +82,7 @@ def compiled_conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
     def measure(context: Context) -> list[dict]:
         stock, ours = functions(conv)
         last = in_format(torch.channels_last, tensors_of(conv, batch, dtype, context.device))
-        torch._dynamo.reset()
+        torch.compiler.reset()
         compiled = context.compiled(stock, "max-autotune-no-cudagraphs")
         rows = []
         for passes in ("forward", "forward + backward"):

@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 from .._config import Config, option
 from .._errors import ConfigError
+from ..ops._enums import Activation
 from .geometry import level_sizes
 
 __all__ = ["Mode", "VAEGANConfig"]
 
 Mode = Literal["gan", "vae", "vae-gan"]
-_Activation = Literal["relu", "leaky_relu", "silu", "elu", "tanh", "sigmoid"]
 _Norm = Literal["none", "batch", "group"]
 _DiscriminatorNorm = Literal["none", "batch", "group", "spectral"]
 _GeneratorHead = Literal["transposed", "conv"]
 _DiscriminatorHead = Literal["dense", "patch"]
 _Init = Literal["dcgan", "glorot", "torch"]
-_ACTIVATIONS, _NORMS = typing.get_args(_Activation), typing.get_args(_Norm)
+_ACTIVATIONS, _NORMS = typing.get_args(Activation), typing.get_args(_Norm)
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,11 @@ class VAEGANConfig(Config):
     discriminator_norm: _DiscriminatorNorm = option(
         "none", "normalisation in the discriminator", choices=typing.get_args(_DiscriminatorNorm)
     )
-    encoder_activation: _Activation = option("leaky_relu", "activation in the encoder", choices=_ACTIVATIONS)
-    generator_activation: _Activation = option(
+    encoder_activation: Activation = option("leaky_relu", "activation in the encoder", choices=_ACTIVATIONS)
+    generator_activation: Activation = option(
         "relu", "activation in the generator; its output is a tanh", choices=_ACTIVATIONS
     )
-    discriminator_activation: _Activation = option(
-        "leaky_relu", "activation in the discriminator", choices=_ACTIVATIONS
-    )
+    discriminator_activation: Activation = option("leaky_relu", "activation in the discriminator", choices=_ACTIVATIONS)
     negative_slope: float = option(0.2, "negative_slope of leaky_relu", minimum=0.0)
     generator_head: _GeneratorHead = option(
         "transposed",
