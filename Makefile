@@ -57,7 +57,7 @@ plots: .venv/installed
 	$(BIN)/python benchmarks/plot.py
 
 gpu-check:
-	@$(PYTHON) benchmarks/gpu_check.py --part $(or $(PART),all) --data $(DATA) $(if $(MINUTES),--minutes $(MINUTES))
+	@PYTHONPATH="benchmarks$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m gpu.check --part $(or $(PART),all) --data $(DATA) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -9,12 +9,11 @@ How contestants are timed, interleaved and probed, is `sdgan_ext/bench/timing.py
 Under pytest each comparison is measured once, for all its contestants; pytest-benchmark is then given the samples, by a
 clock that replays them. So its tables, the printed ones and the CSV say the same.
 
-A GPU is nobody else's: `GpuTimer`, which benchmarks/gpu_check.py uses, interleaves the same way and needs no probes.
+benchmarks/gpu has a timer of its own for GPUs.
 """
 
 import argparse
 import csv
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -30,135 +29,7 @@ from sdgan_ext.bench.timing import Timing
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_SECONDS = 0.5  # for a comparison
-QUICK_END = 210.0  # after which a quick look begins no further one: on a busy machine they take their time
-
-
-# ------------------------------------------------------------------------------------------------------ on a GPU
-class GpuTimer:
-    """Times contestants on ``device``, interleaved; each is warm already. A rehearsal on the CPU has the wall clock.
-
-    ``busy``: how long the GPU works on a call, by CUDA events. A kernel that only sleeps goes ahead, until the CPU has
-    launched all of the call, so gaps between launches do not count; and the L2 cache has been filled with other data.
-    ``call``: seconds a call takes in a loop, launches included, by the wall clock.
-    """
-
-    def __init__(self, device: str):
-        self.cuda = device == "cuda"
-        if self.cuda:
-            cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0) or 64 << 20
-            self._other_data = torch.empty(2 * cache, dtype=torch.int8, device=device)
-            self._cycles = self._cycles_per_second()
-
-    def busy(self, closures: dict[str, Callable], budget: float, samples: int = 21) -> dict[str, list[float]]:
-        """Sorted seconds of each contestant: ``samples`` of them, fewer where ``budget`` seconds do not suffice."""
-        launching = {name: self._launch_seconds(closure) for name, closure in closures.items()}
-        times: dict[str, list[float]] = {name: [] for name in closures}
-        end = time.perf_counter() + budget
-        for taken in range(samples):
-            if taken >= 3 and time.perf_counter() > end:
-                break
-            for name, closure in closures.items():
-                times[name].append(self._busy_once(closure, launching[name]))
-        return {name: sorted(seconds) for name, seconds in times.items()}
-
-    def call(self, closures: dict[str, Callable], budget: float, samples: int = 5) -> dict[str, list[float]]:
-        """As :meth:`busy`; a sample is the mean of as many calls as fit in a share of the budget."""
-        share = budget / (samples * len(closures))
-        calls = {}
-        for name, closure in closures.items():
-            calls[name] = max(1, min(100, int(share / max(self._loop(closure, 1), 1e-6))))
-        times: dict[str, list[float]] = {name: [] for name in closures}
-        for _ in range(samples):
-            for name, closure in closures.items():
-                times[name].append(self._loop(closure, calls[name]) / calls[name])
-        return {name: sorted(seconds) for name, seconds in times.items()}
-
-    def synchronize(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
-
-    def _loop(self, closure: Callable, calls: int) -> float:
-        self.synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            closure()
-        self.synchronize()
-        return time.perf_counter() - start
-
-    def _launch_seconds(self, closure: Callable) -> float:
-        """What the CPU needs to launch a call."""
-        self.synchronize()
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            closure()
-            seconds.append(time.perf_counter() - start)
-            self.synchronize()
-        return min(5e-3, statistics.median(seconds))
-
-    def _busy_once(self, closure: Callable, launching: float) -> float:
-        if not self.cuda:
-            return self._loop(closure, 1)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._other_data.zero_()
-        torch.cuda._sleep(int(self._cycles * (2 * launching + 50e-6)))
-        start.record()
-        closure()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e-3
-
-    @staticmethod
-    def _cycles_per_second() -> float:
-        cycles = 20_000_000
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        for _ in range(2):  # the first one wakes the card
-            start.record()
-            torch.cuda._sleep(cycles)
-            end.record()
-            end.synchronize()
-        return cycles / (start.elapsed_time(end) * 1e-3)
-
-
-def graphed(closure: Callable[[], object], device: str) -> Callable[[], object]:
-    """``closure`` as a CUDA graph that replays it; on the CPU itself."""
-    if device != "cuda":
-        return closure
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            closure()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        held = closure()  # the graph writes here
-
-    def replay() -> object:
-        graph.replay()
-        return held
-
-    return replay
-
-
-def kernels_launched(closure: Callable[[], object], device: str) -> int | None:
-    """How many kernels a call launches; None where the profiler cannot tell."""
-    if device != "cuda":
-        return None
-    try:
-        from torch.profiler import ProfilerActivity, profile
-
-        closure()
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            closure()
-            torch.cuda.synchronize()
-        on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        return sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device) or None
-    except RuntimeError as error:
-        if "CUDA error" in str(error):
-            raise
-        return None
+QUICK_END = 210.0  # after which --quick begins no further one: on a busy machine they take their time
 
 
 # --------------------------------------------------------------------------------------------------- reporting
@@ -216,14 +87,14 @@ class Session:
         return [(threads, case, passes) for threads in self.threads for case in chosen for passes in case.passes]
 
     def measure(self, name: str, threads: int, case: Case, passes: str) -> tuple[dict[str, Timing], list[dict]] | None:
-        """Times and row of every contestant; None when a quick look's time is up. The latest one is remembered."""
+        """Times and row of every contestant; None when the time of --quick is up. The latest one is remembered."""
         key = (name, threads, case.op, case.shape, case.dtype, passes)
         if self._latest[0] != key:
             if time.monotonic() > self._end:
                 return None
             torch.set_num_threads(threads)
             budget = QUICK_SECONDS if self.quick else case.budget
-            timings, rows = table.measure(case, passes, budget, compile=self.compile)
+            timings, rows = table.measure(case, passes, budget, with_compile=self.compile)
             self._latest = key, (timings, rows)
             self.rows.setdefault(name, []).extend(row | self.where for row in rows)
             self.write(table.title(rows[0]))
@@ -244,7 +115,7 @@ def run(name: str, cases: list[Case], argv: list[str] | None = None) -> None:
     session.begin()
     for comparison in session.comparisons(cases):
         if session.measure(name, *comparison) is None:
-            session.write("the time of a quick look is up")
+            session.write("the time of --quick is up")
             return
     session.finish(name)
 
@@ -268,7 +139,7 @@ def entry_points(name: str, cases: list[Case]) -> tuple[Callable, Callable[[], N
     def test_speed(comparison, contestant, session, benchmark):
         measured = session.measure(name, *comparison)
         if measured is None:
-            pytest.skip("the time of a quick look is up")
+            pytest.skip("the time of --quick is up")
         timings, rows = measured
         clock = Replay(timings[contestant].seconds)
         benchmark._timer = clock  # a marker would have to know it before anything is measured

@@ -4,7 +4,7 @@
 
 takes what `sdgan-ext` takes and does what it does, but in `train` G's adversarial terms are D's own loss of the same
 logits: the other sign. Networks, phases, data, noise and every other term are the right step's, so that the difference
-to the same `sdgan-ext train` is that of the sign. A run folder does not tell which it is: keep them apart by --out.
+to the same `sdgan-ext train` is that of the sign. A run folder does not name the sign: keep them apart by --out.
 """
 
 import contextlib

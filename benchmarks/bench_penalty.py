@@ -20,18 +20,19 @@ import sdgan_ext.nn as sdnn
 from sdgan_ext import losses, ops
 from sdgan_ext.bench.cases import CHANNELS_LAST, EAGER, NCHW, OURS, Case
 
-SLOPE = 0.2
+NEGATIVE_SLOPE = 0.2
 
 
 def critic(ours: bool, channels: tuple[int, ...], size: int, kernel: int, norm: bool) -> nn.Sequential:
     """Stride-2 convolutions, images of ``size`` pixels a side to one number."""
-    layers, act = sdnn if ours else nn, {"activation": "leaky_relu", "negative_slope": SLOPE} if ours else {}
+    layers = sdnn if ours else nn
+    act = {"activation": "leaky_relu", "negative_slope": NEGATIVE_SLOPE} if ours else {}
     blocks: list[nn.Module] = []
     for level, (into, out) in enumerate(zip(channels, channels[1:], strict=False)):
         batch = norm and level > 0
         blocks.append(layers.Conv2d(into, out, kernel, 2, (kernel - 1) // 2, bias=not batch, **({} if batch else act)))
         blocks += [layers.BatchNorm2d(out, **act)] if batch else []
-        blocks += [] if ours else [nn.LeakyReLU(SLOPE)]
+        blocks += [] if ours else [nn.LeakyReLU(NEGATIVE_SLOPE)]
         size = (size + 2 * ((kernel - 1) // 2) - kernel) // 2 + 1
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(channels[-1] * size * size, 1))
 
@@ -73,10 +74,10 @@ def case(penalty, batch, size, kernel, *channels, norm=False, quick=False):
         images = [torch.rand(batch, channels[0], size, size) * 2 - 1 for _ in range(2)]
         return {
             name: (
-                Step(ours, penalty, format, fused, channels, size, kernel, norm),
-                tuple(t.contiguous(memory_format=format) for t in images),
+                Step(ours, penalty, layout, fused, channels, size, kernel, norm),
+                tuple(t.contiguous(memory_format=layout) for t in images),
             )
-            for name, (ours, format, fused) in CONTESTANTS.items()
+            for name, (ours, layout, fused) in CONTESTANTS.items()
         }
 
     shape = f"{penalty}, {batch} x {'-'.join(map(str, channels))} {kernel}x{kernel} @{size}{', batch norm' * norm}"

@@ -25,8 +25,8 @@ from torch import nn
 import sdgan_ext.training.steps as steps
 from sdgan_ext.bench.cases import CHANNELS_LAST, EAGER, OURS, Case
 from sdgan_ext.models.geometry import level_sizes, margins
-from sdgan_ext.models.presets import preset
 from sdgan_ext.models.vae_gan import VAEGAN
+from sdgan_ext.presets import preset
 from sdgan_ext.training.optimizers import make_optimizers
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
@@ -39,7 +39,7 @@ def stock_margins(large, small, kernel):
     return (max(top, bottom), max(left, right)), (abs(top - bottom), abs(left - right))
 
 
-class Halvings(nn.ModuleList):
+class DownBlocks(nn.ModuleList):
     """The activations after each stride-2 convolution."""
 
     def __init__(self, config, widths, norm, activation):
@@ -61,25 +61,25 @@ class Halvings(nn.ModuleList):
 class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.halvings = Halvings(config, config.encoder_channels, config.encoder_norm, config.encoder_activation)
-        self.mean = nn.Linear(self.halvings.features, config.latent_dim)
-        self.logvar = nn.Linear(self.halvings.features, config.latent_dim)
+        self.down_blocks = DownBlocks(config, config.encoder_channels, config.encoder_norm, config.encoder_activation)
+        self.mean = nn.Linear(self.down_blocks.features, config.latent_dim)
+        self.logvar = nn.Linear(self.down_blocks.features, config.latent_dim)
 
     def forward(self, x):
-        h = self.halvings(x)[-1].flatten(1)
+        h = self.down_blocks(x)[-1].flatten(1)
         return self.mean(h), self.logvar(h)
 
 
 class Discriminator(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.halvings = Halvings(
+        self.down_blocks = DownBlocks(
             config, config.discriminator_channels, config.discriminator_norm, config.discriminator_activation
         )
-        self.logit = nn.Linear(self.halvings.features, 1)
+        self.logit = nn.Linear(self.down_blocks.features, 1)
 
     def forward(self, x):
-        features = self.halvings(x)
+        features = self.down_blocks(x)
         return self.logit(features[-1].flatten(1)), features
 
 

@@ -141,8 +141,8 @@ def compare_gradients(model, batches, config, step):
 
     Returns:
         ``error_<network>``: |g - g_right| / |g_right|; ``adversarial_before``, ``adversarial_after``: G's adversarial
-        loss around a step of G of the game alone (gamma 0), as long as lowers it by 0.5% in first order where the
-        gradient is right; ``d_loss_before``, ``d_loss_after``: D's, likewise. The other networks stay.
+        loss around a step of G of the adversarial term alone (gamma 0), as long as lowers it by 0.5% in first order
+        where the gradient is right; ``d_loss_before``, ``d_loss_after``: D's, likewise. The other networks stay.
     """
     right, row = RIGHT[step.mode], {}
     got, expected = (gradients(model, batches, config, which) for which in (step, right))
@@ -156,18 +156,18 @@ def compare_gradients(model, batches, config, step):
         ("discriminator", discriminator_loss, "d_loss"),
     ):
         moved = copy.deepcopy(model)
-        before = look(moved, batches[1], config, loss)
+        before = measured(moved, batches[1], config, loss)
         if name == "generator" or step.step_discriminator:
             rate = 0.005 * before / norm(expected[name]).item() ** 2
             with torch.no_grad():
                 for parameter, gradient in zip(getattr(moved, name).parameters(), got[name], strict=True):
                     parameter -= rate * gradient
-        row |= {f"{key}_before": before, f"{key}_after": look(moved, batches[1], config, loss)}
+        row |= {f"{key}_before": before, f"{key}_after": measured(moved, batches[1], config, loss)}
     return row
 
 
 def gradients(model, batches, config, step):
-    """{network: gradients} as the optimizers would see them, of the last batch."""
+    """{network: gradients} as the optimizers would get them, of the last batch."""
     model = copy.deepcopy(model)
     model.zero_grad()
     still = {name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.0) for name in MODES[step.mode]}
@@ -188,7 +188,7 @@ def norm(tensors):
 
 
 @torch.no_grad()
-def look(model, x, config, loss):
+def measured(model, x, config, loss):
     model = copy.deepcopy(model)  # batch norm's statistics stay
     return loss(model, forward(model, x, config, 2)).item()
 
@@ -226,7 +226,7 @@ def train(model, optimizers, config, step, dataset, first, last, watch=None):
 def judge(model, config, net, real, real_features):
     """Who wins, what is reconstructed, and how far 2,000 samples are from as many test images."""
     made = model.sample(len(real), seed=0)
-    row = {"lenet_fd": evaluation.frechet_distance(real_features, evaluation.look(net, made)[0])}
+    row = {"lenet_fd": evaluation.frechet_distance(real_features, evaluation.apply_net(net, made).features)}
     with model._evaluating():
         logits = {"real": model.discriminator(real), "noise": model.discriminator(torch.rand_like(real) * 2 - 1)}
         logits["fake"] = model.discriminator(made)
@@ -304,7 +304,7 @@ def main():
     real = next(data.batches(test, LOOKED_AT, seed=0))[0]
     batches = real[:64], real[64:128]
     net = evaluation.load_net("lenet")
-    real_features = evaluation.look(net, real)[0]
+    real_features = evaluation.apply_net(net, real).features
 
     def judged(model, config):
         return judge(model, config, net, real, real_features)

@@ -21,7 +21,7 @@ from _wrong_sign import wrong_sign
 
 import sdgan_ext as sd
 from sdgan_ext import data, pictures
-from sdgan_ext.training.command import flushed_denormals
+from sdgan_ext.training.denormals import flushed_denormals
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN, COLUMNS = 32, 16  # samples, and images over their reconstructions

@@ -8,8 +8,8 @@ that is shipped is the one whose SHA-256 stands in sdgan_ext/evaluation/features
 
 `lenet` learns the ten digits of MNIST's training set. `photos` learns eleven classes, the ten kinds of clothes of the
 photos (https://github.com/alexeygrigorev/clothing-dataset-small, CC0) and Monet's paintings (public domain), and beside
-them which of five ways an image was spoilt (not, blurred, noisy, pixelated, colours shifted): a net that only tells
-clothes apart looks past what generated images get wrong. The second head is not kept.
+them which of five ways an image was spoilt (not, blurred, noisy, pixelated, colours shifted): the features of a
+net that only separates clothes hardly change with what generated images get wrong. The second head is not kept.
 """
 
 import argparse
@@ -137,10 +137,10 @@ def train_photos(folder, epochs=60, batch=64):
         kinds = torch.randint(0, len(SPOILT), (len(test_images),), generator=chance)
         net.eval()
         features, _ = net(spoil(data.to_float(test_images), kinds, chance))
-        told = (spoilt(features).argmax(1) == kinds).float().mean().item()
+        accuracy_spoilt = (spoilt(features).argmax(1) == kinds).float().mean().item()
     facts = {
         "test_accuracy": accuracy(net, test_images, test_labels),
-        "test_accuracy_spoilt": told,
+        "test_accuracy_spoilt": accuracy_spoilt,
         "data": "clothing128: 1,534 photos of the training split; monet256: 250 of 300 paintings; 64x64",
     }
     return net, facts

@@ -1,4 +1,4 @@
-"""Measures where the Winograd kernels beat the library, and writes csrc/kernels/conv/cost_table.h, which `auto` follows.
+"""Measures where the Winograd kernels beat the library, and writes what `auto` follows, csrc/kernels/conv/cost_table.h.
 
     python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 12 minutes
     python benchmarks/tune_convolutions.py --isa avx2       measures that instruction set, keeps the other's rows

@@ -10,7 +10,7 @@ from sdgan_ext import tuning
 from sdgan_ext._errors import CheckpointError, ConfigError, DivergedError, EvaluationError
 from sdgan_ext._tuning_plot import draw_trials
 from sdgan_ext.cli import main
-from sdgan_ext.models import preset
+from sdgan_ext.presets import preset
 from sdgan_ext.training.config import MODES
 from sdgan_ext.tuning import SPACE, Range, Search, read_space, tune
 
@@ -69,7 +69,7 @@ def test_a_tenth_of_the_images_at_most_is_held_out(tmp_path):
 
 def test_a_search_resumed_is_one_that_was_not_interrupted(tmp_path, pretend):
     pretend(lambda values: values["lr_generator"] * values["batch_size"])
-    tune(SEARCH, trials=14, out=tmp_path / "whole", write=lambda line: None)  # TPE begins to look back at 10
+    tune(SEARCH, trials=14, out=tmp_path / "whole", write=lambda line: None)  # TPE begins to use earlier trials at 10
     for count in (3, 12, 14):
         tune(SEARCH, trials=count, out=tmp_path / "parts", write=lambda line: None)
     assert len(trials_of(tmp_path / "parts")) == 14

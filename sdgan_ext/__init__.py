@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
-    from .models import VAEGAN, VAEGANConfig, preset
+    from .models import VAEGAN, VAEGANConfig
     from .ops import conv_backend, get_conv_backend
+    from .presets import preset
     from .training.config import TrainConfig
     from .training.trainer import Trainer
 
@@ -28,7 +29,7 @@ _MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "tr
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
-    "preset": "models",
+    "preset": "presets",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",

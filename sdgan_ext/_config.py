@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from ._errors import ConfigError, nearest
 
@@ -21,7 +22,18 @@ __all__ = ["FORMAT_VERSION", "Config", "option"]
 FORMAT_VERSION = 1
 
 
-def option(default, help: str, *, choices=None, minimum=None, maximum=None, above=None):
+_Self = TypeVar("_Self", bound="Config")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[Any, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+) -> Any:
     """A dataclass field. Limits hold for a number or for every element of a tuple; ``above`` is exclusive."""
     return field(
         default=default,
@@ -33,20 +45,20 @@ def option(default, help: str, *, choices=None, minimum=None, maximum=None, abov
 class Config:
     """Base of the configuration dataclasses: checked when made, saved as a plain dictionary."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for item in fields(self):
             value = _checked(item.name, getattr(self, item.name), hints[item.name], item.metadata)
             object.__setattr__(self, item.name, value)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and None: ready for JSON and YAML."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {"format_version": FORMAT_VERSION, **plain}
 
     @classmethod
-    def from_dict(cls, values: Mapping):
+    def from_dict(cls: type[_Self], values: Mapping[str, Any]) -> _Self:
         """What :meth:`to_dict` gave; absent fields take their defaults.
 
         Raises:
@@ -67,7 +79,7 @@ class Config:
                 raise ConfigError(f"{cls.__name__} has no field {key!r}{nearest(key, names)}")
         return cls(**values)
 
-    def replace(self, **changes):
+    def replace(self: _Self, **changes: Any) -> _Self:
         """A copy with some fields changed, checked like a new one."""
         names = [item.name for item in fields(self)]
         for key in changes:
@@ -76,21 +88,21 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-def _checked(name: str, value, hint, limits: Mapping):
+def _checked(name: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
     """``value`` as the type that ``hint`` names, within ``limits``."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in kinds:
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in alternatives:
         return None
-    kinds = [kind for kind in kinds if kind is not type(None)]
+    kinds = [kind for kind in alternatives if kind is not type(None)]
     sequence = isinstance(value, (list, tuple))
     hint = next((kind for kind in kinds if (typing.get_origin(kind) is tuple) == sequence), kinds[0])
     if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        length = None if kinds[-1] is Ellipsis else len(kinds)
+        element_kind, *_, last = typing.get_args(hint)
+        length = None if last is Ellipsis else len(typing.get_args(hint))
         if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
             count = f"{length}" if length else "one or more"
-            raise ConfigError(f"{name} is {value!r}; it must be a sequence of {count} {_numbers(kinds[0], limits)}")
-        return tuple(_checked(f"{name}[{i}]", element, kinds[0], limits) for i, element in enumerate(value))
+            raise ConfigError(f"{name} is {value!r}; it must be a sequence of {count} {_numbers(element_kind, limits)}")
+        return tuple(_checked(f"{name}[{i}]", element, element_kind, limits) for i, element in enumerate(value))
     if hint is float and type(value) is int:
         value = float(value)
     if limits["choices"] is not None:
@@ -106,11 +118,13 @@ def _checked(name: str, value, hint, limits: Mapping):
     return value
 
 
-def _nearest_word(value, choices) -> str:
-    return nearest(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
+def _nearest_word(value: Any, choices: tuple[Any, ...]) -> str:
+    if not isinstance(value, str):
+        return ""
+    return nearest(value, [choice for choice in choices if isinstance(choice, str)])
 
 
-def _within(value, limits: Mapping) -> bool:
+def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     if not isinstance(value, (int, float)):
         return True
     return (
@@ -121,7 +135,7 @@ def _within(value, limits: Mapping) -> bool:
     )
 
 
-def _numbers(kind: type, limits: Mapping, *, article: bool = False) -> str:
+def _numbers(kind: Any, limits: Mapping[str, Any], *, article: bool = False) -> str:
     """The allowed numbers in words: "an integer of at least 1"."""
     one, many = {int: ("an integer", "integers"), str: ("a word", "words")}.get(kind, ("a number", "numbers"))
     noun = one if article else many

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def draw_trials(path: Path, name: str, points: Sequence[Point], logs: Mapping[st
     width, height = _COLUMNS * _WIDTH, rows * _HEIGHT + 36
     parts = [_text(16, 24, f"{name}: {'lower' if lower else 'higher'} is better", size=15)]
     parts.append(_text(width - 14, 24, "green: the best so far; red: failed", _SOFT, "end"))
-    panels = [("trial", [i + 1 for i in range(len(points))], False)]
+    panels: list[tuple[str, Sequence[float], bool]] = [("trial", [i + 1 for i in range(len(points))], False)]
     panels += [(key, [values[key] for _, values in points], log) for key, log in logs.items()]
     for i, (title, xs, x_log) in enumerate(panels):
         place = (i % _COLUMNS * _WIDTH, i // _COLUMNS * _HEIGHT + 36)
@@ -72,8 +72,9 @@ class _Axes:
             return f"<path d='M{self._x(x) - 3:.1f} {self.bottom - 7}l6 6m0 -6l-6 6' stroke='{_BAD}'/>"
         return f"<circle cx='{self._x(x):.1f}' cy='{self._y(score):.1f}' r='3' fill='{_DOT}' fill-opacity='0.75'/>"
 
-    def best(self, xs: Sequence[float], scores: Sequence[float | None], better) -> str:
-        so_far, places = None, []
+    def best(self, xs: Sequence[float], scores: Sequence[float | None], better: Callable[[float, float], float]) -> str:
+        so_far: float | None = None
+        places = []
         for x, score in zip(xs, scores, strict=True):
             if score is not None:
                 so_far = score if so_far is None else better(so_far, score)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sdgan_ext._files import replacing
 from sdgan_ext.data import to_uint8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["columns_of", "image_grid", "pairs_grid", "save_gif", "save_png", "seeded_latents", "to_pillow"]
 
@@ -46,9 +50,13 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2) -> Tensor:
 
 def pairs_grid(above: Tensor, below: Tensor, columns: int) -> Tensor:
     """:func:`image_grid` with each row of ``above`` over the same row of ``below``."""
-    rows = zip(above.cpu().split(columns), below.cpu().split(columns), strict=True)
-    padded = [torch.cat([part, -part.new_ones(columns - len(part), *part.shape[1:])]) for row in rows for part in row]
-    return image_grid(torch.cat(padded), columns)
+    rows = []
+    for start in range(0, len(above), columns):
+        for images in (above, below):
+            row = images[start : start + columns].cpu()
+            black = -row.new_ones(columns - len(row), *row.shape[1:])
+            rows.append(torch.cat([row, black]))
+    return image_grid(torch.cat(rows), columns)
 
 
 def columns_of(count: int) -> int:
@@ -73,9 +81,9 @@ def save_gif(path: Path, frames: Iterable[Tensor], *, seconds: float = 0.08) -> 
         )
 
 
-def to_pillow(grid: Tensor):
+def to_pillow(grid: Tensor) -> Image:
     """uint8 [C, H, W] of 1, 3 or 4 channels as a ``PIL.Image``."""
-    from PIL import Image
+    from PIL import Image as pillow
 
     pixels = grid.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels[:, :, 0] if grid.shape[0] == 1 else pixels, _MODES[grid.shape[0]])
+    return pillow.fromarray(pixels[:, :, 0] if grid.shape[0] == 1 else pixels, _MODES[grid.shape[0]])

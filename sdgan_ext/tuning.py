@@ -12,7 +12,6 @@ takes the trials of one that was not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
@@ -21,23 +20,25 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from ._errors import CheckpointError, ConfigError, DataError, DivergedError, EvaluationError, nearest
 from ._tuning_plot import draw_trials
-from .data import batches, open_dataset
+from .data import MapDataset, batches, open_dataset
 from .evaluation import choose_net, evaluate, refusals
-from .models import PRESETS, VAEGAN, preset
-from .models.presets import OWN_SIZE
+from .evaluation.features import NetName
+from .models import VAEGAN
+from .models.config import Mode
+from .presets import OWN_SIZE, preset
 from .training.config import MODES, TrainConfig
 from .training.runs import Run, resolve_source
 from .training.selection import split
 from .training.trainer import Trainer
 
-__all__ = ["SCORES", "SPACE", "Range", "Search", "read_space", "tune"]
+__all__ = ["SCORES", "SPACE", "Range", "Search", "check_installed", "check_metric", "read_space", "tune"]
 
 
 class Range(NamedTuple):
@@ -48,22 +49,30 @@ class Range(NamedTuple):
     log: bool = False
 
 
-_ENCODER, _GAME, _BOTH = ("vae", "vae-gan"), ("gan", "vae-gan"), ("vae-gan",)
+_ENCODER, _ADVERSARIAL, _BOTH = ("vae", "vae-gan"), ("gan", "vae-gan"), ("vae-gan",)
 
-#: What is searched unless told otherwise: a field of TrainConfig, its range, the modes in which it does something.
+#: What is searched by default: a field of TrainConfig, its range, the modes in which it does something.
 SPACE = {
     "lr_encoder": (Range(3e-4, 1e-2, True), _ENCODER),
     "lr_generator": (Range(3e-4, 1e-2, True), tuple(MODES)),
-    "lr_discriminator": (Range(3e-4, 1e-2, True), _GAME),
+    "lr_discriminator": (Range(3e-4, 1e-2, True), _ADVERSARIAL),
     "batch_size": (Range(32, 256, True), tuple(MODES)),
     "kl_weight": (Range(0.1, 10, True), _ENCODER),
     "feature_weight": (Range(0.1, 10, True), _BOTH),
     "gamma": (Range(1e-3, 1, True), _BOTH),
-    "r1_gamma": (Range(0.01, 10, True), _GAME),
+    "r1_gamma": (Range(0.01, 10, True), _ADVERSARIAL),
 }
-#: The same for every trial, or without a say in what is learnt.
-_FIXED = ("steps", "seed", "workers", "validation_images", "accumulate")
-_FIXED += ("log_every", "sample_every", "checkpoint_every")
+#: The same for every trial, or without an influence on what is learnt.
+_FIXED = (
+    "steps",
+    "seed",
+    "workers",
+    "validation_images",
+    "accumulate",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+)
 
 
 class Score(NamedTuple):
@@ -71,8 +80,8 @@ class Score(NamedTuple):
 
     metric: str
     name: str
-    direction: str = "minimize"
-    net: str | None = None
+    direction: Literal["minimize", "maximize"] = "minimize"
+    net: NetName | None = None
 
 
 SCORES = {
@@ -94,17 +103,19 @@ class Search:
 
     data: str
     preset: str
-    mode: str
+    mode: Mode
     metric: str
     steps: int
     space: dict[str, Range]
     seed: int = 0
     n: int = 2000
-    split: str = "validation"
+    split: Literal["validation", "test"] = "validation"
 
-    def asked(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """As a study keeps it: what JSON gives back."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.loads(json.dumps(values | {"data": resolve_source(self.data)}))
+        plain: dict[str, Any] = json.loads(json.dumps(values | {"data": resolve_source(self.data)}))
+        return plain
 
 
 def read_space(texts: Sequence[str], base: TrainConfig) -> dict[str, Range]:
@@ -184,17 +195,23 @@ class _Objective:
         check_metric(search.metric)
         architecture, config = preset(search.preset)
         self.base = config.replace(mode=search.mode, steps=search.steps, seed=search.seed)
-        self.search, self.score = search, SCORES[search.metric]
-        size = architecture.image_size if search.preset in OWN_SIZE else None
-        self.flags = {} if size is None else {"image_size": size[0]}
-        self.dataset = open_dataset(search.data, image_size=size, seed=search.seed)
-        size, channels = tuple(self.dataset.image_size), self.dataset.channels
+        self.search = search
+        self.score = SCORES[search.metric]
+        own_size = architecture.size if search.preset in OWN_SIZE else None
+        self.flags = {} if own_size is None else {"image_size": own_size[0]}
+        self.dataset = open_dataset(search.data, image_size=own_size, seed=search.seed)
+        size, channels = self.dataset.image_size, self.dataset.channels
+        rest: MapDataset
+        self.held_out: MapDataset
         if search.split == "test":
-            options = {"image_size": size, "channels": channels, "seed": search.seed}
-            rest, self.held_out = self.dataset, open_dataset(search.data, split="test", **options)
+            rest = self.dataset
+            self.held_out = open_dataset(
+                search.data, split="test", image_size=size, channels=channels, seed=search.seed
+            )
         else:
             self.base = self.base.replace(validation_images=min(search.n, max(1, len(self.dataset) // 10)))
-            rest, self.held_out = split(self.dataset, self.base)
+            parts: Any = split(self.dataset, self.base)
+            rest, self.held_out = parts
         self.architecture = architecture.replace(image_size=size, channels=channels).for_mode(search.mode)
         self.n = min(search.n, len(self.held_out))
         self.net = self.score.net or choose_net(channels, size)
@@ -222,8 +239,10 @@ class _Objective:
         run = trainer.fit(self.dataset)
         if run.stopped_by is not None:
             raise _Stopped(run.stopped_by)
-        score, options = self.score, {"n": self.n, "seed": config.seed, "net": self.net}
-        value = evaluate(trainer.ema.module, self.held_out, metrics=[score.metric], **options)[self.name]
+        values_of_metric = evaluate(
+            trainer.ema.module, self.held_out, metrics=[self.score.metric], n=self.n, seed=config.seed, net=self.net
+        )
+        value = values_of_metric[self.name]
         if not math.isfinite(value):
             raise EvaluationError(f"{self.name} is {value}")
         return value
@@ -239,7 +258,15 @@ class _Objective:
 
 
 # ----------------------------------------------------------------------------------------------------- the study
-def _optuna():
+def check_installed() -> None:
+    """
+    Raises:
+        ImportError: Optuna or what it keeps its studies with is missing; names the extra that has them.
+    """
+    _optuna()
+
+
+def _optuna() -> Any:
     try:
         import optuna
         import sqlalchemy  # noqa: F401
@@ -260,15 +287,15 @@ def _open_study(search: Search, folder: Path) -> Any:
         options = {"creator": lambda: sqlite3.connect(file, timeout=60)}
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
         study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
-        saved, asked = study.user_attrs.get("asked"), search.asked()
+        saved, wanted = study.user_attrs.get("asked"), search.to_dict()
         if saved is None:
-            study.set_user_attr("asked", asked)
+            study.set_user_attr("asked", wanted)
     except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
         raise CheckpointError(f"{file} cannot be used as a study: {reason}") from error
     finally:
         optuna.logging.set_verbosity(loud)
-    for name, value in asked.items():
+    for name, value in wanted.items():
         has = value if saved is None else ({"split": "test"} | saved).get(name)  # the first studies knew no other split
         if has != value:
             raise ConfigError(
@@ -284,12 +311,12 @@ def _fail(study: Any, number: int) -> None:
     study.tell(number, state=_optuna().trial.TrialState.FAIL)
 
 
-def _counted(study: Any) -> list:
+def _counted(study: Any) -> list[Any]:
     """Trials with a score or with a reason why they have none: not those that were interrupted."""
     return [t for t in study.trials if t.state.is_finished() and (t.value is not None or "failed" in t.user_attrs)]
 
 
-def _ranked(study: Any) -> list:
+def _ranked(study: Any) -> list[Any]:
     """Trials with a score, the best first."""
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     return sorted((t for t in _counted(study) if t.value is not None), key=lambda t: (sign * t.value, t.number))
@@ -363,50 +390,3 @@ def _report(study: Any, objective: _Objective, plot: Path, write: Callable[[str]
     scored = f"scored on {objective.n} {objective.search.split} images"
     write(f"{len(counted)} trials, {len(failed)} of them failed; {scored}; plot: {plot}")
     write(f"the best one again: {objective.command({name: ranked[0].params[name] for name in names})}")
-
-
-# --------------------------------------------------------------------------------------------------- the command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="as in train")
-    parser.add_argument("--preset", default="mnist-small", help=f"{', '.join(PRESETS)}; mnist-small unless given")
-    parser.add_argument("--mode", help=f"{', '.join(MODES)}; the preset's unless given")
-    parser.add_argument("--metric", help=f"{', '.join(SCORES)}; elbo unless given, fd in mode gan")
-    parser.add_argument("--steps", type=int, help="of training in each trial; the preset's unless given")
-    parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier call too; 20 unless given")
-    parser.add_argument(
-        "--space",
-        action="append",
-        default=[],
-        metavar="NAME=LOW:HIGH[:log]",
-        help="a field of the training configuration and its range, again for each; in place of the default: "
-        + ", ".join(f"{name}={low:g}:{high:g}{':log' * log}" for name, ((low, high, log), _) in SPACE.items()),
-    )
-    parser.add_argument("--n", type=int, default=2000, help="images that a trial is scored on; 2000 unless given")
-    parser.add_argument(
-        "--split",
-        default="validation",
-        help="validation: the n are training images that no trial is trained on, a tenth of all at most, and the test "
-        "split stays unseen; or test; validation unless given",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the search and of every training; 0 unless given")
-    parser.add_argument("--out", default="study", help="the study's folder, gone on with if there; study unless given")
-
-
-def command(arguments: argparse.Namespace, write: Callable[[str], None]) -> str | None:
-    """What ``sdgan-ext tune`` does; returns as :func:`tune`."""
-    _optuna()
-    for name in ("trials", "n"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
-    if arguments.split not in ("validation", "test"):
-        raise ConfigError(f"--split is {arguments.split!r}; it must be validation or test")
-    base = preset(arguments.preset).train
-    mode = base.mode if arguments.mode is None else arguments.mode
-    steps = base.steps if arguments.steps is None else arguments.steps
-    base = base.replace(mode=mode, steps=steps, seed=arguments.seed)
-    metric = arguments.metric or ("fd" if mode == "gan" else "elbo")
-    check_metric(metric)
-    space = read_space(arguments.space, base)
-    given = arguments.seed, arguments.n, arguments.split
-    search = Search(arguments.data, arguments.preset, mode, metric, steps, space, *given)
-    return tune(search, trials=arguments.trials, out=arguments.out, write=write)

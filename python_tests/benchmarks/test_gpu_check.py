@@ -1,7 +1,9 @@
 """`make gpu-check` without a GPU: rehearsed from end to end, and its parts held to what they promise."""
 
+import ast
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +16,32 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import _gpu  # noqa: E402
-import _gpu_cells as cells  # noqa: E402
-import _gpu_summary as summary  # noqa: E402
-import gpu_check  # noqa: E402
-from _supervise import OUT_OF_TIME, Journal, supervise  # noqa: E402
+import gpu  # noqa: E402
+from gpu import check, convolutions, machine, parts, summary, tables  # noqa: E402
+from gpu.supervise import OUT_OF_TIME, Journal, supervise  # noqa: E402
 
+from sdgan_ext.bench import cases  # noqa: E402
+
+GPU_CHECK = [sys.executable, "-m", "gpu.check"]
+PATH = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT), os.environ.get("PYTHONPATH", "")])
 CONDITIONS = {"gpu": "NVIDIA H200", "torch": "2.11", "cuda": "13.0", "driver": "580", "commit": "abc", "dirty": "False"}
+
+
+def test_a_file_imports_from_those_below_it_alone():
+    """The package has no import circle; the order is that of the table in its docstring."""
+    folder = ROOT / "benchmarks" / "gpu"
+    table = [line.strip() for line in gpu.__doc__.splitlines() if line.startswith("    ")]
+    layers = {}
+    for depth, line in enumerate(table):
+        names = re.split(r" {3,}", line)[0] if depth < len(table) - 1 else line
+        layers |= dict.fromkeys(names.split(), depth)
+    layers["journal_plugin"] = layers["bench"]
+    files = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+    assert layers.keys() == files.keys()
+    for name, path in files.items():
+        tree = ast.parse(path.read_text())
+        below = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        assert not [other for other in below if layers[other] <= layers[name]], name
 
 
 def rows_of(path):
@@ -30,8 +51,8 @@ def rows_of(path):
 
 def test_rehearsal(tmp_path):
     """All parts, on the CPU: every process, file and table, with numbers that mean nothing."""
-    command = [sys.executable, ROOT / "benchmarks" / "gpu_check.py", "--rehearse", "--results", tmp_path]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*GPU_CHECK, "--rehearse", "--results", tmp_path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
     tables = {name: rows_of(tmp_path / f"rehearsal-{name}.csv") for name in summary.TABLES}
@@ -63,14 +84,14 @@ def test_without_a_gpu_one_sentence_and_exit_code_2():
 
 
 def test_a_kill_ends_the_processes_and_keeps_what_is_written(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "gpu_check.py", "--rehearse", "--results", tmp_path]
-    check = subprocess.Popen([*command, "--part", "bench"], stdout=subprocess.DEVNULL)
+    command = [*GPU_CHECK, "--rehearse", "--results", tmp_path, "--part", "bench"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": PATH})
     journal = Journal(tmp_path / "gpu-check" / "bench" / "main.jsonl")
     end = time.monotonic() + 120
     while journal.count("passed") < 2 and time.monotonic() < end:
         time.sleep(0.05)
-    check.terminate()
-    assert check.wait(30) == 128 + signal.SIGTERM
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
     time.sleep(0.5)
     written = len(rows_of(tmp_path / "rehearsal-ops.csv"))
     time.sleep(1)
@@ -78,9 +99,9 @@ def test_a_kill_ends_the_processes_and_keeps_what_is_written(tmp_path):
 
 
 def test_data_that_is_missing_is_replaced(tmp_path):
-    assert gpu_check.data_source(str(tmp_path)) == "digits" and gpu_check.data_source("auto") == "digits"
+    assert check.data_source(str(tmp_path)) == "digits" and check.data_source("auto") == "digits"
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
-    assert gpu_check.data_source(str(tmp_path)) == str(tmp_path)
+    assert check.data_source(str(tmp_path)) == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,36 +109,36 @@ def test_data_that_is_missing_is_replaced(tmp_path):
     [("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA GeForce RTX 4090", "rtx-4090")],
 )
 def test_slug(name, slug):
-    assert _gpu.slug_of(name) == slug
+    assert machine.slug_of(name) == slug
 
 
 def test_arch():
-    assert [_gpu.arch_of(c) for c in [(7, 5), (9, 0), (12, 0)]] == ["7.5", "9.0a", "12.0"]
+    assert [machine.arch_of(c) for c in [(7, 5), (9, 0), (12, 0)]] == ["7.5", "9.0a", "12.0"]
 
 
 # ---------------------------------------------------------------------------------------------------------- floors
 @pytest.mark.parametrize(
     ("network", "batch", "forward", "both"),
     [  # us in bfloat16 on an H200, computed independently
-        (cells.SEED_G, 64, 18, 53),
-        (cells.SEED_G, 128, 35, 106),
-        (cells.SEED_G, 512, 141, 423),
-        (cells.DCGAN_64_G, 64, 16, 49),
-        (cells.DCGAN_64_G, 128, 33, 98),
-        (cells.DCGAN_64_G, 512, 131, 393),
+        (convolutions.SEED_G, 64, 18, 53),
+        (convolutions.SEED_G, 128, 35, 106),
+        (convolutions.SEED_G, 512, 141, 423),
+        (convolutions.DCGAN_64_G, 64, 16, 49),
+        (convolutions.DCGAN_64_G, 128, 33, 98),
+        (convolutions.DCGAN_64_G, 512, 131, 393),
     ],
 )
 def test_floors(network, batch, forward, both):
-    peaks = _gpu.PEAKS["h200"]
+    peaks = machine.PEAKS["h200"]
     there = sum(conv.forward(batch, 2).seconds(peaks, "bf16") for conv in network)
     back = sum(conv.backward(batch, 2).seconds(peaks, "bf16") for conv in network)
     assert round(there * 1e6) == forward and round((there + back) * 1e6) == both
 
 
-@pytest.mark.parametrize("conv", [*cells.GENERATORS, *cells.DISCRIMINATORS], ids=str)
+@pytest.mark.parametrize("conv", [*convolutions.GENERATORS, *convolutions.DISCRIMINATORS], ids=str)
 def test_work_is_that_of_the_op(conv):
-    stock, ours = cells.functions(conv)
-    x, weight, bias = cells.tensors_of(conv, 1, torch.float32, "cpu")
+    stock, ours = cases.functions(conv)
+    x, weight, bias = cases.tensors_of(conv, 1, torch.float32, "cpu")
     y = ours(x, weight, bias)
     assert y.shape[2:] == conv.out_size
     assert (x.numel(), weight.numel(), y.numel()) == conv.elements(1)
@@ -133,7 +154,7 @@ def test_work_is_that_of_the_op(conv):
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, {benchmarks!r})
-from _supervise import Journal
+from gpu.supervise import Journal
 from pathlib import Path
 journal = Journal(Path({path!r}))
 known = journal.records()
@@ -190,7 +211,7 @@ def test_a_test_that_breaks_the_gpu_costs_one_test(tmp_path):
         "def test_c(): assert not broken\n"
     )
     journal = Journal(tmp_path / "journal")
-    plugins = ["-p", "no:cacheprovider", "-p", "_journal_plugin", "--journal", journal.path]
+    plugins = ["-p", "no:cacheprovider", "-p", "gpu.journal_plugin", "--journal", journal.path]
     command = [sys.executable, "-m", "pytest", "-q", *plugins, "--rootdir", tmp_path, tmp_path / "test_it.py"]
     outcome = supervise(
         command,
@@ -213,7 +234,7 @@ def op_row(contestant, us, **values):
 
 
 def page_of(tmp_path, table, rows):
-    _gpu.append_rows(tmp_path / f"h200-{table}.csv", rows)
+    tables.append_rows(tmp_path / f"h200-{table}.csv", rows)
     return summary.write_summary(tmp_path, "h200").read_text()
 
 
@@ -263,17 +284,17 @@ def test_what_rounding_does_on_the_cpu_is_allowed_on_the_gpu():
 
 
 def test_a_failed_test_is_on_the_page(tmp_path):
-    row = gpu_check.test_row("cuda/test_values", "test_values.py::test_x", failed=1, message="off by 3") | CONDITIONS
+    row = parts.test_row("cuda/test_values", "test_values.py::test_x", failed=1, message="off by 3") | CONDITIONS
     page = page_of(tmp_path, "tests", [row])
     assert "0 passed, 1 failed" in page and "| cuda/test_values test_values.py::test_x | 0 | 1 | 0 | off by 3 |" in page
     assert "- tests: NVIDIA H200, torch 2.11, CUDA 13.0, driver 580, commit abc" in page
 
 
 def test_notes_of_other_parts_stay(tmp_path):
-    machine = _gpu.Machine("cuda", "NVIDIA H200", "h200", "9.0a")
+    h200 = machine.Machine("cuda", "NVIDIA H200", "h200", "9.0a")
     for part in ("tests", "bench", "tests"):
-        check = gpu_check.Check(machine, tmp_path, tmp_path / "work", "digits", None, False, CONDITIONS)
-        check.begin(part)
-        check.note(part, f"{part} said this")
-        check.save()
+        ran = parts.Check(h200, tmp_path, tmp_path / "work", "digits", None, False, CONDITIONS)
+        ran.begin(part)
+        ran.note(part, f"{part} said this")
+        ran.save()
     assert [row["part"] for row in rows_of(tmp_path / "h200-notes.csv")] == ["bench", "tests"]

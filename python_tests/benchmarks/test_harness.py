@@ -69,7 +69,7 @@ def test_a_quick_look_writes_nothing_unless_asked(quick, only, writes, tmp_path)
 def test_a_quick_look_ends(monkeypatch, capsys):
     monkeypatch.setattr(_harness, "QUICK_END", -1.0)
     _harness.run("bench_bce", cases_of("bench_bce"), ["--quick", "--threads", "1"])
-    assert capsys.readouterr().out.endswith("the time of a quick look is up\n")
+    assert capsys.readouterr().out.endswith("the time of --quick is up\n")
 
 
 # ----------------------------------------------------------------------------------------------------------- the grid

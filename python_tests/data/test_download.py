@@ -46,9 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start and start >= len(body):
             return self.send_error(416)
         self.send_response(206 if start else 200)
-        told = start + 1 if behaviour == "wrong_range" else start
+        first = start + 1 if behaviour == "wrong_range" else start
         if start:
-            self.send_header("Content-Range", f"bytes {told}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         body = body[start:]

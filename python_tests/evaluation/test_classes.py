@@ -14,8 +14,10 @@ def certain(*classes, of=4):
 
 
 def test_class_metrics_by_hand():
-    told = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.1, 0.8, 0.05, 0.05], [0.0, 0.0, 0.9, 0.1]])
-    got = class_metrics(told, certain(0, 1, 2, 3))
+    probabilities = torch.tensor(
+        [[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.1, 0.8, 0.05, 0.05], [0.0, 0.0, 0.9, 0.1]]
+    )
+    got = class_metrics(probabilities, certain(0, 1, 2, 3))
     assert got["top_probability"] == pytest.approx((0.7 + 0.6 + 0.8 + 0.9) / 4)
     assert got["class_entropy"] == pytest.approx(-(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25)))
     assert got["rarest_class"] == 0 and got["class_balance"] == pytest.approx(0.25)

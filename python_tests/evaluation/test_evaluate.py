@@ -13,9 +13,9 @@ import torch
 import sdgan_ext as sd
 from sdgan_ext._errors import EvaluationError
 from sdgan_ext.cli import main
+from sdgan_ext.cli.evaluate import _UNITS
 from sdgan_ext.data import ImageDataset
 from sdgan_ext.evaluation import METRICS, NETS, elbo, evaluate, refusals
-from sdgan_ext.evaluation.command import _UNITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"latent_dim": 4, "encoder_channels": (4, 4), "generator_channels": (4, 4), "discriminator_channels": None}
@@ -105,11 +105,11 @@ def test_the_bounds_of_a_conditional_model_are_given_the_labels(digits, held_out
     (images, labels), model = next(sd.data.batches(held_out, 120, seed=0)), model.eval()
     assert elbo(model, images, labels=labels)["neg_elbo"] == pytest.approx(got["neg_elbo"], rel=1e-6)
     assert elbo(model, images, labels=(labels + 1) % 10)["neg_elbo"] != pytest.approx(got["neg_elbo"], rel=1e-6)
-    with pytest.raises(EvaluationError, match="labels are missing: this model is told of 10 classes"):
+    with pytest.raises(EvaluationError, match="labels are missing: this model is conditioned on 10 classes"):
         elbo(model, images)
     with pytest.raises(EvaluationError, match="labels has 10; this model's are 0 to 9"):
         elbo(model, images, labels=labels + 1)
-    with pytest.raises(EvaluationError, match="this model knows no classes"):
+    with pytest.raises(EvaluationError, match="this model is not conditioned on classes"):
         elbo(tiny(), images, labels=labels)
     assert "no classes" in refusals(model, ImageDataset(held_out.images))["elbo"]
 
@@ -209,7 +209,7 @@ def test_command_prints_a_table_and_writes_each_evaluation_beside_the_last(saved
     assert sd.VAEGAN.from_pretrained(model)
 
 
-def test_command_writes_where_it_is_told(saved, tmp_path, capsys):
+def test_command_writes_the_file_that_is_named(saved, tmp_path, capsys):
     model, data = saved
     assert run(model, "--data", data, "--metrics", "elbo", "--json", tmp_path / "e.json") == 0
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["neg_elbo"] > 0

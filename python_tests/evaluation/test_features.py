@@ -10,7 +10,7 @@ import torch
 
 from sdgan_ext._errors import CheckpointError, EvaluationError
 from sdgan_ext.data import to_float
-from sdgan_ext.evaluation import NETS, choose_net, frechet_distance, load_net, look
+from sdgan_ext.evaluation import NETS, apply_net, choose_net, frechet_distance, load_net
 from sdgan_ext.evaluation.features import facts, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,11 +50,11 @@ def test_choice():
     assert choose_net(3, (28, 28)) == choose_net(1, (64, 64)) == "photos"
 
 
-def test_bytes_and_floats_look_alike(noise):
+def test_bytes_and_floats_are_the_same_image(noise):
     net = load_net("lenet")
-    for a, b in zip(look(net, noise[:9]), look(net, to_float(noise[:9]), batch_size=4), strict=True):
+    for a, b in zip(apply_net(net, noise[:9]), apply_net(net, to_float(noise[:9]), batch_size=4), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    features, probabilities = look(net, noise[:9])
+    features, probabilities = apply_net(net, noise[:9])
     assert features.dtype == torch.float64 and torch.allclose(probabilities.sum(1), torch.ones(9))
 
 
@@ -63,23 +63,32 @@ def test_other_images_are_fitted_or_refused():
     assert fit(torch.zeros(2, 3, 40, 60), lenet).shape == (2, 1, 28, 28)
     assert fit(torch.zeros(2, 1, 32, 32), photos).shape == (2, 3, 64, 64)
     with pytest.raises(
-        EvaluationError, match="x are 31x64; the feature net 'photos' sees 64x64 and takes images of 32"
+        EvaluationError, match="x are 31x64; the feature net 'photos' has 64x64 inputs and takes images of 32"
     ):
         fit(torch.zeros(2, 3, 31, 64), photos, "x")
     with pytest.raises(EvaluationError, match="x must have 1, 3 or 4 channels"):
-        look(lenet, torch.zeros(2, 2, 28, 28), name="x")
+        apply_net(lenet, torch.zeros(2, 2, 28, 28), name="x")
     with pytest.raises(EvaluationError, match="x holds NaN or infinity in 2 of 2 images"):
-        look(lenet, torch.full((2, 1, 28, 28), math.nan), name="x")
+        apply_net(lenet, torch.full((2, 1, 28, 28), math.nan), name="x")
     with pytest.raises(EvaluationError, match="x must be a tensor of images .* list came"):
-        look(lenet, [1], name="x")
+        apply_net(lenet, [1], name="x")
 
 
 def test_lenet_reads_digits_and_its_distance_tells_them_from_noise(mnist, noise):
     net = load_net("lenet")
-    features, probabilities = look(net, mnist.images[:2000])
+    features, probabilities = apply_net(net, mnist.images[:2000])
     assert (probabilities.argmax(1) == mnist.labels[:2000]).float().mean() > 0.985
     real = frechet_distance(features[:1000], features[1000:])
     blurred = torch.nn.functional.avg_pool2d(mnist.images[1000:2000].float(), 3, 1, 1).byte()
-    blur = frechet_distance(features[:1000], look(net, blurred)[0])
-    far = frechet_distance(features[:1000], look(net, noise)[0])
+    blur = frechet_distance(features[:1000], apply_net(net, blurred)[0])
+    far = frechet_distance(features[:1000], apply_net(net, noise)[0])
     assert 0 < real < 20 < blur < far / 2
+
+
+def test_the_old_name_is_there_with_a_warning():
+    from sdgan_ext import evaluation
+
+    with pytest.warns(DeprecationWarning, match="evaluation.look is called apply_net"):
+        assert evaluation.look is apply_net
+    with pytest.raises(AttributeError, match="has no attribute 'loock'"):
+        _ = evaluation.loock

@@ -62,7 +62,7 @@ def test_sample_reconstruct_interpolate():
 @pytest.mark.parametrize(
     ("labels", "error", "words"),
     [
-        (None, ValueError, r"labels are missing: this model is told of 3 classes; give \[2\] integers, 0 to 2"),
+        (None, ValueError, r"labels are missing: this model is conditioned on 3 classes; give \[2\] integers, 0 to 2"),
         ([0, 1, 2], ValueError, r"labels has shape \(3,\); it must be \(2,\), one label for each image"),
         ([0, 3], ValueError, "labels has 3; this model's are 0 to 2"),
         (-1, ValueError, "labels has -1; this model's are 0 to 2"),
@@ -85,7 +85,7 @@ def test_networks_ask_for_labels():
             ask()
     with pytest.raises(TypeError, match="labels must be a tensor of int64, got list"):
         model.decode(torch.randn(2, 4).double(), [0, 1])
-    with pytest.raises(ValueError, match="labels are given, but this model knows no classes"):
+    with pytest.raises(ValueError, match="labels are given, but this model is not conditioned on classes"):
         VAEGAN(VAEGANConfig(**SMALL)).sample(2, labels=1)
 
 

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from sdgan_ext._errors import ConfigError
-from sdgan_ext.models import PRESETS, VAEGANConfig, preset
+from sdgan_ext.models import VAEGANConfig
+from sdgan_ext.presets import PRESETS, preset
 from sdgan_ext.training.config import TrainConfig
 
 
@@ -35,7 +36,10 @@ from sdgan_ext.training.config import TrainConfig
         ({"init": "kaiming"}, "init is 'kaiming'; allowed are"),
         ({"negative_slope": float("nan")}, "negative_slope is nan; it must be a number, at least 0"),
         ({"image_size": 4, "encoder_channels": (8, 8, 8)}, "image of 4x4 can be halved only 2 times"),
-        ({"image_size": (64, 3), "generator_channels": (8, 8, 8)}, "generator_channels .* 3 halvings, .* only 2 times"),
+        (
+            {"image_size": (64, 3), "generator_channels": (8, 8, 8)},
+            "generator_channels .* 3 up blocks, .* 2 times",
+        ),
     ],
 )
 def test_model_config_refuses_in_one_sentence(values, words):

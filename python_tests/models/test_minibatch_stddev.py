@@ -1,4 +1,4 @@
-"""The channel that tells the discriminator how much the images of a group differ."""
+"""The channel that gives the discriminator how much the images of a group differ."""
 
 import pytest
 import torch

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdgan_ext.models import VAEGAN, Discriminator, Encoder, Generator, VAEGANConfig, preset
+from sdgan_ext.models import VAEGAN, Discriminator, Encoder, Generator, VAEGANConfig
+from sdgan_ext.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,13 +91,13 @@ def test_seed_preset_is_the_founding_document():
 
     z = torch.randn(2, 100, dtype=torch.float64)
     x = F.relu(generator.dense(z)).reshape(2, 7, 7, 128).permute(0, 3, 1, 2)  # Keras reshapes to channels last
-    for layer in generator.doublings:
+    for layer in generator.up_blocks:
         x = F.relu(F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)[:, :, 1:-2, 1:-2])
     x = torch.tanh(F.conv2d(x, generator.head.weight, generator.head.bias, padding=2))
     torch.testing.assert_close(generator(z), x)
 
     c = x
-    for layer in discriminator.halvings.convs:
+    for layer in discriminator.down_blocks.convs:
         c = F.relu(F.conv2d(F.pad(c, (1, 2, 1, 2)), layer.weight, layer.bias, stride=2))
     c = discriminator.logit(c.permute(0, 2, 3, 1).flatten(1))
     torch.testing.assert_close(discriminator(x), c)
@@ -105,20 +106,20 @@ def test_seed_preset_is_the_founding_document():
 def test_dcgan_preset_is_dcgan():
     config = preset("dcgan-64").model
     model = VAEGAN(config)
-    shapes = [tuple(layer.weight.shape) for layer in model.generator.doublings]
+    shapes = [tuple(layer.weight.shape) for layer in model.generator.up_blocks]
     assert shapes == [(512, 256, 4, 4), (256, 128, 4, 4), (128, 64, 4, 4), (64, 3, 4, 4)]
-    assert all(layer.crop == (1, 1, 1, 1) for layer in model.generator.doublings)
-    assert [layer.out_channels for layer in model.discriminator.halvings.convs] == [64, 128, 256, 512]
-    assert isinstance(model.discriminator.halvings.norms[0], torch.nn.Identity)
-    assert all(isinstance(norm, torch.nn.BatchNorm2d) for norm in model.discriminator.halvings.norms[1:])
+    assert all(layer.crop == (1, 1, 1, 1) for layer in model.generator.up_blocks)
+    assert [layer.out_channels for layer in model.discriminator.down_blocks.convs] == [64, 128, 256, 512]
+    assert isinstance(model.discriminator.down_blocks.norms[0], torch.nn.Identity)
+    assert all(isinstance(norm, torch.nn.BatchNorm2d) for norm in model.discriminator.down_blocks.norms[1:])
     assert model.generator.base_shape == (512, 4, 4)
 
 
 def test_batch_norm_takes_the_place_of_the_bias():
     generator = Generator(small(generator_norm="batch", generator_head="transposed"))
-    assert [layer.bias is None for layer in generator.doublings] == [True, False]
+    assert [layer.bias is None for layer in generator.up_blocks] == [True, False]
     encoder = Encoder(small(encoder_norm="batch", encoder_channels=(4, 5)))
-    assert [layer.bias is None for layer in encoder.halvings.convs] == [False, True]
+    assert [layer.bias is None for layer in encoder.down_blocks.convs] == [False, True]
 
 
 def test_spectral_norm_bounds_every_layer():
@@ -126,7 +127,7 @@ def test_spectral_norm_bounds_every_layer():
     x = torch.rand(2, 1, 28, 28)
     for _ in range(30):
         discriminator(x)
-    for layer in (*discriminator.halvings.convs, discriminator.logit):
+    for layer in (*discriminator.down_blocks.convs, discriminator.logit):
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-2)
 
 
@@ -162,7 +163,7 @@ def test_gradients_in_float64(network, norm):
 def test_initial_weights(init, expected):
     torch.manual_seed(0)
     generator = Generator(preset("seed").model.replace(init=init, generator_norm="batch"))
-    weight, norm = generator.doublings[0].weight, generator.norms[0]
+    weight, norm = generator.up_blocks[0].weight, generator.norms[0]
     if expected is not None:
         assert weight.std().item() == pytest.approx(expected, rel=0.02)
         assert not generator.dense.bias.any() and not norm.bias.any()

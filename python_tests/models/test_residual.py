@@ -54,10 +54,10 @@ def block(module, x):
 def test_autoencoder_written_out():
     model, x = make(), images()
     e, g = model.encoder, model.generator
-    h = F.silu(F.conv2d(x, e.halvings.convs[0].weight, e.halvings.convs[0].bias, stride=2, padding=1))
-    h = block(e.halvings.blocks[0][0], h)
-    h = F.conv2d(h, e.halvings.convs[1].weight, e.halvings.convs[1].bias, stride=2, padding=1)
-    h = block(e.halvings.blocks[1][0], normalised(e.halvings.norms[1], h))
+    h = F.silu(F.conv2d(x, e.down_blocks.convs[0].weight, e.down_blocks.convs[0].bias, stride=2, padding=1))
+    h = block(e.down_blocks.blocks[0][0], h)
+    h = F.conv2d(h, e.down_blocks.convs[1].weight, e.down_blocks.convs[1].bias, stride=2, padding=1)
+    h = block(e.down_blocks.blocks[1][0], normalised(e.down_blocks.norms[1], h))
     mean = F.conv2d(h, e.mean.weight, e.mean.bias, padding=1)
     logvar = F.conv2d(h, e.logvar.weight, e.logvar.bias, padding=1)
     posterior = model.encode(x)
@@ -65,9 +65,9 @@ def test_autoencoder_written_out():
         torch.testing.assert_close(got, expected.permute(0, 2, 3, 1).reshape(2, 32))
     h = F.conv2d(mean, g.dense.weight, g.dense.bias, padding=1)
     h = block(g.blocks[0][0], normalised(g.norms[0], h))
-    h = F.conv_transpose2d(h, g.doublings[0].weight, g.doublings[0].bias, stride=2, padding=1)
+    h = F.conv_transpose2d(h, g.up_blocks[0].weight, g.up_blocks[0].bias, stride=2, padding=1)
     h = block(g.blocks[1][0], normalised(g.norms[1], h))
-    h = torch.tanh(F.conv_transpose2d(h, g.doublings[1].weight, g.doublings[1].bias, stride=2, padding=1))
+    h = torch.tanh(F.conv_transpose2d(h, g.up_blocks[1].weight, g.up_blocks[1].bias, stride=2, padding=1))
     torch.testing.assert_close(model.decode(posterior.mean), h)
 
 
@@ -106,7 +106,7 @@ def test_every_size_comes_back_exactly(size, head):
 
 
 def test_latents_keep_their_places():
-    """Far from the place that changes nothing changes (without norms, which look at the whole image)."""
+    """Far from the place that changes nothing changes (without norms, which depend on the whole image)."""
     model, x = make(image_size=64, latent_dim=512, encoder_norm="none", residual_blocks=0), images(1, (64, 64))
     other = x.clone()
     other[:, :, :8, :8] *= -1
@@ -135,7 +135,7 @@ def test_patch_logits_of_a_class_are_projections_of_their_place():
 
 def test_without_blocks_the_weights_are_named_as_before():
     model = VAEGAN(VAEGANConfig())
-    assert not [name for name in model.state_dict() if "blocks" in name]
+    assert not [name for name in model.state_dict() if ".blocks." in name]
 
 
 def test_group_norm_has_groups_of_four_channels_and_at_most_32():

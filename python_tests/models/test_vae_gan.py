@@ -171,8 +171,8 @@ def truncate(name, size):
             lambda f: edit_config(f, latent_dim=4),
             r"another architecture .*: encoder.mean.weight has shape \(3, 48\), the model's \(4, 48\)",
         ),
-        (lambda f: edit_config(f, generator_norm="none"), "it has no generator.doublings.0.bias"),
-        (lambda f: edit_config(f, encoder_channels=None), "it has encoder.halvings.convs.0.*, the model has not"),
+        (lambda f: edit_config(f, generator_norm="none"), "it has no generator.up_blocks.0.bias"),
+        (lambda f: edit_config(f, encoder_channels=None), "it has encoder.down_blocks.convs.0.*, the model has not"),
     ],
 )
 def test_spoilt_folders_are_refused_in_one_sentence(tmp_path, spoil, words):

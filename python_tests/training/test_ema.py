@@ -86,5 +86,5 @@ def test_resumed_average_is_the_uninterrupted_one():
 
 def test_average_keeps_channels_last_weights():
     ema = make_ema(VAEGAN(VAEGANConfig(**MODEL)), TrainConfig())
-    strides = [parameter.stride() for parameter in ema.module.generator.doublings[0].parameters()]
-    assert strides == [p.stride() for p in VAEGAN(VAEGANConfig(**MODEL)).generator.doublings[0].parameters()]
+    strides = [parameter.stride() for parameter in ema.module.generator.up_blocks[0].parameters()]
+    assert strides == [p.stride() for p in VAEGAN(VAEGANConfig(**MODEL)).generator.up_blocks[0].parameters()]

@@ -208,7 +208,7 @@ def plain_losses(bench, seed=1):
     gamma = config.gamma if config.mode == "vae-gan" else 1.0
     rec = gamma * reconstruction(made[0])
     if config.adaptive_weight:
-        last = model.generator.doublings[-1].weight
+        last = model.generator.up_blocks[-1].weight
         nll, g = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, adversarial))
         adversarial = config.adaptive_weight * (nll / (g + 1e-4)).clamp(0, 1e4).detach() * adversarial
     return of_encoder, rec + adversarial + weights(model.generator), adversarial

@@ -302,7 +302,7 @@ def test_the_learned_scale_is_trained_and_finds_the_deviation(mode, kind):
 def test_adaptive_weight_is_logged():
     model, config = tiny(), TrainConfig(adaptive_weight=0.5)
     images = steps.forward(model, images_like(model), config, generator=noise())
-    last = model.generator.doublings[-1].weight
+    last = model.generator.up_blocks[-1].weight
     pixel = (images.reconstructed - images.real).square().sum() / 12
     d = model.discriminator
     game = sum(reference.generator_loss(d(image)) for image in (images.reconstructed, images.generated))

@@ -1,8 +1,8 @@
 """Who competes: stock PyTorch as most use it, as it is fastest, and the fused operation.
 
 Of the baselines, "eager" is what a user gets who sets nothing (NCHW); "eager channels_last" is the honest one, for
-images; "compile" is torch.compile of the latter, asked for because it takes its time. "sdgan_ext" has its images in
-channels_last as well, "sdgan_ext NCHW" competes with "eager".
+images; "compile" is torch.compile of the latter, only on demand, because it takes its time. "sdgan_ext" has its images
+in channels_last as well, "sdgan_ext NCHW" competes with "eager".
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Case:
         explain: the inputs of a contestant of ours to kernels by pass, see :func:`sdgan_ext.ops.explain_conv`.
         budget: seconds for all samples of all contestants.
         compiled: of the contestants, one more that torch.compile is behind; None where there is none.
-        quick: whether a quick look includes it.
+        quick: whether --quick includes it.
     """
 
     op: str
@@ -58,20 +58,20 @@ class Case:
     budget: float = 6.0
     quick: bool = False
 
-    def contestants(self, compile: bool = False) -> dict[str, tuple[Callable, tuple]]:
+    def contestants(self, with_compile: bool = False) -> dict[str, tuple[Callable, tuple]]:
         """Built from the same random numbers every time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             contestants = self.build()
         if set(contestants) != set(self.names):
             raise ValueError(f"{self.op} {self.shape} builds {sorted(contestants)}, its names are {self.names}")
-        if compile and self.compiled:
+        if with_compile and self.compiled:
             torch.compiler.reset()
             contestants[COMPILE] = self.compiled(contestants)
         return contestants
 
-    def names_with(self, compile: bool) -> tuple[str, ...]:
-        return self.names + ((COMPILE,) if compile and self.compiled else ())
+    def names_with(self, with_compile: bool) -> tuple[str, ...]:
+        return self.names + ((COMPILE,) if with_compile and self.compiled else ())
 
     def kernels(self, contestants: dict[str, tuple[Callable, tuple]], passes: str) -> dict[str, str]:
         """For contestants of ours, the kernels that run: "direct", or "library, direct" where parts differ."""
@@ -155,8 +155,8 @@ def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = Fa
         stock, ours = functions(conv)
         tensors = tensors_of(conv, batch, getattr(torch, dtype))
         plain, last = (in_format(f, tensors) for f in (torch.contiguous_format, torch.channels_last))
-        all = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
-        return {name: all[name] for name in names}
+        every = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
+        return {name: every[name] for name in names}
 
     return Case(
         conv.op,
@@ -271,7 +271,9 @@ def batch_norm_case(
     shape, activation: str | None = "relu", dtype: str = "float32", *, nchw: bool = True, **options
 ) -> Case:
     """In training; ``nchw``: ours in that layout competes as well. Without pixels there is one layout."""
-    names = (EAGER, CHANNELS_LAST, OURS) + ((NCHW,) if nchw else ()) if len(shape) == 4 else (EAGER, OURS)
+    names: tuple[str, ...] = (EAGER, OURS)
+    if len(shape) == 4:
+        names = (EAGER, CHANNELS_LAST, OURS, *([NCHW] if nchw else []))
 
     def build():
         mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
@@ -284,8 +286,8 @@ def batch_norm_case(
 
         tensors = _random(shape, dtype, grad=False), torch.ones(shape[1]), torch.zeros(shape[1])
         plain, last = (in_format(f, tensors) for f in (torch.contiguous_format, torch.channels_last))
-        all = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
-        return {name: all[name] for name in names}
+        every = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
+        return {name: every[name] for name in names}
 
     count = torch.Size(shape).numel()
     work = lambda passes: elementwise("batch_norm", count, _bytes(dtype), passes)  # noqa: E731

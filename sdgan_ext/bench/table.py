@@ -30,7 +30,7 @@ _NAME = "<38"
 
 
 def measure(
-    case: Case, passes: str, budget: float, *, compile: bool = False
+    case: Case, passes: str, budget: float, *, with_compile: bool = False
 ) -> tuple[dict[str, Timing], list[dict[str, object]]]:
     """The times of every contestant of one case, and its rows.
 
@@ -38,7 +38,7 @@ def measure(
     machine's measured peaks allow. The FLOP are those of the direct algorithm, so fewer multiplications may take it
     above 1, and the bytes are memory's, so a cache may.
     """
-    contestants = case.contestants(compile)
+    contestants = case.contestants(with_compile)
     closures: dict[str, Callable[[], object]] = {}
     memory: dict[str, int | None] = {}
     for name, (function, inputs) in contestants.items():

@@ -88,17 +88,18 @@ class Conv:
             batch * math.prod(self.out_size) * self.out,
         )
 
-    def forward(self, batch: int, bytes: int) -> Work:
+    def forward(self, batch: int, item_bytes: int) -> Work:
         """2 FLOP for each pair of pixels and pair of channels; x and w read once, y written once."""
-        return Work(2 * batch * self.pairs() * self.into * self.out, sum(self.elements(batch)) * bytes)
+        return Work(2 * batch * self.pairs() * self.into * self.out, sum(self.elements(batch)) * item_bytes)
 
-    def backward(self, batch: int, bytes: int) -> Work:
+    def backward(self, batch: int, item_bytes: int) -> Work:
         """As many FLOP for x as for w; dy, y, x and w read, dx written, dw written in float32."""
         x, w, y = self.elements(batch)
-        return Work(2 * self.forward(batch, bytes).flop, (2 * y + 2 * x + w) * bytes + 4 * w)
+        return Work(2 * self.forward(batch, item_bytes).flop, (2 * y + 2 * x + w) * item_bytes + 4 * w)
 
-    def work(self, batch: int, bytes: int, passes: str) -> Work:
-        forward, backward = self.forward(batch, bytes), self.backward(batch, bytes)
+    def work(self, batch: int, item_bytes: int, passes: str) -> Work:
+        forward = self.forward(batch, item_bytes)
+        backward = self.backward(batch, item_bytes)
         return {"forward": forward, "backward": backward}.get(passes, forward + backward)
 
     def _sides(self) -> list[tuple[int, int, int, int, int, int]]:
@@ -132,5 +133,5 @@ TRAFFIC = {
 }
 
 
-def elementwise(op: str, elements: int, bytes: int, passes: str = "forward + backward") -> Work:
-    return Work(0, TRAFFIC[op][passes != "forward"] * elements * bytes)
+def elementwise(op: str, elements: int, item_bytes: int, passes: str = "forward + backward") -> Work:
+    return Work(0, TRAFFIC[op][passes != "forward"] * elements * item_bytes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
 
 from torch.utils.data import Dataset
 
@@ -19,6 +20,7 @@ from sdgan_ext.data.idx import find_idx_file, find_mnist, load_idx_folder, read_
 from sdgan_ext.data.images import ImageDataset, check_image_size, fit_images
 from sdgan_ext.data.loader import batches
 from sdgan_ext.data.part import Part, hold_out
+from sdgan_ext.data.protocols import MapDataset
 from sdgan_ext.data.values import VALUE_RANGE, to_float, to_uint8
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "NAMES",
     "VALUE_RANGE",
     "ImageDataset",
+    "MapDataset",
     "Part",
     "RenderedDigits",
     "batches",
@@ -49,14 +52,39 @@ _SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
 _TEST_DIGITS = 2**40  # far beyond any training index
 
 
+_Given = TypeVar("_Given", bound=Dataset[Any])
+
+
+@overload
 def open_dataset(
-    spec: str | Path | Dataset,
+    spec: str | Path,
     *,
-    split: str = "train",
+    split: Literal["train", "test"] = "train",
     image_size: int | Sequence[int] | None = None,
     channels: int | None = None,
     seed: int = 0,
-) -> Dataset:
+) -> ImageDataset | RenderedDigits: ...
+
+
+@overload
+def open_dataset(
+    spec: _Given,
+    *,
+    split: Literal["train", "test"] = "train",
+    image_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+) -> _Given: ...
+
+
+def open_dataset(
+    spec: str | Path | Dataset[Any],
+    *,
+    split: Literal["train", "test"] = "train",
+    image_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+) -> Dataset[Any]:
     """What ``--data`` names, as a dataset.
 
     Args:
@@ -102,13 +130,15 @@ def open_dataset(
     return load_array_file(path, split).fitted(image_size, channels)
 
 
-def _open_folder(path: Path, split: str, image_size: int | Sequence[int] | None, channels: int | None) -> Dataset:
+def _open_folder(
+    path: Path, split: Literal["train", "test"], image_size: int | Sequence[int] | None, channels: int | None
+) -> ImageDataset:
     if find_idx_file(path, "images", split):
         return load_idx_folder(path, split).fitted(image_size, channels)
     splits = _split_folders(path)
     if split in splits:
         return load_image_folder(path / split, image_size, channels)
-    other = "test" if split == "train" else "train"
+    other: Literal["train", "test"] = "test" if split == "train" else "train"
     if find_idx_file(path, "images", other) or other in splits or (split == "test" and has_images(path)):
         raise DataError(f"{path} has no {split} split, add a subfolder {split!r} or use split={other!r}")
     if not has_images(path):

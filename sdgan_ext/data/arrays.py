@@ -24,7 +24,7 @@ def load_array_file(path: str | Path, split: str = "train", *, layout: str | Non
     Keys: a .npy, and a .npz with one array, need none. Otherwise the images are ``images`` or ``x``, the labels
     ``labels`` or ``y``; a file of several splits has ``x_train``, ``train_images`` and so on, test alike.
 
-    Layout: three dimensions are [N, H, W]; four are [N, H, W, C] or [N, C, H, W], told by where a 1, 3 or 4 stands.
+    Layout: three dimensions are [N, H, W]; four are [N, H, W, C] or [N, C, H, W], by where a 1, 3 or 4 stands.
     Where that leaves a doubt the file is refused, unless ``layout`` ("NHW", "NHWC", "NCHW") settles it.
 
     Values: uint8 as they are. Floats lie in [0, 1], or in [-1, 1] when any is negative; others are refused.
@@ -72,7 +72,8 @@ def _keys(keys: list[str], split: str, path: Path) -> tuple[str, str | None]:
     if image_key is None and shared and len(keys) == 1:
         return keys[0], None
     if image_key is None:
-        found = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "no array"
+        listed = [*keys[:8], *(["..."] if len(keys) > 8 else [])]
+        found = ", ".join(listed) or "no array"
         raise DataError(f"{path} holds {found}, the {split} images must be one of the keys {', '.join(image_keys)}")
     return image_key, label_key
 

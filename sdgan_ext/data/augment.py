@@ -1,8 +1,8 @@
 """Augmentation of the training images.
 
 Of the real images alone, so that a model learns it: it generates mirrored and shifted images too. DiffAugment
-(:mod:`sdgan_ext.losses.augment`), which the discriminator sees real and generated images through, does not leak like
-that; neither replaces the other.
+(:mod:`sdgan_ext.losses.augment`), which is applied to real and generated images before the discriminator, does not
+leak like that; neither replaces the other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Digits drawn on the fly: data for a first run, tests and machines without a network.
 
-A glyph of Pillow's built-in font, at one of several stroke widths, is seen through a random affine map and two gentle
+A glyph of Pillow's built-in font, at one of several stroke widths, is drawn through a random affine map and two gentle
 waves: output pixel p samples the glyph at ``A p + wave(p)``. Every random number is a hash of (seed, index), so image
 i is the same whatever was drawn before it, alone or in a batch.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ _CACHE_BYTES = 256 << 20
 _CHUNK = 256
 
 
-class RenderedDigits(Dataset):
+class RenderedDigits(Dataset[tuple[Tensor, int]]):
     """White digits on black, centred, labelled, endless; the interface of ``ImageDataset``.
 
     ``length`` is what an epoch means; any index >= 0 can be drawn. Images are drawn when first asked for and kept as
@@ -99,9 +100,9 @@ class RenderedDigits(Dataset):
 
     def _bytes(self, indices: Tensor) -> Tensor:
         """uint8 [B, 1, H, W], from the cache where it reaches."""
-        if self._cache is None or (len(indices) and int(indices.max()) >= self.length):
+        if self._cache is None or self._drawn is None or (len(indices) and int(indices.max()) >= self.length):
             return self._draw(indices)
-        missing = indices[~self._drawn[indices]].unique()
+        missing: Tensor = indices[~self._drawn[indices]].unique()  # type: ignore[no-untyped-call]
         if len(missing):
             self._cache[missing] = self._draw(missing)
             self._drawn[missing] = True
@@ -109,21 +110,22 @@ class RenderedDigits(Dataset):
 
     def _draw(self, indices: Tensor) -> Tensor:
         out = torch.empty(len(indices), 1, self._side, self._side, dtype=torch.uint8)
-        for part, target in zip(indices.split(_CHUNK), out.split(_CHUNK), strict=True):
+        for part, target in zip(torch.split(indices, _CHUNK), torch.split(out, _CHUNK), strict=True):
             drawn = _draw(self._glyphs, self._side, self.seed, self._absolute(part))
             target.copy_(torch.from_numpy(drawn)[:, None])
         return out
 
     def _forget(self) -> None:
-        self._cache = self._drawn = None
+        self._cache: Tensor | None = None
+        self._drawn: Tensor | None = None
         if self.length * self._side**2 <= _CACHE_BYTES:
             self._cache = torch.empty(self.length, 1, self._side, self._side, dtype=torch.uint8)
             self._drawn = torch.zeros(self.length, dtype=torch.bool)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None, "_drawn": None, "_glyphs": None}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._glyphs = _glyphs(self._side)
         self._forget()
@@ -146,7 +148,7 @@ def _glyphs(side: int) -> np.ndarray:
             image = Image.new("L", (canvas, canvas))
             # From a stroke pared down by 1/80 of the canvas to one thickened by 1/40 of it, on either side.
             radius = round(canvas * (stroke / (_STROKES - 1) * (1 / 80 + 1 / 40) - 1 / 80))
-            text = {"text": str(digit), "font": font, "anchor": "mm", "stroke_width": max(radius, 0)}
+            text: dict[str, Any] = {"text": str(digit), "font": font, "anchor": "mm", "stroke_width": max(radius, 0)}
             draw = ImageDraw.Draw(image)
             left, top, right, bottom = draw.textbbox((0, 0), **text)
             draw.text(((canvas - left - right) / 2, (canvas - top - bottom) / 2), fill=255, **text)
@@ -158,7 +160,7 @@ def _glyphs(side: int) -> np.ndarray:
     return glyphs
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     try:
         return ImageFont.load_default(size=size)
     # Without FreeType Pillow raises ImportError or OSError; before 10.1 load_default takes no size.
@@ -177,7 +179,8 @@ def _draw(glyphs: np.ndarray, side: int, seed: int, indices: np.ndarray) -> np.n
     stroke = (uniform[1] * _STROKES).astype(np.int64)
 
     def between(k: int, low: float, high: float) -> np.ndarray:
-        return (low + (high - low) * uniform[k])[:, None]
+        drawn: np.ndarray = low + (high - low) * uniform[k]
+        return drawn[:, None]
 
     # Two draws averaged lie near the middle more often than at the ends.
     turn = (between(2, -0.3, 0.3) + between(3, -0.3, 0.3)) / 2
@@ -210,17 +213,20 @@ def _draw(glyphs: np.ndarray, side: int, seed: int, indices: np.ndarray) -> np.n
     bottom += (flat[corner + 1] - bottom) * x
     top += (bottom - top) * y
     # The blur took the peak off thin strokes: MNIST's reach full white.
-    return np.clip(1.25 * top + 0.5, 0, 255).astype(np.uint8)
+    grey: np.ndarray = np.clip(1.25 * top + 0.5, 0, 255).astype(np.uint8)
+    return grey
 
 
 def _uniforms(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
     """float64 [count, B] in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of (seed, index, k)."""
     start = _mix(indices * np.uint64(0x9E3779B97F4A7C15) + _mix(np.array([seed & (2**64 - 1)], np.uint64)))
     step = np.arange(1, count + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
-    return (_mix(start[None] + step) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniforms: np.ndarray = (_mix(start[None] + step) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniforms
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    bits = bits ^ (bits >> np.uint64(31))
+    return bits

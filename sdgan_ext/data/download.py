@@ -19,7 +19,7 @@ from sdgan_ext._errors import DataError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["DEFAULT_MIRRORS", "MNIST_MD5", "cache_root", "download_mnist"]
 
@@ -129,10 +129,10 @@ def _transfer(address: str, part: Path, timeout: float) -> None:
             request = urllib.request.Request(address, headers={"Range": f"bytes={offset}-"} if offset else {})
             response = urllib.request.urlopen(request, timeout=timeout)
     except _NothingLeft:
-        return  # part is as long as the file or longer, its md5 will tell
+        return  # part is as long as the file or longer, its md5 decides
     with response:
         if response.status == 206 and _range_start(response) != offset:
-            raise _MirrorError("it answered with another range than asked for")
+            raise _MirrorError("it answered with another range than requested")
         length = response.headers.get("Content-Length", "")
         received = 0
         # A server that ignores Range answers 200 and sends the whole file again.
@@ -150,7 +150,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 class _NothingLeft(Exception):
-    """HTTP 416: the file has nothing from the asked byte on."""
+    """HTTP 416: the file ends before the requested byte."""
 
 
 @contextlib.contextmanager
@@ -190,7 +190,7 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 @contextlib.contextmanager
 def _turn(path: Path) -> Iterator[None]:
-    """One process at a time, where the system and the file system know locks."""
+    """One process at a time, where the system and the file system have locks."""
     if fcntl is None:
         yield
         return

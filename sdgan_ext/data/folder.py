@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def _list(folder: Path) -> tuple[list[Path], list[int] | None, int | None]:
     return files, [classes.index(name) for name in names], len(classes)
 
 
-def _walk(folder: Path):
+def _walk(folder: Path) -> Iterator[Path]:
     """The image files below ``folder`` in sorted order, without hidden ones."""
 
     def refuse(error: OSError) -> None:
@@ -112,10 +112,10 @@ def _walk(folder: Path):
 def _read(file: Path) -> Tensor:
     """uint8 [C, H, W], C from the file."""
     try:
-        with Image.open(file) as image:
-            mode = image.mode
+        with Image.open(file) as opened:
+            mode = opened.mode
             if mode not in ("F", "I") and not mode.startswith("I;"):
-                image = ImageOps.exif_transpose(image)
+                image = ImageOps.exif_transpose(opened)
                 array = np.array(image.convert(_MODES[_natural_channels(image)]))
                 return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
     except UnidentifiedImageError:

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """The array in an IDX file, plain or gzip (told by content, not by name), in native byte order.
+    """The array in an IDX file, plain or gzip (by its content, not by its name), in native byte order.
 
     Raises:
         DataError: the file is missing, unreadable, of another format, damaged, shorter or longer than its header says.
@@ -50,7 +50,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _parse(file: BinaryIO, path: Path) -> np.ndarray:
+def _parse(file: BinaryIO | gzip.GzipFile, path: Path) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4:
         raise DataError(f"{path} holds {len(magic)} bytes, an IDX file starts with a header of at least 8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ CHANNELS = (1, 3, 4)
 _MAX_LABEL = 2**31
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images held as uint8 [N, C, H, W], handed out as float32 in [-1, 1].
 
     Args:
@@ -130,8 +131,9 @@ def convert_channels(images: Tensor, channels: int | None) -> Tensor:
         over_white = (wide[..., :3, :, :] * alpha + 255 * (255 - alpha) + 127) // 255
         return convert_channels(over_white.to(torch.uint8), channels)
     if channels == 1:
-        red, green, blue = images.to(torch.int32).split(1, dim=-3)
-        return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)
+        red, green, blue = torch.split(images.to(torch.int32), 1, dim=-3)
+        luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+        return luma.to(torch.uint8)
     colour = images.expand(*images.shape[:-3], 3, *images.shape[-2:])
     if channels == 4:
         return torch.cat([colour, torch.full_like(colour[..., :1, :, :], 255)], dim=-3)
@@ -140,7 +142,7 @@ def convert_channels(images: Tensor, channels: int | None) -> Tensor:
 
 def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """A side or (height, width) as (height, width), or a DataError."""
-    pair = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    pair: Any = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     try:
         height, width = (int(side) for side in pair)
     except (TypeError, ValueError):
@@ -160,7 +162,7 @@ def _centre_crop(images: Tensor, aspect: float) -> Tensor:
 
 def _resize(images: Tensor, height: int, width: int) -> Tensor:
     resized = images.new_empty(*images.shape[:2], height, width)
-    for part, target in zip(images.split(1024), resized.split(1024), strict=True):
+    for part, target in zip(torch.split(images, 1024), torch.split(resized, 1024), strict=True):
         resize = torch.nn.functional.interpolate
         target.copy_(resize(part.contiguous(), (height, width), mode="bicubic", antialias=True))
     return resized

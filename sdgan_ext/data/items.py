@@ -1,4 +1,4 @@
-"""Datasets of others: any map-style one, item by item, each looked at."""
+"""Datasets of others: any map-style one, item by item, each checked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Items:
     def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed, self.name = dataset, seed, name_of(dataset)
         with _generators_kept():
-            self._look()
+            self._check_sample()
 
     def read(self, number: int, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The batch ``number``: int64 [B] -> (float32 [B, C, H, W] in [-1, 1], int64 [B])."""
@@ -58,7 +58,7 @@ class Items:
         images = _collate([_image(item) for item in items], wanted, self.name)
         return _checked(images, wanted, self.name), torch.tensor([_label(item) for item in items])
 
-    def _look(self) -> None:
+    def _check_sample(self) -> None:
         count = len(self.dataset)
         indices = sorted({count * k // _SAMPLE for k in range(_SAMPLE)})
         raw = [_image(self.dataset[index]) for index in indices]
@@ -95,7 +95,7 @@ def _image(item: Any) -> Any:
 
 
 def _label(item: Any) -> int:
-    label = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    label: Any = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
     try:
         return operator.index(label)
     except (TypeError, ValueError):
@@ -118,7 +118,8 @@ def _collate(images: list[Any], indices: list[int], name: str) -> Tensor:
                 f"{name}: item {index} has the shape {list(shape)} and item {indices[0]} {list(images[0].shape)}, "
                 "all images must have one size"
             )
-    return default_collate(images)
+    stacked: Tensor = default_collate(images)
+    return stacked
 
 
 def _checked(images: Tensor, indices: list[int], name: str) -> Tensor:

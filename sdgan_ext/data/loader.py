@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from sdgan_ext.data._seeds import seeded
 from sdgan_ext.data.augment import augment_images, check_kinds, draw_augmentation
 from sdgan_ext.data.items import Items, name_of
 from sdgan_ext.data.part import Part
+from sdgan_ext.data.protocols import MapDataset
 from sdgan_ext.data.workers import Batch, in_processes, in_threads
 
 __all__ = ["batches"]
 
 
 def batches(
-    dataset: Dataset,
+    dataset: MapDataset,
     batch_size: int,
     *,
     seed: int,
@@ -75,16 +77,17 @@ def batches(
         fix = f", lower batch_size to at most {count:,}" if count else ""
         raise DataError(f"{name_of(dataset)} holds {count:,} images, fewer than one batch of {batch_size:,}{fix}")
     check_kinds(augment or ())
-    asked = _orders(count, batch_size, seed, start, drop_last)
+    wanted = _orders(count, batch_size, seed, start, drop_last)
     if isinstance(dataset, Part):
-        asked = _mapped(asked, dataset.indices)
+        wanted = _mapped(wanted, dataset.indices)
         dataset = dataset.dataset
     own = isinstance(dataset, Dataset) and callable(getattr(dataset, "batch", None))  # HuggingFace's is another
+    read: Callable[[int, Tensor], Batch]
     read = functools.partial(_read_own, dataset) if own else Items(dataset, seed).read
     take = functools.partial(_take, read, seed, rows, tuple(augment or ()))
     if not workers:
-        return (take(*batch) for batch in asked)
-    return in_threads(take, asked, workers) if own else in_processes(take, asked, workers, name_of(dataset))
+        return (take(*batch) for batch in wanted)
+    return in_threads(take, wanted, workers) if own else in_processes(take, wanted, workers, name_of(dataset))
 
 
 def _orders(count: int, batch_size: int, seed: int, start: int, drop_last: bool) -> Iterator[tuple[int, Tensor]]:
@@ -93,16 +96,17 @@ def _orders(count: int, batch_size: int, seed: int, start: int, drop_last: bool)
     for number in itertools.count(start):
         epoch, place = divmod(number, per_epoch)
         if place == 0 or number == start:
-            order = torch.randperm(count, generator=seeded(seed, epoch)).split(batch_size)
+            order = torch.split(torch.randperm(count, generator=seeded(seed, epoch)), batch_size)
         yield number, order[place]
 
 
-def _mapped(asked: Iterator[tuple[int, Tensor]], chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
-    return ((number, chosen[indices]) for number, indices in asked)
+def _mapped(wanted: Iterator[tuple[int, Tensor]], chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
+    return ((number, chosen[indices]) for number, indices in wanted)
 
 
-def _read_own(dataset: Dataset, number: int, indices: Tensor) -> Batch:
-    return dataset.batch(indices)
+def _read_own(dataset: Any, number: int, indices: Tensor) -> Batch:
+    batch: Batch = dataset.batch(indices)
+    return batch
 
 
 def _take(

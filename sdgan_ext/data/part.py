@@ -11,22 +11,34 @@ from torch.utils.data import Dataset
 from sdgan_ext._errors import DataError
 from sdgan_ext.data._seeds import seeded
 from sdgan_ext.data.items import name_of
+from sdgan_ext.data.protocols import MapDataset
 
 __all__ = ["Part", "hold_out"]
 
 
-class Part(Dataset):
+class Part(Dataset[Any]):
     """Some images of a dataset, under its name. ``batches`` reads them as it reads the dataset.
 
     Args:
         dataset: map-style.
         indices: int64 [N] into it.
+
+    Attributes:
+        image_size, channels, num_classes: the dataset's, where it has them.
     """
 
-    def __init__(self, dataset: Dataset, indices: Tensor):
+    dataset: MapDataset
+    indices: Tensor
+    image_size: tuple[int, int]
+    channels: int
+    num_classes: int | None
+
+    def __init__(self, dataset: MapDataset, indices: Tensor):
         if isinstance(dataset, Part):
-            dataset, indices = dataset.dataset, dataset.indices[indices]
-        self.dataset, self.indices = dataset, indices
+            indices = dataset.indices[indices]
+            dataset = dataset.dataset
+        self.dataset = dataset
+        self.indices = indices
         self.name = name_of(dataset)
         for name in ("image_size", "channels", "num_classes"):
             if hasattr(dataset, name):
@@ -39,7 +51,7 @@ class Part(Dataset):
         return self.dataset[int(self.indices[index])]
 
 
-def hold_out(dataset: Dataset, count: int) -> tuple[Part, Part]:
+def hold_out(dataset: MapDataset, count: int) -> tuple[Part, Part]:
     """``dataset`` without ``count`` of its images, and these.
 
     Which they are follows from the number of images alone: no seed of a training changes it, and of two counts the

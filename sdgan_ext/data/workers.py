@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,20 +23,22 @@ _AHEAD = 2  # batches for each worker
 _IN_WORKER = "in DataLoader worker process"  # DataLoader's words about an error that it hands on
 
 
-def in_threads(take: Callable[..., Batch], asked: Iterator[tuple], workers: int) -> Iterator[Batch]:
-    """``take(*arguments)`` for each of ``asked``, which has no end."""
+def in_threads(take: Callable[..., Batch], wanted: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Batch]:
+    """``take(*arguments)`` for each of ``wanted``, which has no end."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sdgan-data")
-    pending = collections.deque()
+    pending: collections.deque[Future[Batch]] = collections.deque()
     try:
         while True:
             while len(pending) < _AHEAD * workers:
-                pending.append(pool.submit(take, *next(asked)))
+                pending.append(pool.submit(take, *next(wanted)))
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_processes(take: Callable[..., Batch], asked: Iterator[tuple], workers: int, name: str) -> Iterator[Batch]:
+def in_processes(
+    take: Callable[..., Batch], wanted: Iterator[tuple[Any, ...]], workers: int, name: str
+) -> Iterator[Batch]:
     """The same in torch's DataLoader, whose workers end when this process does, however it ends.
 
     Raises:
@@ -44,7 +47,7 @@ def in_processes(take: Callable[..., Batch], asked: Iterator[tuple], workers: in
     loader = DataLoader(
         _Batches(take),
         batch_size=None,
-        sampler=asked,
+        sampler=wanted,
         num_workers=workers,
         prefetch_factor=_AHEAD,
         worker_init_fn=_leave_group,
@@ -65,22 +68,23 @@ def in_processes(take: Callable[..., Batch], asked: Iterator[tuple], workers: in
                 ) from None
             if isinstance(got, DataError):
                 raise got
-            yield tuple(got)
+            images, labels = got
+            yield images, labels
     except Exception as error:
         raise error.with_traceback(None) from None
     finally:
         del stream  # with the traceback's frames gone too, the workers end here and not when an error is forgotten
 
 
-class _Batches(Dataset):
-    """Whose index is what ``take`` is asked."""
+class _Batches(Dataset[Any]):
+    """Whose index is the arguments of ``take``."""
 
     def __init__(self, take: Callable[..., Batch]):
         self.take = take
 
-    def __getitem__(self, asked: tuple) -> Batch | DataError:
+    def __getitem__(self, arguments: tuple[Any, ...]) -> Batch | DataError:
         try:
-            return self.take(*asked)
+            return self.take(*arguments)
         except DataError as error:  # raised here, its sentence would come in a traceback
             return error
 
@@ -92,8 +96,8 @@ def _leave_group(worker: int) -> None:
         os.setpgrp()
 
 
-def _start(loader: DataLoader) -> Iterator:
-    """DataLoader's handler of SIGCHLD would raise in the middle of a step; without it, the next batch tells."""
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+    """DataLoader's handler of SIGCHLD would raise in the middle of a step; without it, the next batch raises."""
     handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if handled else None
     stream = iter(loader)

@@ -64,11 +64,11 @@ def check_whole(value: int, name: str, least: int, most: int | None = None, why:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """uint8 of the same shape: the net judges what a picture file would hold, of real and generated images alike."""
+    """uint8 of the same shape: real and generated images alike enter a net as a picture file would hold them."""
     return images if images.dtype == torch.uint8 else to_uint8(images)
 
 
 def float_parts(images: Tensor, size: int) -> Iterator[Tensor]:
     """Batches of ``size`` as floats in [-1, 1]."""
-    for part in images.split(size):
+    for part in torch.split(images, size):
         yield to_float(part) if part.dtype == torch.uint8 else part

@@ -1,4 +1,4 @@
-"""What a classifier says of generated images: their classes, and whether a reconstruction keeps its own."""
+"""The classes of generated images by a classifier, and whether a reconstruction keeps the class of its image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def class_metrics(probabilities: Tensor, real_probabilities: Tensor | None = Non
     """How a classifier's answers for generated images are spread.
 
     Args:
-        probabilities: [N, K], each row's sum 1, as from :func:`look`.
+        probabilities: [N, K], each row's sum 1, as from :func:`apply_net`.
         real_probabilities: of real images, [M, K].
 
     Returns:
@@ -97,18 +97,19 @@ def train_classifier(
         )
     if (labels == labels[0]).all():
         warnings.warn(f"labels are all {int(labels[0])}; the classifier will know no other class", stacklevel=2)
-    build = NETS[choose_net(images.shape[1], tuple(images.shape[2:]))].build
+    build = NETS[choose_net(images.shape[1], images.shape[2:])].build
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         net = build(tuple(map(str, range(int(labels.max()) + 1))))
-        images, order = fit(images, net).cpu(), _order(len(images), batch_size)
+        images = fit(images, net).cpu()
+        order = _order(len(images), batch_size)
         optimizer = torch.optim.Adam(net.parameters(), 2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
         for _ in range(steps):
             pick = next(order)
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(net(to_float(images[pick]))[1], labels[pick])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     if not math.isfinite(loss.item()):
@@ -118,7 +119,7 @@ def train_classifier(
 
 def _order(count: int, batch_size: int) -> Iterator[Tensor]:
     while True:
-        yield from torch.randperm(count).split(batch_size)
+        yield from torch.split(torch.randperm(count), batch_size)
 
 
 @torch.no_grad()
@@ -128,8 +129,8 @@ def classification_accuracy(
     """Accuracy on ``test`` of a classifier trained on ``train``, both (images, labels): Ravuri & Vinyals 2019.
 
     Their classification accuracy score trains on generated images and tests on real ones: what is missing or wrong in
-    the generated ones costs accuracy. The reverse tells whether generated images look like their class, and
-    not whether all of it is there. Arguments as in :func:`train_classifier`.
+    the generated ones costs accuracy. The reverse measures whether generated images are of their class, and not whether
+    they show all of it. Arguments as in :func:`train_classifier`.
     """
     net = train_classifier(*train, steps=steps, batch_size=batch_size, seed=seed)
     images, labels = test

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1])).set_dtype(torch.float64)
     metric.update(real, real=True)
     metric.update(generated, real=False)
-    return max(metric.compute().item(), 0.0)
+    distance: float = metric.compute().item()
+    return max(distance, 0.0)
 
 
 def kernel_distance(
@@ -109,7 +111,7 @@ def check_clouds(real: Tensor, generated: Tensor, least: int | None) -> tuple[Te
 
 
 @contextlib.contextmanager
-def _seeded(seed: int):
+def _seeded(seed: int) -> Iterator[None]:
     """torch's own CPU generator at ``seed``, and afterwards where it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -5,47 +5,60 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .._errors import EvaluationError, nearest
 from ..data.loader import batches
+from ..data.protocols import MapDataset
 from ._images import as_bytes, check_whole, float_parts
 from .classes import agreement, class_metrics, classification_accuracy
 from .distances import frechet_distance, kernel_distance
-from .features import NETS, FeatureNet, choose_net, load_net, look
+from .features import NETS, FeatureNet, NetName, NetOutput, apply_net, choose_net, load_net
 from .image_errors import image_errors
 from .inception import inception_fid, missing
 from .likelihood import MOST_K, binarise, elbo, iwae
 from .manifold import manifold_metrics
 
-__all__ = ["METRICS", "evaluate", "refusals"]
+__all__ = ["METRICS", "EvalContext", "Metric", "evaluate", "refusals"]
 
 _MOST_IMAGES = 10_000
-_SAME_CLASSES = 0.9  # a net that is right so often about the dataset's labels has the same classes
+_SAME_CLASSES = 0.9  # a net with this accuracy on the dataset's labels has the same classes
 
 
-class Materials:
-    """What the metrics look at, each made when first asked for."""
+class EvalContext:
+    """What the metrics of one evaluation share: images, labels, the feature net's outputs; each made when first used.
 
-    def __init__(self, model: Any, dataset: Dataset, n: int, seed: int, net: str | None, batch_size: int, k: int):
-        self.model, self.dataset, self.n, self.seed = model, dataset, n, seed
-        self.batch_size, self.k, self._net = batch_size, k, net
+    Args:
+        model, dataset, n, seed, k, net, batch_size: as of :func:`evaluate`, checked.
+    """
+
+    def __init__(
+        self, model: Any, dataset: MapDataset, n: int, seed: int, net: NetName | None, batch_size: int, k: int
+    ):
+        self.model = model
+        self.dataset = dataset
+        self.n = n
+        self.seed = seed
+        self.batch_size = batch_size
+        self.k = k
+        self._net = net
 
     @functools.cached_property
     def _real(self) -> tuple[Tensor, Tensor]:
+        """n images of the dataset and their labels, -1 where there are none."""
         size = min(self.batch_size, self.n)
-        images, labels, have = [], [], 0
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        count = 0
         for x, y in batches(self.dataset, size, seed=self.seed, drop_last=False):
             images.append(as_bytes(x))
             labels.append(y)
-            have += len(x)
-            if have >= self.n:
+            count += len(x)
+            if count >= self.n:
                 return torch.cat(images)[: self.n], torch.cat(labels)[: self.n]
         raise AssertionError("batches() has no end")
 
@@ -60,22 +73,22 @@ class Materials:
         return None if (self._real[1] < 0).any() else self._real[1]
 
     @functools.cached_property
-    def asked_labels(self) -> Tensor | None:
-        """The classes that a class-conditional model is asked for, as the dataset has them; None for other models."""
+    def condition(self) -> Tensor | None:
+        """The classes that a class-conditional model is conditioned on: the labels; None for other models."""
         return self.labels if _takes_labels(self.model) else None
 
     @property
     def bound_options(self) -> dict[str, Any]:
         """What :func:`elbo` and :func:`iwae` are given beside the images."""
-        told = "labels" in inspect.signature(self.model.encode).parameters
-        labels = self.asked_labels if told else None
+        conditional = "labels" in inspect.signature(self.model.encode).parameters
+        labels = self.condition if conditional else None
         return {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
 
     @property
     def scale(self) -> float:
         """Of a normal distribution of pixels: the one that the model has learnt, or 1."""
         log_scale = getattr(getattr(self.model, "generator", None), "log_scale", None)  # of a VAEGAN
-        return 1.0 if log_scale is None else log_scale.exp().item()
+        return 1.0 if log_scale is None else float(log_scale.exp().item())
 
     @functools.cached_property
     def generated(self) -> Tensor:
@@ -84,29 +97,34 @@ class Materials:
         parts = []
         for start in range(0, self.n, self.batch_size):
             count = min(self.batch_size, self.n - start)
-            labels = {} if self.asked_labels is None else {"labels": self.asked_labels[start : start + count]}
+            labels = {} if self.condition is None else {"labels": self.condition[start : start + count]}
             parts.append(_finite_bytes(self.model.sample(count, generator=generator, **labels), "generated"))
         return torch.cat(parts)
 
     @functools.cached_property
     def reconstructions(self) -> Tensor:
+        """The model's reconstructions of ``real``, uint8."""
         device = next((p.device for p in self.model.parameters()), None)
-        asked = itertools.repeat(()) if self.asked_labels is None else zip(self.asked_labels.split(self.batch_size))
-        parts = zip(float_parts(self.real, self.batch_size), asked, strict=False)
-        made = (self.model.reconstruct(part.to(device), *labels) for part, labels in parts)
-        return torch.cat([_finite_bytes(images, "reconstructed") for images in made])
+        parts = []
+        for i, part in enumerate(float_parts(self.real, self.batch_size)):
+            start = i * self.batch_size
+            labels = () if self.condition is None else (self.condition[start : start + len(part)],)
+            parts.append(_finite_bytes(self.model.reconstruct(part.to(device), *labels), "reconstructed"))
+        return torch.cat(parts)
 
     @functools.cached_property
     def net(self) -> FeatureNet:
-        return load_net(self._net or choose_net(self.real.shape[1], tuple(self.real.shape[2:])))
+        return load_net(self._net or choose_net(self.real.shape[1], self.real.shape[2:]))
 
     @functools.cached_property
-    def real_look(self) -> tuple[Tensor, Tensor]:
-        return look(self.net, self.real, name="real images")
+    def real_output(self) -> NetOutput:
+        """The net's output for ``real``."""
+        return apply_net(self.net, self.real, name="real images")
 
     @functools.cached_property
-    def generated_look(self) -> tuple[Tensor, Tensor]:
-        return look(self.net, self.generated, name="generated images")
+    def generated_output(self) -> NetOutput:
+        """The net's output for ``generated``."""
+        return apply_net(self.net, self.generated, name="generated images")
 
 
 def _finite_bytes(images: Tensor, kind: str) -> Tensor:
@@ -121,73 +139,89 @@ def _takes_labels(model: Any) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- the metrics
-def _elbo(m: Materials) -> dict[str, float]:
-    kind = {"likelihood": "bernoulli"} if m.real.shape[1] == 1 else {"likelihood": "gaussian", "scale": m.scale}
-    return elbo(m.model, m.real, **kind, **m.bound_options)
+def _elbo(context: EvalContext) -> dict[str, float]:
+    if context.real.shape[1] == 1:
+        return elbo(context.model, context.real, likelihood="bernoulli", **context.bound_options)
+    return elbo(context.model, context.real, likelihood="gaussian", scale=context.scale, **context.bound_options)
 
 
-def _nll(m: Materials) -> dict[str, float]:
-    images = binarise(m.real, m.seed)
-    bound = elbo(m.model, images, **m.bound_options)["neg_elbo"]
-    weighted = iwae(m.model, images, k=m.k, **m.bound_options)
+def _nll(context: EvalContext) -> dict[str, float]:
+    images = binarise(context.real, context.seed)
+    bound = elbo(context.model, images, **context.bound_options)["neg_elbo"]
+    weighted = iwae(context.model, images, k=context.k, **context.bound_options)
     return {"binarised_neg_elbo": bound} | {f"binarised_{name}": value for name, value in weighted.items()}
 
 
-def _errors(m: Materials) -> dict[str, float]:
-    return image_errors(m.reconstructions, m.real, batch_size=m.batch_size)
+def _errors(context: EvalContext) -> dict[str, float]:
+    return image_errors(context.reconstructions, context.real, batch_size=context.batch_size)
 
 
-def _fd(m: Materials) -> dict[str, float]:
-    return {f"{m.net.name}-fd": frechet_distance(m.real_look[0], m.generated_look[0])}
+def _fd(context: EvalContext) -> dict[str, float]:
+    distance = frechet_distance(context.real_output.features, context.generated_output.features)
+    return {f"{context.net.name}-fd": distance}
 
 
-def _kid(m: Materials) -> dict[str, float]:
-    values = kernel_distance(m.real_look[0], m.generated_look[0], seed=m.seed)
-    return {f"{m.net.name}-{name}": value for name, value in values.items()}
+def _kid(context: EvalContext) -> dict[str, float]:
+    values = kernel_distance(context.real_output.features, context.generated_output.features, seed=context.seed)
+    return {f"{context.net.name}-{name}": value for name, value in values.items()}
 
 
-def _prdc(m: Materials) -> dict[str, float]:
-    return manifold_metrics(m.real_look[0], m.generated_look[0])
+def _prdc(context: EvalContext) -> dict[str, float]:
+    return manifold_metrics(context.real_output.features, context.generated_output.features)
 
 
-def _classes(m: Materials) -> dict[str, float]:
-    return class_metrics(m.generated_look[1], m.real_look[1])
+def _classes(context: EvalContext) -> dict[str, float]:
+    return class_metrics(context.generated_output.probabilities, context.real_output.probabilities)
 
 
-def _agreement(m: Materials) -> dict[str, float]:
-    told = look(m.net, m.reconstructions, name="reconstructed images")[1]
-    seen = m.real_look[1].argmax(1)
-    metrics = {"agreement": agreement(told, seen)}
-    if m.labels is not None and agreement(m.real_look[1], m.labels) >= _SAME_CLASSES:
-        metrics["label_agreement"] = agreement(told, m.labels)
+def _agreement(context: EvalContext) -> dict[str, float]:
+    real = context.real_output.probabilities
+    reconstructed = apply_net(context.net, context.reconstructions, name="reconstructed images").probabilities
+    metrics = {"agreement": agreement(reconstructed, real.argmax(1))}
+    if context.labels is not None and agreement(real, context.labels) >= _SAME_CLASSES:
+        metrics["label_agreement"] = agreement(reconstructed, context.labels)
     return metrics
 
 
-def _cas(m: Materials) -> dict[str, float]:
+def _cas(context: EvalContext) -> dict[str, float]:
     """Real images in two halves: one to learn from, for 20 epochs, one to be tested on."""
-    half = m.n // 2
-    options = {"steps": max(50, 20 * half // 64), "batch_size": 64, "seed": m.seed}
-    if m.asked_labels is not None:
-        labels, generated_labels, suffix = m.labels, m.asked_labels, ""
+    half = context.n // 2
+    if context.labels is not None and context.condition is not None:
+        labels = context.labels
+        generated_labels = context.condition
+        suffix = ""
     else:
-        labels, generated_labels = (told[1].argmax(1) for told in (m.real_look, m.generated_look))
-        suffix = f"_by_{m.net.name}"
-    learn, test = (m.real[:half], labels[:half]), (m.real[half:], labels[half:])
-    made_learn = (m.generated[:half], generated_labels[:half])
-    made_test = (m.generated[half:], generated_labels[half:])
+        labels = context.real_output.probabilities.argmax(1)
+        generated_labels = context.generated_output.probabilities.argmax(1)
+        suffix = f"_by_{context.net.name}"
+    learn, test = (context.real[:half], labels[:half]), (context.real[half:], labels[half:])
+    generated_learn = (context.generated[:half], generated_labels[:half])
+    generated_test = (context.generated[half:], generated_labels[half:])
+    accuracy = functools.partial(
+        classification_accuracy, steps=max(50, 20 * half // 64), batch_size=64, seed=context.seed
+    )
     return {
-        f"cas{suffix}": classification_accuracy(made_learn, test, **options),
-        f"cas_reverse{suffix}": classification_accuracy(learn, made_test, **options),
-        f"cas_real{suffix}": classification_accuracy(learn, test, **options),
+        f"cas{suffix}": accuracy(generated_learn, test),
+        f"cas_reverse{suffix}": accuracy(learn, generated_test),
+        f"cas_real{suffix}": accuracy(learn, test),
     }
 
 
-def _inception(m: Materials) -> dict[str, float]:
-    return {"inception-fid": inception_fid(m.real, m.generated)}
+def _inception(context: EvalContext) -> dict[str, float]:
+    return {"inception-fid": inception_fid(context.real, context.generated)}
 
 
 class Metric(NamedTuple):
-    take: Callable[[Materials], dict[str, float]]
+    """A group of numbers.
+
+    Attributes:
+        compute: the numbers by their names.
+        default: whether it is among those that are taken unless others are named.
+        encoder: whether it needs one.
+        meaning: in a line.
+    """
+
+    compute: Callable[[EvalContext], dict[str, float]]
     default: bool
     encoder: bool
     meaning: str
@@ -210,13 +244,13 @@ METRICS = {
 
 def evaluate(
     model: Any,
-    dataset: Dataset,
+    dataset: MapDataset,
     *,
     metrics: Sequence[str] | None = None,
     n: int | None = None,
     seed: int = 0,
     k: int = 200,
-    net: str | None = None,
+    net: NetName | None = None,
     batch_size: int = 250,
     on_metric: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
@@ -226,7 +260,7 @@ def evaluate(
 
     Args:
         model: a ``VAEGAN``, or any module with its ``sample``, ``encode``, ``decode`` and ``reconstruct``; a ``sample``
-            that takes ``labels=`` is asked for the dataset's classes. Put into evaluation mode for the call.
+            that takes ``labels=`` is given the dataset's. Put into evaluation mode for the call.
         dataset: what :func:`sdgan_ext.data.batches` takes, best a test split.
         metrics: names of :data:`METRICS`; None: all that are quick and that the model and the data have.
         n: real images, chosen by ``seed``, and as many generated ones; 10,000 or all there are unless given. Distances
@@ -264,28 +298,30 @@ def evaluate(
             raise EvaluationError(f"metric {name!r} cannot be taken: {reasons[name]}")
     if not metrics:
         raise EvaluationError(f"metrics is empty; there are {', '.join(METRICS)}")
-    materials = Materials(model, dataset, n, seed, net, batch_size, k)
+    context = EvalContext(model, dataset, n, seed, net, batch_size, k)
     values: dict[str, float] = {}
     with _evaluating(model), torch.no_grad():
         for name in metrics:
             if on_metric is not None:
                 on_metric(name)
-            values |= METRICS[name].take(materials)
+            values |= METRICS[name].compute(context)
     return values
 
 
-def refusals(model: Any, dataset: Dataset, *, n: int | None = None, net: str | None = None) -> dict[str, str]:
+def refusals(model: Any, dataset: MapDataset, *, n: int | None = None, net: NetName | None = None) -> dict[str, str]:
     """The metrics that cannot be taken of this model on n images of this data, and why."""
     reasons = {}
     n = min(len(dataset), _MOST_IMAGES) if n is None else n
     channels, size = (getattr(dataset, name, None) for name in ("channels", "image_size"))
     if channels is not None and size is not None:
-        name = net or choose_net(channels, tuple(size))
-        kind = NETS[name].build if name in NETS else None
+        net_name = net or choose_net(channels, size)
+        kind = NETS[net_name].build if net_name in NETS else None
         if kind and n <= kind.num_features:
-            reasons["fd"] = f"n is {n}; with the {kind.num_features} features of {name} it needs more images than that"
+            reasons["fd"] = (
+                f"n is {n}; with the {kind.num_features} features of {net_name} it needs more images than that"
+            )
         if kind and 2 * min(size) < kind.side:
-            small = f"images of {size[0]}x{size[1]} are too small for the feature net {name!r}"
+            small = f"images of {size[0]}x{size[1]} are too small for the feature net {net_name!r}"
             reasons |= dict.fromkeys(("fd", "kid", "prdc", "classes", "agreement", "cas"), small)
     if channels not in (None, 1):
         reasons["nll"] = "binarised images are grey, these have colour"

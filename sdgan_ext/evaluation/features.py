@@ -1,16 +1,17 @@
 """Small feature nets that the package ships, pinned by hash, so that no metric needs a download.
 
-``lenet`` sees grey 28x28 digits, ``photos`` colour 64x64 pictures; docs/evaluation.md says what their features mean and
-``benchmarks/train_feature_nets.py`` made them. They are stock torch layers: a mistake in this package's kernels cannot
-hide in its own measure.
+``lenet`` takes grey 28x28 digits, ``photos`` colour 64x64 pictures; docs/evaluation.md says what their features mean
+and ``benchmarks/train_feature_nets.py`` made them. They are stock torch layers: a mistake in this package's kernels
+cannot hide in its own measure.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -22,7 +23,9 @@ from ..data.images import fit_images
 from ..data.values import to_float
 from ._images import as_bytes, check_images, check_whole
 
-__all__ = ["NETS", "FeatureNet", "LeNet", "PhotoNet", "choose_net", "load_net", "look"]
+__all__ = ["NETS", "FeatureNet", "LeNet", "NetName", "NetOutput", "PhotoNet", "apply_net", "choose_net", "load_net"]
+
+NetName = Literal["lenet", "photos"]
 
 _FOLDER = Path(__file__).parent / "nets"
 
@@ -76,7 +79,8 @@ class PhotoNet(FeatureNet):
     name, channels, side, num_features = "photos", 3, 64, 64
 
     def _make_body(self) -> nn.Module:
-        layers, into = [], 3
+        layers: list[nn.Module] = []
+        into = 3
         for out, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
             layers += [nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             into = out
@@ -88,18 +92,18 @@ class _Shipped(NamedTuple):
     sha256: str
 
 
-NETS = {
+NETS: dict[NetName, _Shipped] = {
     "lenet": _Shipped(LeNet, "0cf78ef6b1775cff6fc6cc41d50f6575dab94ec66e95e69491ebac04f7c67d58"),
     "photos": _Shipped(PhotoNet, "1561cf775709922ce45b46d3c7458f0bf07bc32f191f01f3e00d77832d321709"),
 }
 
 
-def load_net(name: str, path: str | Path | None = None) -> FeatureNet:
+def load_net(name: NetName, path: str | Path | None = None) -> FeatureNet:
     """The shipped net called ``name``, in evaluation mode and without gradients.
 
     Args:
         name: ``"lenet"`` or ``"photos"``.
-        path: another copy of its file; the same hash is asked of it.
+        path: another copy of its file; it must have the same hash.
 
     Raises:
         EvaluationError: there is no net of that name.
@@ -126,12 +130,14 @@ def load_net(name: str, path: str | Path | None = None) -> FeatureNet:
 
 
 def facts(content: bytes) -> dict[str, str]:
-    """What a net's file says of itself: command, data, test accuracy, class names, torch's version."""
+    """The notes in a net's file: command, data, test accuracy, class names, torch's version."""
     length = int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["facts"])
+    header = json.loads(content[8 : 8 + length])
+    said: dict[str, str] = json.loads(header["__metadata__"]["facts"])
+    return said
 
 
-def choose_net(channels: int, image_size: tuple[int, int]) -> str:
+def choose_net(channels: int, image_size: Sequence[int]) -> NetName:
     """``"lenet"`` for grey images of at most 32 pixels a side, else ``"photos"``."""
     return "lenet" if channels == 1 and max(image_size) <= 32 else "photos"
 
@@ -141,34 +147,43 @@ def fit(images: Tensor, net: FeatureNet, name: str = "images") -> Tensor:
     luma or grey repeated, alpha over white (:func:`sdgan_ext.data.fit_images`).
 
     Raises:
-        EvaluationError: a side is below half of the net's: what it would see is the resizing.
+        EvaluationError: a side is below half of the net's: its answers would be about the resizing.
     """
     check_images(images, name)
     if min(images.shape[2:]) * 2 < net.side:
         height, width = images.shape[2:]
         raise EvaluationError(
-            f"{name} are {height}x{width}; the feature net {net.name!r} sees {net.side}x{net.side} and takes images of "
-            f"{-(-net.side // 2)} pixels a side or more"
+            f"{name} are {height}x{width}; the feature net {net.name!r} has {net.side}x{net.side} inputs and takes "
+            f"images of {-(-net.side // 2)} pixels a side or more"
         )
     return fit_images(as_bytes(images), net.side, net.channels)
 
 
+class NetOutput(NamedTuple):
+    """What a net computes of N images, on the CPU.
+
+    Attributes:
+        features: float64 [N, num_features].
+        probabilities: of the classes, float32 [N, classes].
+    """
+
+    features: Tensor
+    probabilities: Tensor
+
+
 @torch.no_grad()
-def look(net: FeatureNet, images: Tensor, *, name: str = "images", batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """What ``net`` makes of images.
+def apply_net(net: FeatureNet, images: Tensor, *, name: str = "images", batch_size: int = 500) -> NetOutput:
+    """Features and class probabilities of images.
 
     Args:
         net: as from :func:`load_net`.
         images: [N, C, H, W], uint8 or floats in [-1, 1], which are rounded to bytes; fitted as in :func:`fit`.
-
-    Returns:
-        (features float64 [N, num_features], class probabilities float32 [N, classes]), on the CPU.
 
     Raises:
         EvaluationError: not images, NaN, out of range, too small.
     """
     check_whole(batch_size, "batch_size", 1)
     check_images(images, name)
-    parts = [net(to_float(fit(part, net, name).cpu())) for part in images.split(batch_size)]
+    parts = [net(to_float(fit(part, net, name).cpu())) for part in torch.split(images, batch_size)]
     features, logits = zip(*parts, strict=True)
-    return torch.cat(features).double(), torch.cat(logits).softmax(1)
+    return NetOutput(torch.cat(features).double(), torch.cat(logits).softmax(1))

@@ -50,4 +50,5 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     value = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert isinstance(value, Tensor)  # a tuple with return_full_image alone
     return value.reshape(len(a))

@@ -45,6 +45,7 @@ def inception_fid(real: Tensor, generated: Tensor, *, batch_size: int = 50) -> f
 
     metric = FrechetInceptionDistance(feature=_FEATURES).set_dtype(torch.float64)
     for images, is_real in ((real, True), (generated, False)):
-        for part in images.split(batch_size):
+        for part in torch.split(images, batch_size):
             metric.update(convert_channels(as_bytes(part), 3), real=is_real)
-    return metric.compute().item()
+    distance: float = metric.compute().item()
+    return distance

@@ -14,10 +14,10 @@ What is decoded is the parameter of a distribution of the pixels:
 
 from __future__ import annotations
 
-import itertools
 import math
+import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from .._errors import EvaluationError
 from ..models.labels import as_labels
 from ._images import check_images, check_whole, float_parts
 
-__all__ = ["LIKELIHOODS", "MOST_K", "binarise", "elbo", "iwae", "log_weights"]
+__all__ = ["LIKELIHOODS", "MOST_K", "Likelihood", "binarise", "elbo", "iwae", "log_weights"]
 
-LIKELIHOODS = ("bernoulli", "gaussian")
+Likelihood = Literal["bernoulli", "gaussian"]
+LIKELIHOODS: tuple[Likelihood, ...] = typing.get_args(Likelihood)
 _LEAST_P = 1e-6
 _LOG_2PI = math.log(2 * math.pi)
 MOST_K = 100_000
@@ -57,7 +58,7 @@ def elbo(
     images: Tensor,
     *,
     labels: Tensor | None = None,
-    likelihood: str = "bernoulli",
+    likelihood: Likelihood = "bernoulli",
     scale: float = 1.0,
     samples: int = 1,
     batch_size: int = 250,
@@ -104,7 +105,7 @@ def iwae(
     *,
     k: int = 200,
     labels: Tensor | None = None,
-    likelihood: str = "bernoulli",
+    likelihood: Likelihood = "bernoulli",
     scale: float = 1.0,
     batch_size: int = 250,
     chunk: int = 20,
@@ -125,17 +126,20 @@ def iwae(
         ``nll``, the mean over the images in nats, and ``nll_se``, its standard error over the images.
     """
     check_whole(k, "k", 1, MOST_K)
-    logs = []
+    parts = []
     _check(model, images, likelihood, scale, batch_size)
     labels = _checked_labels(model, labels, len(images))
-    options = {"likelihood": likelihood, "scale": scale, "chunk": chunk}
     generator = torch.Generator().manual_seed(seed)
     for x, y in _parts(images, labels, batch_size):
-        weights = log_weights(model, x, k, labels=y, **options, generator=generator)
-        logs.append(weights.logsumexp(1) - math.log(k))
-    logs = torch.cat(logs)
-    error = (logs.std() / len(logs) ** 0.5).item() if len(logs) > 1 else math.nan
-    return {"nll": -logs.mean().item()} | ({"nll_se": error} if len(logs) > 1 else {})
+        weights = log_weights(
+            model, x, k, labels=y, likelihood=likelihood, scale=scale, chunk=chunk, generator=generator
+        )
+        parts.append(weights.logsumexp(1) - math.log(k))
+    logs = torch.cat(parts)
+    values = {"nll": -logs.mean().item()}
+    if len(logs) > 1:
+        values["nll_se"] = (logs.std() / len(logs) ** 0.5).item()
+    return values
 
 
 @torch.no_grad()
@@ -145,7 +149,7 @@ def log_weights(
     k: int,
     *,
     labels: Tensor | None = None,
-    likelihood: str = "bernoulli",
+    likelihood: Likelihood = "bernoulli",
     scale: float = 1.0,
     chunk: int = 20,
     generator: torch.Generator | None = None,
@@ -174,20 +178,24 @@ def _check(model: Any, images: Tensor, likelihood: str, scale: float, batch_size
 
 
 def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
-    config = getattr(model, "config", None)
-    if labels is not None and not hasattr(config, "classes"):  # not a VAEGAN
-        if len(labels) != n:
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "classes"):  # not a VAEGAN
+        if labels is not None and len(labels) != n:
             raise EvaluationError(f"labels has {len(labels)} for {n} images; each must have its own")
         return labels
+    if labels is None and not config.classes:
+        return None
     try:
-        return as_labels(labels, n, config) if labels is not None or getattr(config, "classes", 0) else None
+        return as_labels(labels, n, config)
     except (ValueError, TypeError) as error:
         raise EvaluationError(str(error)) from None
 
 
 def _parts(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     parts = float_parts(images, size)
-    return zip(parts, itertools.repeat(None) if labels is None else labels.split(size), strict=False)
+    if labels is None:
+        return ((part, None) for part in parts)
+    return zip(parts, torch.split(labels, size), strict=True)
 
 
 @torch.no_grad()
@@ -214,11 +222,11 @@ def _draw(mean: Tensor, logvar: Tensor, count: int, generator: torch.Generator |
 @torch.no_grad()
 def _log_px(model: Any, x: Tensor, z: Tensor, likelihood: str, scale: float, labels: Tensor | None) -> Tensor:
     """log p(x|z). x is [B, C, H, W], z [S, B, Z], labels [B]; float64 [S, B]."""
-    told = () if labels is None else (labels.to(z.device).repeat(len(z)),)
-    x_hat = model.decode(z.flatten(0, 1), *told)
+    condition = () if labels is None else (labels.to(z.device).repeat(len(z)),)
+    x_hat: Tensor = model.decode(z.flatten(0, 1), *condition)
     if not x_hat.isfinite().all():
         raise EvaluationError("the decoder's images hold NaN or infinity; the model has diverged")
-    x_hat = x_hat.unflatten(0, z.shape[:2]).flatten(2)
+    x_hat = torch.unflatten(x_hat, 0, z.shape[:2]).flatten(2)
     x = x.to(x_hat).flatten(1)
     if likelihood == "gaussian":
         squares = (x - x_hat).square().sum(-1, dtype=torch.float64)

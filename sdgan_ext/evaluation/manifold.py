@@ -67,12 +67,11 @@ def neighbour_radii(points: Tensor, ks: tuple[int, ...], chunk: int = 1000) -> l
     """The distance of each point to its k-th nearest other point, for each k of ``ks``. [N, D] -> [N] each"""
     if max(ks) >= len(points):
         raise EvaluationError(f"k is {max(ks)}, but there are {len(points)} points; it must be below that")
-    radii = []
+    parts = []
     for start in range(0, len(points), chunk):
         distance = torch.cdist(points[start : start + chunk], points)
-        distance[torch.arange(len(distance)), torch.arange(start, start + len(distance))] = (
-            0  # itself, without rounding
-        )
-        radii.append(distance.topk(max(ks) + 1, largest=False).values)
-    radii = torch.cat(radii)
+        itself = torch.arange(len(distance)), torch.arange(start, start + len(distance))
+        distance[itself] = 0  # without rounding
+        parts.append(distance.topk(max(ks) + 1, largest=False).values)
+    radii = torch.cat(parts)
     return [radii[:, k] for k in ks]

@@ -1,4 +1,6 @@
-"""Encoder, generator, discriminator and the model over them."""
+"""Encoder, generator, discriminator and the model over them. Nothing here imports training, evaluation or the CLI."""
+
+from typing import Any
 
 from .config import VAEGANConfig
 from .discriminator import Discriminator
@@ -8,19 +10,25 @@ from .posterior import Posterior
 from .prior import FittedPrior
 from .vae_gan import VAEGAN
 
-# isort: split
-# Last: presets name a training configuration, and the training package needs the rest of this one.
-from .presets import PRESETS, Preset, preset
-
 __all__ = [
-    "PRESETS",
     "VAEGAN",
     "Discriminator",
     "Encoder",
     "FittedPrior",
     "Generator",
     "Posterior",
-    "Preset",
     "VAEGANConfig",
-    "preset",
 ]
+
+_MOVED = ("PRESETS", "Preset", "preset")  # to sdgan_ext.presets; these names go with the next release
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import warnings
+
+    from .. import presets
+
+    warnings.warn(f"sdgan_ext.models.{name} has moved to sdgan_ext.presets", DeprecationWarning, stacklevel=2)
+    return getattr(presets, name)

@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import nn
 from .config import VAEGANConfig
 from .labels import check_labels
-from .layers import Halvings, check_images, flatten, initialise
+from .layers import DownBlocks, Layer, check_images, flatten, initialise
+from .migration import accept_old_names
 from .posterior import Posterior
 
 __all__ = ["Encoder"]
@@ -31,28 +32,32 @@ class Encoder(torch.nn.Module):
     def __init__(self, config: VAEGANConfig):
         super().__init__()
         self.config = config
-        self.halvings = Halvings(config, "encoder")
+        self.down_blocks = DownBlocks(config, "encoder")
+        self.mean: Layer
+        self.logvar: Layer
         if config.latent_map:
-            width = self.halvings.out_shape[0]
+            width = self.down_blocks.out_shape[0]
             self.mean = nn.Conv2d(width, config.latent_shape[0], 3, padding=1)
             self.logvar = nn.Conv2d(width, config.latent_shape[0], 3, padding=1)
         else:
-            features = math.prod(self.halvings.out_shape)
+            features = math.prod(self.down_blocks.out_shape)
             self.mean = torch.nn.Linear(features, config.latent_dim)
             self.logvar = torch.nn.Linear(features, config.latent_dim)
         self.embedding = torch.nn.Embedding(config.classes, 2 * config.latent_dim) if config.classes else None
         initialise(self, config.init)
+        accept_old_names(self)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Posterior:
         check_images(x, self.config)
         check_labels(labels, x.shape[0], self.config)
-        features = self.halvings(x)[-1]
+        features = self.down_blocks(x)[-1]
         if self.config.latent_map:
             mean, logvar = flatten(self.mean(features)), flatten(self.logvar(features))
         else:
             features = flatten(features)
             mean, logvar = self.mean(features), self.logvar(features)
-        if labels is not None:
+        if self.embedding is not None:
             of_mean, of_logvar = self.embedding(labels).chunk(2, 1)
-            mean, logvar = mean + of_mean, logvar + of_logvar
+            mean = mean + of_mean
+            logvar = logvar + of_logvar
         return Posterior(mean, logvar)

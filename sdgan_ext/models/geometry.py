@@ -1,7 +1,8 @@
 """Sizes and margins that let stride-2 layers meet any image size exactly.
 
-A level halves a side and rounds up: 28 -> 14 -> 7 -> 4. The convolution from ``large`` to ``small = ceil(large / 2)``
-pads, and the transposed convolution back crops, ``(small - 1) * 2 + kernel - large`` in all, the smaller half first.
+A down block halves a side and rounds up: 28 -> 14 -> 7 -> 4. The convolution from ``large`` to
+``small = ceil(large / 2)`` pads, and the transposed convolution back crops, ``(small - 1) * 2 + kernel - large`` in
+all, the smaller half first.
 This is Keras's "same": (1, 2) for a kernel of 5 on an even side, (1, 1) for a kernel of 4.
 """
 
@@ -11,7 +12,7 @@ __all__ = ["level_sizes", "margins", "same_margins"]
 
 
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """(height, width) of the image and after each of ``levels`` halvings."""
+    """(height, width) of the image, and after each of ``levels`` down blocks."""
     sizes = [size]
     for _ in range(levels):
         height, width = sizes[-1]

@@ -13,7 +13,7 @@ __all__ = ["as_labels", "check_labels"]
 
 
 def check_labels(labels: Tensor | None, n: int, config: VAEGANConfig) -> None:
-    """That there are labels for ``n`` images where the model has classes; :func:`as_labels` looks at their values.
+    """That there are labels for ``n`` images where the model has classes; :func:`as_labels` checks their values.
 
     Raises:
         ValueError, TypeError: missing, given to a model without classes, or of another shape or dtype.
@@ -21,12 +21,12 @@ def check_labels(labels: Tensor | None, n: int, config: VAEGANConfig) -> None:
     if labels is None:
         if config.classes:
             raise ValueError(
-                f"labels are missing: this model is told of {config.classes} classes; give [{n}] integers, 0 to "
+                f"labels are missing: this model is conditioned on {config.classes} classes; give [{n}] integers, 0 to "
                 f"{config.classes - 1}"
             )
         return
     if not config.classes:
-        raise ValueError("labels are given, but this model knows no classes (classes is 0)")
+        raise ValueError("labels are given, but this model is not conditioned on classes (classes is 0)")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a tensor of int64, got {came}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,8 @@ from .config import VAEGANConfig
 from .geometry import level_sizes, margins
 
 __all__ = [
-    "Halvings",
+    "DownBlocks",
+    "Layer",
     "ResidualBlock",
     "activation_of",
     "check_images",
@@ -23,26 +26,31 @@ __all__ = [
 
 _GROUPS, _LEAST_CHANNELS = 32, 4  # of group norm: at most so many groups, each of so many channels or more
 
+#: One that maps a tensor to a tensor and has a weight: torch's, or ours, which are subclasses of torch's.
+Layer = torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear
+
 
 class Activation(torch.nn.Module):
     """The activation alone, where no layer before it applies it. Shapes: as they come."""
 
     def __init__(self, activation: str, negative_slope: float):
         super().__init__()
-        self.activation, self.negative_slope = activation, negative_slope
+        self.activation = activation
+        self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
         if self.activation == "leaky_relu":
             return torch.nn.functional.leaky_relu(x, self.negative_slope)
-        return getattr(torch.nn.functional, self.activation)(x)
+        y: Tensor = getattr(torch.nn.functional, self.activation)(x)
+        return y
 
 
-def activation_of(config: VAEGANConfig, network: str) -> dict:
-    """The two arguments of a layer of ours that say it."""
+def activation_of(config: VAEGANConfig, network: Literal["encoder", "generator", "discriminator"]) -> dict[str, Any]:
+    """The activation of a network, as the two arguments of a layer of ours."""
     return {"activation": getattr(config, f"{network}_activation"), "negative_slope": config.negative_slope}
 
 
-def normalisation(norm: str, channels: int, act: dict) -> torch.nn.Module:
+def normalisation(norm: str, channels: int, act: dict[str, Any]) -> torch.nn.Module:
     """``batch`` or ``group`` (Wu & He 2018) norm and the activation after it; the activation alone for others."""
     if norm == "batch":
         return nn.BatchNorm2d(channels, **act)
@@ -61,7 +69,7 @@ class ResidualBlock(torch.nn.Module):
     Shapes: [N, channels, H, W] -> the same.
     """
 
-    def __init__(self, channels: int, norm: str, act: dict):
+    def __init__(self, channels: int, norm: str, act: dict[str, Any]):
         super().__init__()
         normalised = norm in ("batch", "group")
         self.norms = torch.nn.ModuleList(
@@ -71,27 +79,30 @@ class ResidualBlock(torch.nn.Module):
         self.last = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.last(self.norms[1](self.first(self.norms[0](x))))
+        y: Tensor = x + self.last(self.norms[1](self.first(self.norms[0](x))))
+        return y
 
 
-def residual_blocks(count: int, channels: int, norm: str, act: dict) -> torch.nn.Sequential:
+def residual_blocks(count: int, channels: int, norm: str, act: dict[str, Any]) -> torch.nn.Sequential:
     return torch.nn.Sequential(*(ResidualBlock(channels, norm, act) for _ in range(count)))
 
 
-class Halvings(torch.nn.Module):
+class DownBlocks(torch.nn.Module):
     """Stride-2 convolutions, each with its normalisation and activation, then the residual blocks of that size.
 
     A normalisation is left out of the first, as in DCGAN (Radford et al. 2016): it would hide the images' own
     statistics.
 
-    Shapes: [N, channels, H, W] -> [N, widths[-1], ceil(H / 2^L), ceil(W / 2^L)].
+    Shapes: [N, channels, H, W] -> the output of each down block, the last one's [N, widths[-1], ceil(H / 2^L),
+    ceil(W / 2^L)].
     """
 
-    def __init__(self, config: VAEGANConfig, network: str):
+    def __init__(self, config: VAEGANConfig, network: Literal["encoder", "discriminator"]):
         super().__init__()
-        widths, norm = getattr(config, f"{network}_channels"), getattr(config, f"{network}_norm")
+        widths: tuple[int, ...] = getattr(config, f"{network}_channels")
+        norm: str = getattr(config, f"{network}_norm")
         blocks = config.discriminator_blocks if network == "discriminator" else config.residual_blocks
-        sizes = level_sizes(config.image_size, len(widths))
+        sizes = level_sizes(config.size, len(widths))
         self.out_shape = (widths[-1], *sizes[-1])
         act = activation_of(config, network)
         self.convs = torch.nn.ModuleList()
@@ -100,13 +111,14 @@ class Halvings(torch.nn.Module):
         for level, (into, out) in enumerate(zip((config.channels, *widths), widths, strict=False)):
             normalised = norm in ("batch", "group") and level > 0
             padding = margins(sizes[level], sizes[level + 1], config.kernel_size)
-            bias, own = not (normalised and norm == "batch"), {} if normalised else act
+            bias = not (normalised and norm == "batch")  # batch norm would take it out again
+            own = {} if normalised else act
             self.convs.append(nn.Conv2d(into, out, config.kernel_size, stride=2, padding=padding, bias=bias, **own))
             self.norms.append(normalisation(norm, out, act) if normalised else torch.nn.Identity())
             self.blocks.append(residual_blocks(blocks, out, norm, act))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """What there is at each size."""
+        """The output of each down block, the largest first."""
         activations = []
         for conv, norm, blocks in zip(self.convs, self.norms, self.blocks, strict=True):
             x = blocks(norm(conv(x)))
@@ -119,15 +131,15 @@ def flatten(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def unflatten(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def unflatten(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """[N, H * W * C] -> [N, C, H, W] in channels_last memory: the inverse of :func:`flatten`."""
     channels, height, width = shape
-    return x.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+    return torch.unflatten(x, 1, (height, width, channels)).permute(0, 3, 1, 2)
 
 
 def check_images(x: Tensor, config: VAEGANConfig) -> None:
-    if x.dim() != 4 or x.shape[1:] != (config.channels, *config.image_size):
-        shape = ", ".join(str(size) for size in (config.channels, *config.image_size))
+    if x.dim() != 4 or x.shape[1:] != (config.channels, *config.size):
+        shape = ", ".join(str(size) for size in (config.channels, *config.size))
         raise ValueError(f"x has shape {tuple(x.shape)}; this model takes images of shape [N, {shape}]")
 
 
@@ -143,8 +155,8 @@ def initialise(network: torch.nn.Module, how: str) -> None:
         if isinstance(module, torch.nn.Embedding):
             torch.nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, ResidualBlock):
-            torch.nn.init.zeros_(module.last.weight)
-            torch.nn.init.zeros_(module.last.bias)
+            for parameter in module.last.parameters():
+                torch.nn.init.zeros_(parameter)
 
 
 def _draw(network: torch.nn.Module, how: str) -> None:

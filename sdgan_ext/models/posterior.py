@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops._enums import Reduction
 
 __all__ = ["Posterior"]
 
@@ -31,7 +32,7 @@ class Posterior:
         """The most likely z: the mean. [N, latent_dim]"""
         return self.mean
 
-    def kl(self, reduction: str = "batchmean") -> Tensor:
+    def kl(self, reduction: Reduction = "batchmean") -> Tensor:
         """``KL(q || N(0, I)) = 1/2 sum(mean^2 + exp(logvar) - 1 - logvar)`` in nats.
 
         ``reduction`` is "batchmean" (summed over the latent dimensions, averaged over the batch), "sum", "mean" or
@@ -45,7 +46,7 @@ class Posterior:
         seed: int | Tensor | None = None,
         generator: torch.Generator | None = None,
         eps: Tensor | None = None,
-        reduction: str = "batchmean",
+        reduction: Reduction = "batchmean",
     ) -> tuple[Tensor, Tensor]:
         """``(sample(), kl(reduction))`` in one pass over mean and logvar; ``eps`` stands instead of a seed."""
         return ops.sample_gaussian(self.mean, self.logvar, seed=seed, generator=generator, eps=eps, reduction=reduction)

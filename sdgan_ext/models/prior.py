@@ -14,7 +14,7 @@ class FittedPrior(torch.nn.Module):
     """``N(mean, factor^T factor)``: the normal distribution of the latents' largest principal components.
 
     Where the KL weight is small (1e-6 in latent diffusion), the posteriors are nowhere near N(0, I), whose z decode to
-    nothing. This is the simplest prior after the fact that knows how latents vary together (ex-post density estimation,
+    nothing. This is the simplest prior after the fact in which latents vary together (ex-post density estimation,
     Ghosh et al. 2020, with one component); diffusion is the better one.
 
     Buffers:
@@ -23,6 +23,10 @@ class FittedPrior(torch.nn.Module):
         scaling_factor: 1 / the standard deviation of all latents, what diffusion multiplies them by (Rombach et al.
             2022, appendix G); 1 until :meth:`fit`.
     """
+
+    mean: Tensor
+    factor: Tensor
+    scaling_factor: Tensor
 
     def __init__(self, rank: int, latent_dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Encoder, generator and discriminator as one model that is saved, loaded and asked for images."""
+"""Encoder, generator and discriminator as one model that is saved, loaded and sampled from."""
 
 from __future__ import annotations
 
@@ -51,9 +51,8 @@ class VAEGAN(torch.nn.Module):
         self.discriminator = Discriminator(config) if config.discriminator_channels else None
         self.prior = FittedPrior(config.prior_rank, config.latent_dim) if config.prior_rank else None
         for weight in self.parameters():
-            if (
-                weight.dim() == 4
-            ):  # Module.to leaves the strides of a single channel ambiguous, and the layers go by them
+            # Not by Module.to: it leaves the strides of a single channel ambiguous, and the layers go by them.
+            if weight.dim() == 4:
                 weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -64,11 +63,13 @@ class VAEGAN(torch.nn.Module):
         """The posterior q(z|x), differentiable. x is [N, channels, H, W]."""
         if self.encoder is None:
             raise ValueError("this model has no encoder (encoder_channels is None), so it cannot encode an image")
-        return self.encoder(x) if labels is None else self.encoder(x, labels)
+        posterior: Posterior = self.encoder(x) if labels is None else self.encoder(x, labels)
+        return posterior
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The generator's image, differentiable. [N, latent_dim] -> [N, channels, H, W]"""
-        return self.generator(z) if labels is None else self.generator(z, labels)
+        images: Tensor = self.generator(z) if labels is None else self.generator(z, labels)
+        return images
 
     def latents(self, eps: Tensor) -> Tensor:
         """What :meth:`decode` takes, of the prior: ``eps`` itself, or the fitted prior's. N(0, I) [N, Z] -> [N, Z]"""
@@ -103,7 +104,7 @@ class VAEGAN(torch.nn.Module):
     ) -> Tensor:
         """n images from z of the prior, in evaluation mode. [n, channels, H, W]
 
-        A conditional model must be told of what classes: ``labels`` is a class for each image, or one for all.
+        A conditional model needs ``labels``: a class for each image, or one for all.
 
         z is drawn on the CPU, so that a seed means the same images on every device. Give ``seed`` or a CPU
         ``generator``, or neither for torch's own state.
@@ -115,17 +116,18 @@ class VAEGAN(torch.nn.Module):
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
         weight = self.generator.last_weight
-        labels = self._labels(labels, n)
+        classes = self._labels(labels, n)
         z = torch.randn(n, self.config.latent_dim, generator=generator).to(weight)
         with self._evaluating():
-            return self.decode(self.latents(z), labels)
+            return self.decode(self.latents(z), classes)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """The image of the posterior's mode, in evaluation mode. Same shape as x."""
-        labels = self._labels(labels, len(x))
+        classes = self._labels(labels, len(x))
         with self._evaluating():
-            return self(x, labels)
+            x_hat: Tensor = self(x, classes)
+        return x_hat
 
     @torch.no_grad()
     def interpolate(
@@ -150,13 +152,14 @@ class VAEGAN(torch.nn.Module):
                 raise ValueError(f"{name} has shape {tuple(z.shape)}; it must be ({self.config.latent_dim},)")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
             raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
-        labels = self._labels(labels, steps)
+        classes = self._labels(labels, steps)
+        t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         with self._evaluating():
-            return self.decode(_slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)), labels)
+            return self.decode(_slerp(a, b, t), classes)
 
-    def _labels(self, labels, n: int) -> Tensor | None:
-        labels = as_labels(labels, n, self.config)
-        return None if labels is None else labels.to(self.generator.last_weight.device)
+    def _labels(self, labels: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
+        classes = as_labels(labels, n, self.config)
+        return None if classes is None else classes.to(self.generator.last_weight.device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into ``folder``, each complete or not at all.
@@ -214,7 +217,8 @@ def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     if angle < 1e-4 or angle > math.pi - 1e-4:
         return straight
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
-    return direction * torch.lerp(*lengths, t)
+    walk: Tensor = direction * torch.lerp(*lengths, t)
+    return walk
 
 
 def _read_config(path: Path) -> VAEGANConfig:

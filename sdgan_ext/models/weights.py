@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CheckpointError
+from .migration import with_new_names
 
 __all__ = ["load_into"]
 
@@ -16,10 +17,13 @@ __all__ = ["load_into"]
 def load_into(model: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """``model.load_state_dict(weights)``, where they fit; ``path`` is the file they come from.
 
+    Names that have changed since the weights were saved are translated (:mod:`.migration`).
+
     Raises:
         CheckpointError: naming the first tensor that is missing, too many, or of another shape.
     """
     own = model.state_dict()
+    weights = with_new_names(weights, own)
     for name in (*own, *weights):
         if name not in weights:
             difference = f"it has no {name}"

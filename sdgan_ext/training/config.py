@@ -9,6 +9,7 @@ from .._errors import ConfigError
 from ..data.augment import AUGMENTATIONS as OF_IMAGES
 from ..losses.augment import AUGMENTATIONS
 from ..losses.likelihood import PIXEL_LOSSES
+from ..models.config import Mode
 from ..ops.adversarial_loss import OBJECTIVES
 
 __all__ = ["MODES", "TrainConfig"]
@@ -29,7 +30,7 @@ class TrainConfig(Config):
         ConfigError: one sentence that names the field, what came and what is allowed.
     """
 
-    mode: str = option("vae-gan", "what is trained: a GAN, a VAE or both at once", choices=tuple(MODES))
+    mode: Mode = option("vae-gan", "what is trained: a GAN, a VAE or both at once", choices=tuple(MODES))
     batch_size: int = option(64, "images a step", minimum=1)
     steps: int = option(1000, "steps in all", minimum=1)
     seed: int = option(0, "seed of the initial weights, of the noise and of the order of the images", minimum=0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-from ._config import FORMAT_VERSION, Config
-from ._errors import ConfigError, nearest
+from .._config import FORMAT_VERSION, Config
+from .._errors import ConfigError, nearest
 
 __all__ = ["read_config_file"]
 
@@ -16,8 +17,11 @@ _NOTES = ("versions", "parameters")  # of a run's config.yaml and of --dry-run
 
 
 def read_config_file(
-    path: str | Path, sections: Mapping[str, type[Config]], options: Mapping[str, type], reader: Callable
-) -> dict:
+    path: str | Path,
+    sections: Mapping[str, type[Config]],
+    options: Mapping[str, type],
+    reader: Callable[[Any], Callable[[str], Any]],
+) -> dict[str, Any]:
     """What the file gives, by the names of fields and options.
 
     Its keys are the names of flags without ``--``, with ``-`` or ``_``. They may stand under ``train:`` and ``model:``,
@@ -47,7 +51,7 @@ def read_config_file(
     hints = {name: typing.get_type_hints(config) for name, config in sections.items()}
     fields = {name: {field.name for field in dataclasses.fields(config)} for name, config in sections.items()}
 
-    def read(key, value, names, where: str = "") -> tuple[str, object]:
+    def read(key: object, value: Any, names: Collection[str], where: str = "") -> tuple[str, Any]:
         name = str(key).replace("-", "_")
         if name not in names:
             raise ConfigError(f"--config {path}: {where}{key} is not a flag of sdgan-ext train{nearest(name, names)}")
@@ -59,7 +63,7 @@ def read_config_file(
         hint = next(hints[section][name] for section in sections if name in fields[section])
         return name, reader(hint)(value) if isinstance(value, str) else value
 
-    given = {}
+    given: dict[str, Any] = {}
     for key, value in values.items():
         if key in _NOTES:
             continue

@@ -1,6 +1,6 @@
 """Convolutions with 1 to 4 channels on one side, against stock torch: the table of docs/ops/conv.md.
 
-    python benchmarks/bench_thin_conv.py [--batch 64] [--dtype float32] [--only 128-1]
+    python benchmarks/bench_small_channel.py [--batch 64] [--dtype float32] [--only 128-1]
 
 Contestants take turns in one process with one thread. A sample is the CPU time of the process, which other processes
 on the machine disturb less than they do the clock; the lower quartile is reported.
@@ -62,10 +62,10 @@ def contestants(case, batch: int, dtype: torch.dtype, passes: str) -> dict:
         op = ops.conv_transpose2d if transposed else ops.conv2d
         return op(x, w, b, stride, padding, activation=activation)
 
-    def run_of(function, format):
+    def run_of(function, layout):
         torch.manual_seed(0)
-        x = torch.randn(batch, inputs, size, size, dtype=dtype).to(memory_format=format)
-        w = (torch.randn(weight_shape) / 10).to(dtype).to(memory_format=format)
+        x = torch.randn(batch, inputs, size, size, dtype=dtype).to(memory_format=layout)
+        w = (torch.randn(weight_shape) / 10).to(dtype).to(memory_format=layout)
         b = torch.randn(outputs, dtype=dtype)
         wanted = {"forward": (), "forward + backward": (x, w, b), "the same, weights only": (w, b)}[passes]
         for t in wanted:
@@ -79,9 +79,9 @@ def contestants(case, batch: int, dtype: torch.dtype, passes: str) -> dict:
 
         return run
 
-    formats = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
+    layouts = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
     functions = {"stock": stock, "ours": ours}
-    return {(who, name): run_of(f, format) for name, format in formats.items() for who, f in functions.items()}
+    return {(who, name): run_of(f, layout) for name, layout in layouts.items() for who, f in functions.items()}
 
 
 def main() -> None:
@@ -98,10 +98,10 @@ def main() -> None:
         print(f"{'conv_transpose2d' if case[0] else 'conv2d'} {name} {case[3]}x{case[3]} stride {case[4]} @ {case[6]}")
         for passes in ("forward", "forward + backward", "the same, weights only"):
             times = interleave(contestants(case, arguments.batch, getattr(torch, arguments.dtype), passes))
-            for format in ("channels_last", "NCHW"):
-                stock, ours = times["stock", format], times["ours", format]
+            for layout in ("channels_last", "NCHW"):
+                stock, ours = times["stock", layout], times["ours", layout]
                 print(
-                    f"  {passes:24s}{format:15s}stock {stock:8.2f} ms  ours {ours:8.2f} ms  {stock / ours:5.2f}x",
+                    f"  {passes:24s}{layout:15s}stock {stock:8.2f} ms  ours {ours:8.2f} ms  {stock / ours:5.2f}x",
                     flush=True,
                 )
 

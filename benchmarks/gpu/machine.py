@@ -1,13 +1,10 @@
 """What the GPU benchmarks know of the machine: its name, its architecture, and how fast it could be at best."""
 
-import csv
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from _harness import conditions
@@ -82,22 +79,3 @@ def _driver() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.split()
     return lines[0] if lines else "unknown"
-
-
-def append_rows(path: Path, rows: list[dict]) -> None:
-    """To a CSV whose header is the first row's keys; other processes may do the same."""
-    if not rows:
-        return
-    with path.open("a", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        if file.seek(0, os.SEEK_END) == 0:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_rows(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

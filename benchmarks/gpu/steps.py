@@ -4,20 +4,22 @@ All have torch's default precision: TF32 in convolutions, float32 elsewhere. The
 stock step leave out R1; the graphed one includes the average of the weights, which the others do not make.
 """
 
+import functools
 import itertools
 import statistics
 from collections.abc import Callable
 
 import torch
-from _gpu_cells import BASELINE, Cell, Context, first_line, under
-from _harness import kernels_launched
 from bench_train_step import Stock
 
 import sdgan_ext.training.steps as steps
-from sdgan_ext.models.presets import preset
 from sdgan_ext.models.vae_gan import VAEGAN
+from sdgan_ext.presets import preset
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.optimizers import make_optimizers
+
+from .measure import BASELINE, Cell, Context, first_line, under
+from .timer import kernels_launched
 
 COMPILED = "compile reduce-overhead"
 
@@ -33,13 +35,15 @@ class CompiledStock(Stock):
         super().step(x)
 
 
-def stock_step(context: Context, config, train, x, *, last: bool, compile: bool = False) -> Callable[[], object]:
-    format = torch.channels_last if last else torch.contiguous_format
+def stock_step(context: Context, config, train, x, *, last: bool, compiled: bool = False) -> Callable[[], object]:
+    layout = torch.channels_last if last else torch.contiguous_format
+    kind = CompiledStock if compiled else Stock
+    fused = True if last else None
     with torch.device(context.device):
-        stock = (CompiledStock if compile else Stock)(config, train, format, True if last else None, True)
-    if compile:
+        stock = kind(config, train, layout, fused, True)
+    if compiled:
         stock.compile(context)
-    images = x.contiguous(memory_format=format)
+    images = x.contiguous(memory_format=layout)
     return under(lambda: stock.step(images), search=last)
 
 
@@ -70,12 +74,12 @@ def our_graphed_step(context: Context, config, train, x) -> Callable[[], object]
     return closure
 
 
-def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Callable]) -> list[dict]:
+def compare_steps(name: str, batch: int, contestants: dict[str, Callable], context: Context) -> list[dict]:
     config, train = preset(name)
     train = train.replace(r1_gamma=0.0, batch_size=batch)
     x = torch.rand(batch, config.channels, *config.image_size, device=context.device) * 2 - 1
-    contestants = {}
-    for contestant, make in makers.items():
+    able = {}
+    for contestant, make in contestants.items():
         try:
             step = make(context, config, train, x)
             for _ in range(1 if context.rehearse else 5):
@@ -88,8 +92,8 @@ def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Cal
             context.notes.append(f"{name} step, batch {batch}: {contestant} did not run: {first_line(error)}")
             continue
         if step is not None:
-            contestants[contestant] = step
-    seconds = context.timer.call(contestants, context.budget * 4, 3 if context.rehearse else 9)
+            able[contestant] = step
+    seconds = context.timer.call(able, context.budget * 4, 3 if context.rehearse else 9)
     rows = []
     for contestant, times in seconds.items():
         median = statistics.median(times)
@@ -103,7 +107,7 @@ def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Cal
                 "min_us": f"{times[0] * 1e6:.1f}",
                 "p80_us": f"{times[int(0.8 * (len(times) - 1))] * 1e6:.1f}",
                 "samples": len(times),
-                "launches": kernels_launched(contestants[contestant], context.device) or "",
+                "launches": kernels_launched(able[contestant], context.device) or "",
                 "images_per_second": f"{batch / median:.0f}",
                 "speedup": f"{base / median:.3f}" if base else "",
             }
@@ -111,24 +115,22 @@ def compare_steps(context: Context, name: str, batch: int, makers: dict[str, Cal
     return rows
 
 
-def makers(compile: bool) -> dict[str, Callable]:
-    """``compile`` compares with the others again: ratios are taken in one run."""
+def makers(compiled: bool) -> dict[str, Callable]:
+    """``compiled`` compares with the others again: ratios are taken in one run."""
 
     def stock(**how):
         return lambda context, config, train, x: stock_step(context, config, train, x, **how)
 
     last = f"{BASELINE}, fused Adam"
     contestants = {"eager": stock(last=False), last: stock(last=True)}
-    if compile:
-        contestants[COMPILED] = stock(last=True, compile=True)
+    if compiled:
+        contestants[COMPILED] = stock(last=True, compiled=True)
     return contestants | {"sdgan_ext": our_step, "sdgan_ext graphed": our_graphed_step}
 
 
 def step_cell(name: str, batch: int) -> Cell:
-    measure = lambda context: compare_steps(context, name, batch, makers(False))  # noqa: E731
-    return Cell(f"step {name} {batch}", measure, "step")
+    return Cell(f"step {name} {batch}", functools.partial(compare_steps, name, batch, makers(False)), "step")
 
 
 def compiled_step_cell(name: str, batch: int) -> Cell:
-    measure = lambda context: compare_steps(context, name, batch, makers(True))  # noqa: E731
-    return Cell(f"compile step {name} {batch}", measure, "step")
+    return Cell(f"compile step {name} {batch}", functools.partial(compare_steps, name, batch, makers(True)), "step")

@@ -1,7 +1,7 @@
-"""Trains on the CPU and on the GPU from the same seed, and compares the loss curves; started by gpu_check.py.
+"""Trains on the CPU and on the GPU from the same seed, and compares the loss curves; started by parts.py.
 
-    python benchmarks/_gpu_train.py --runs cpu|control|gpu --journal FILE --results FOLDER --conditions FILE --data SPEC
-        --seconds N [--rehearse]
+    python -m gpu.train --runs cpu|control|gpu --journal FILE --results FOLDER --conditions FILE --data SPEC --seconds N
+        [--rehearse]
 
 Curves are taken without TF32, for they are compared with the CPU's; speed is taken with torch's defaults. The control
 is the CPU again with other kernels, which differ by rounding alone: so far apart may two equal trainings come.
@@ -15,18 +15,18 @@ import time
 from pathlib import Path
 
 import torch
-from _gpu import append_rows, find_machine
-from _supervise import Journal
 
 import sdgan_ext as sd
 from sdgan_ext import data
 
+from .machine import find_machine
+from .measure import first_line
+from .supervise import Journal
+from .tables import append_rows
+
 #: Steps of a curve.
 CURVES = {"mnist-small": 300, "seed": 100}
 RUNS = {"cpu": ("cpu",), "control": ("cpu, other kernels",), "gpu": ("gpu", "gpu graphed")}
-RUNS = {"cpu": ("cpu",), "control": ("cpu, other kernels",), "gpu": ("gpu", "gpu graphed")}
-#: What is compared; a curve has all others too.
-JUDGED = ("discriminator/total", "encoder_generator/reconstruction", "encoder_generator/kl")
 DIGITS = 4096
 #: The columns of a curve; a preset need not have all.
 LOSSES = tuple(f"discriminator/{name}" for name in ("total", "real", "fake")) + tuple(
@@ -121,8 +121,7 @@ def main() -> int:
                         rows = curve(preset, run, device, dataset, folder, *size)
                         append_rows(arguments.results / f"{machine.slug}-train.csv", [row | where for row in rows])
                 except Exception as error:
-                    words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                    journal.write(key, "failed", message=words)
+                    journal.write(key, "failed", message=first_line(error))
                     print(f"{key}: {error}", flush=True)
                     if "CUDA error" in str(error):
                         return 3

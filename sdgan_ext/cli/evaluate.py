@@ -6,15 +6,20 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .._errors import ConfigError
-from .._files import replacing
-from .evaluate import METRICS, evaluate, refusals
+import torch
 
-__all__ = ["add_arguments", "evaluate_run", "table"]
+from .. import __version__
+from .._errors import ConfigError, DataError
+from .._files import replacing
+from ..data import ImageDataset, RenderedDigits
+from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
+from ..models import VAEGAN, VAEGANConfig
+from ..training.runs import load_model
+from ._common import add_threads, set_threads
+from ._models import add_data, add_model, open_split
 
 _UNITS = {
     "neg_elbo": "nats, lower is better",
@@ -47,21 +52,45 @@ _UNITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    asked = [name for name, metric in METRICS.items() if not metric.default]
-    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+    optional = [name for name, metric in METRICS.items() if not metric.default]
+    add_model(parser)
     parser.add_argument("--split", help="train or test; unless given, test where there is one")
     parser.add_argument(
         "--metrics",
-        help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(asked)} unless given",
+        help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(optional)} unless given",
     )
     parser.add_argument("--n", type=int, help="images, real and generated; 10000 or all there are unless given")
     parser.add_argument("--k", type=int, default=200, help="draws of nll's importance-weighted bound; 200 unless given")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice; 0 unless given")
     parser.add_argument("--net", help="feature net, lenet or photos; by the images unless given")
     parser.add_argument("--json", metavar="FILE", help="where to; the next RUN/evaluation-NNNNN.json unless given")
+    add_data(parser)
+    add_threads(parser)
 
 
-def evaluate_run(model: Any, dataset: Any, arguments: argparse.Namespace, write: Callable[[str], None]) -> Path:
+def run(arguments: argparse.Namespace) -> int:
+    set_threads(arguments)
+    model = load_model(arguments.model)
+    file = _evaluate(model, _held_out(arguments, model.config), arguments)
+    print(f"written to {file}")
+    return 0
+
+
+def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
+    """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
+    if arguments.split is not None:
+        return open_split(arguments, config)
+    arguments.split = "test"
+    try:
+        return open_split(arguments, config)
+    except DataError as error:
+        arguments.split = "train"
+        dataset = open_split(arguments, config)
+        print(f"{error}: the training images are taken, from which the model may have learnt")
+        return dataset
+
+
+def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = Path(arguments.json).expanduser() if arguments.json else None
@@ -70,12 +99,12 @@ def evaluate_run(model: Any, dataset: Any, arguments: argparse.Namespace, write:
     if wanted is None:
         for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net).items():
             if METRICS[name].default:
-                write(f"{name} is left out: {reason}")
+                print(f"{name} is left out: {reason}")
     began = time.perf_counter()
     values = evaluate(
         model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net
     )
-    write(table(values, arguments.k))
+    print(table(values, arguments.k))
     target = target or _next_file(Path(arguments.model).expanduser())
     content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
     with replacing(target) as file:
@@ -90,14 +119,8 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(dataset: Any, arguments: argparse.Namespace, began: float) -> dict:
-    import torch
-
-    import sdgan_ext
-
-    from .features import NETS, choose_net
-
-    net = arguments.net or choose_net(dataset.channels, tuple(dataset.image_size))
+def _settings(dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
+    net = arguments.net or choose_net(dataset.channels, dataset.image_size)
     return {
         "model": str(Path(arguments.model).expanduser().resolve()),
         "data": arguments.data,
@@ -109,7 +132,7 @@ def _settings(dataset: Any, arguments: argparse.Namespace, began: float) -> dict
         "feature_net": {"name": net, "sha256": NETS[net].sha256},
         "seconds": round(time.perf_counter() - began, 1),
         "threads": torch.get_num_threads(),
-        "versions": {"sdgan_ext": sdgan_ext.__version__, "torch": torch.__version__},
+        "versions": {"sdgan_ext": __version__, "torch": torch.__version__},
     }
 
 

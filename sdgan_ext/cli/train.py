@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from .. import build_info
-from .._config_file import read_config_file
+from .._config import Config
 from .._errors import ConfigError, DataError
-from ..data import open_dataset
-from ..models import PRESETS, VAEGAN, VAEGANConfig, preset
-from ..models.presets import OWN_SIZE
-from .config import TrainConfig
-from .distributed import Processes
-from .runs import resolve_source
-from .trainer import Trainer
-
-__all__ = ["add_arguments", "flushed_denormals", "read_config", "train"]
+from ..data import ImageDataset, RenderedDigits, open_dataset
+from ..models import VAEGAN, VAEGANConfig
+from ..presets import OWN_SIZE, PRESETS, preset
+from ..training.config import TrainConfig
+from ..training.denormals import flushed_denormals
+from ..training.distributed import Processes
+from ..training.runs import resolve_source
+from ..training.trainer import Trainer
+from ._common import SIGNAL_CODES, add_threads, set_threads
+from ._config_file import read_config_file
 
 _DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "sdgan-ext train --data DATA | --resume RUN [flag ...]"
     parser.add_argument("--data", help=_DATA)
     parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
@@ -47,9 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=argparse.SUPPRESS,
                 help=field.metadata["help"].replace("%", "%%"),
             )
+    add_threads(parser)
 
 
-def _metavar(field: dataclasses.Field, hint) -> str:
+def run(arguments: argparse.Namespace) -> int:
+    with flushed_denormals():
+        read_config(arguments)
+        set_threads(arguments)
+        return SIGNAL_CODES[train(arguments)]
+
+
+def _metavar(field: dataclasses.Field[Any], hint: Any) -> str:
     if field.metadata["choices"]:
         return "|".join(map(str, field.metadata["choices"]))
     if hint is bool:
@@ -60,14 +70,16 @@ def _metavar(field: dataclasses.Field, hint) -> str:
     return "N" if int in kinds else "X"
 
 
-def _reader(hint):
+def _reader(hint: Any) -> Callable[[str], Any]:
     """Text to a value of the hinted kind; the configuration checks the value and says what is allowed."""
     if hint is bool:
         return lambda text: {"true": True, "false": False}.get(text.lower(), text)
+    if typing.get_origin(hint) is typing.Literal:
+        return str
     options = typing.get_args(hint) or (hint,)
     alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
 
-    def read(text: str):
+    def read(text: str) -> Any:
         if text.lower() == "none" and type(None) in options:
             return None
         if str in options:
@@ -78,25 +90,13 @@ def _reader(hint):
     return read
 
 
-def _number(text: str):
+def _number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             pass
     return text
-
-
-@contextlib.contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Meanwhile numbers below 1e-38 count as 0 on the CPU, where arithmetic on them takes many times as long; the
-    slopes of a decoder that has learnt its background are full of them. A thread has it from the one that starts it, so
-    this must come before torch's first parallel operation."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def train(arguments: argparse.Namespace) -> str | None:
@@ -139,27 +139,27 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))
     given = _given(arguments, VAEGANConfig)
-    asked = model_config.replace(**given)
+    wanted = model_config.replace(**given)
     source, dataset = _open_data(
         arguments.data,
-        image_size=asked.image_size if "image_size" in given else None,
-        channels=asked.channels if "channels" in given else None,
+        image_size=wanted.image_size if "image_size" in given else None,
+        channels=wanted.channels if "channels" in given else None,
         seed=config.seed,
     )
-    size, own = tuple(dataset.image_size), model_config.image_size
+    size, own = dataset.image_size, model_config.size
     if name in OWN_SIZE and size != own and "image_size" not in given:
         raise ConfigError(
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
             f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
         )
-    model_config = asked.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
+    model_config = wanted.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
     torch.manual_seed(config.seed)
     trainer = Trainer(VAEGAN(model_config).to(device), config, out=arguments.out or "runs", processes=processes)
     return _fit(trainer, dataset, source, arguments.dry_run)
 
 
 def read_config(arguments: argparse.Namespace) -> None:
-    """What ``--config`` says, where no flag says otherwise."""
+    """Sets in ``arguments`` what the file of ``--config`` gives, where no flag gives it."""
     if arguments.config is None or arguments.resume is not None:
         return
     options = {"data": str, "preset": str, "out": str, "threads": int, "device": str}
@@ -170,7 +170,7 @@ def read_config(arguments: argparse.Namespace) -> None:
             setattr(arguments, name, value)
 
 
-def _open_data(source: str, **options):
+def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset | RenderedDigits]:
     if source == "auto":
         try:
             return "mnist", open_dataset("mnist", **options)
@@ -204,7 +204,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
     return _fit(trainer, source, source, arguments.dry_run)
 
 
-def _fit(trainer: Trainer, dataset, source: str, dry_run: bool) -> str | None:
+def _fit(trainer: Trainer, dataset: ImageDataset | RenderedDigits | str, source: str, dry_run: bool) -> str | None:
     if dry_run:
         print(trainer.describe(dataset, source=source), end="")
         return None
@@ -217,7 +217,7 @@ def _fit(trainer: Trainer, dataset, source: str, dry_run: bool) -> str | None:
     return run.stopped_by
 
 
-def _given(arguments: argparse.Namespace, config: type) -> dict:
+def _given(arguments: argparse.Namespace, config: type[Config]) -> dict[str, Any]:
     """The fields of ``config`` that flags were given for."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: getattr(arguments, name) for name in names if name in arguments}

@@ -1,7 +1,6 @@
-"""Measures the cells of _gpu_cells.py; started by gpu_check.py, again where a cell broke it.
+"""Measures the grid of cells.py; started by parts.py, again where a cell broke it.
 
-python benchmarks/_gpu_bench.py --group main|compile --journal FILE --results FOLDER
-        --conditions FILE --seconds N [--rehearse]
+python -m gpu.bench --group main|compile --journal FILE --results FOLDER --conditions FILE --seconds N [--rehearse]
 """
 
 import argparse
@@ -12,10 +11,13 @@ import time
 from pathlib import Path
 
 import torch
-from _gpu import append_rows, find_machine
-from _gpu_cells import Context, cells, compiled_cells, first_line, warm_up
-from _harness import GpuTimer
-from _supervise import Journal
+
+from .cells import cells, compiled_cells, warm_up
+from .machine import find_machine
+from .measure import Context, first_line
+from .supervise import Journal
+from .tables import append_rows
+from .timer import GpuTimer
 
 
 def main() -> int:
@@ -67,7 +69,7 @@ def said(row: dict) -> str:
 
 
 def measured_peaks(context: Context) -> str:
-    """Of this very card, for the floors assume those of _gpu.py."""
+    """Of this very card, for the floors assume those of machine.py."""
     n, elements = (64, 2**10) if context.rehearse else (8192, 2**31)
     a = torch.randn(n, n, device=context.device).bfloat16()
     source = torch.empty(elements, dtype=torch.uint8, device=context.device)

@@ -1,19 +1,7 @@
-"""`make gpu-check`: builds, tests, measures and trains on this machine's NVIDIA GPU; docs/cuda.md says what and how.
+"""What gpu-check does: it builds, and then runs its parts. Each touches the GPU in processes of its own."""
 
-    python benchmarks/gpu_check.py [--part tests|bench|train|all] [--data FOLDER] [--minutes M] [--rehearse]
-
-Writes benchmarks/results/<gpu>-{tests,ops,step,train,paths,notes}.csv and <gpu>-summary.md as it goes. What touches the
-GPU runs in processes of its own, which are ended when they hang and started again behind what broke them. --rehearse
-does all of it on the CPU, with few small cases; its results mean nothing.
-
-Exit code: 0, or 1 where a part failed, or 2 where there is no GPU.
-"""
-
-import argparse
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _gpu import Machine, append_rows, find_machine, gpu_conditions, read_rows
-from _gpu_summary import judge_curves, write_summary
-from _supervise import OUT_OF_TIME, Journal, Outcome, end_all, supervise
+from .machine import Machine
+from .summary import judge_curves, write_summary
+from .supervise import OUT_OF_TIME, Journal, Outcome, supervise
+from .tables import append_rows, read_rows
 
-ROOT = Path(__file__).resolve().parents[1]
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
+#: For the programs that are started: this package can be imported.
+PATH = f"{ROOT / 'benchmarks'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 NATIVE = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
-PARTS = ("tests", "bench", "train")
 #: Minutes; with the build they stay below 8 on 16 cores.
 MINUTES = {"tests": 2.6, "bench": 3.2, "train": 1.0}
 NEVER = 1e6
@@ -124,8 +113,8 @@ def pytest_files(check: Check, files: list[Path], deadline: float) -> list[dict]
     suite = f"{files[0].parent.name}/{files[0].stem}" if len(files) == 1 else files[0].parent.name
     work = check.work / "tests" / suite.replace("/", "-")
     journal = Journal(work.with_suffix(".jsonl"))
-    environment = {"OMP_NUM_THREADS": "2", "PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "_journal_plugin"]
+    environment = {"OMP_NUM_THREADS": "2", "PYTHONPATH": PATH}
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "gpu.journal_plugin"]
     command += ["--journal", journal.path, *files]
     if check.rehearse:
         command += ["--few", "1"]
@@ -174,7 +163,7 @@ def sanitizer(check: Check, tool: str, deadline: float) -> list[dict]:
 
 
 def native_programs(check: Check, deadline: float) -> list[dict]:
-    """The C++ test of the PTX wrappers against their host twins."""
+    """The C++ test of the PTX wrappers against their implementations for the host."""
     suite = "test_ptx_gpu"
     if check.rehearse:
         return [test_row(suite, skipped=1, note="not run: a rehearsal")]
@@ -219,34 +208,36 @@ def bench(check: Check) -> bool:
     good = True
     for group, share, stall in (("main", 0.65, 60.0), ("compile", 1.0, NEVER)):
         deadline = start + total * share
-        good &= child(check, "bench", "_gpu_bench.py", group, ["--group", group], deadline, stall)
+        good &= child(check, "bench", group, ["--group", group], deadline, stall)
         check.save()
     return good
 
 
 def child(
-    check: Check, part: str, script: str, name: str, flags: list, deadline: float, stall: float, env=None
+    check: Check, program: str, name: str, flags: list, deadline: float, stall: float, env: dict | None = None
 ) -> bool:
-    """Runs a script that keeps a journal; says and notes what did not go well."""
-    journal = Journal(check.work / part / f"{name}.jsonl")
+    """Runs a program of this folder that keeps a journal, for the part of its name; notes what did not go well."""
+    journal = Journal(check.work / program / f"{name}.jsonl")
     conditions = check.work / "conditions.json"
     ahead = max(1.0, deadline - time.monotonic() - 5)  # begins nothing that could not end
-    command = [sys.executable, HERE / script, *flags, "--journal", journal.path, "--results", check.results]
+    command = [sys.executable, "-m", f"gpu.{program}", *flags, "--journal", journal.path, "--results", check.results]
     command += ["--conditions", conditions, "--seconds", f"{ahead:.0f}"] + ["--rehearse"] * check.rehearse
-    outcome = supervise(command, journal, check.work / part / f"{name}.log", deadline=deadline, stall=stall, env=env)
+    log = check.work / program / f"{name}.log"
+    environment = {**(env or {}), "PYTHONPATH": PATH}
+    outcome = supervise(command, journal, log, deadline=deadline, stall=stall, env=environment)
     records = journal.records()
     late = [key for key, record in records.items() if "time was up" in record.get("message", "")]
     for key, record in records.items():
         for note in record.get("notes", []):
-            check.note(part, note)
+            check.note(program, note)
         if record["state"] in ("failed", "crashed"):
-            check.note(part, f"{key} {record['state']}: {record.get('message', '')}")
+            check.note(program, f"{key} {record['state']}: {record.get('message', '')}")
         elif record["state"] == "skipped" and key not in late:
-            check.note(part, f"{key}: {record.get('message', '')}")
+            check.note(program, f"{key}: {record.get('message', '')}")
     if late:
-        check.note(part, f"no time was left for {len(late)}: {', '.join(late)}")
+        check.note(program, f"no time was left for {len(late)}: {', '.join(late)}")
     if not outcome.finished:
-        check.note(part, f"{name} did not come to its end: {outcome.why}")
+        check.note(program, f"{name} did not come to its end: {outcome.why}")
     bad = [key for key, record in records.items() if record["state"] in ("failed", "crashed")]
     return not bad and (outcome.finished or outcome.why == OUT_OF_TIME)
 
@@ -262,7 +253,7 @@ def train(check: Check) -> bool:
 
     def runs(name: str, env: dict | None) -> bool:
         flags = ["--runs", name, "--data", check.data]
-        return child(check, "train", "_gpu_train.py", name, flags, deadline, NEVER, env)
+        return child(check, "train", name, flags, deadline, NEVER, env)
 
     with ThreadPoolExecutor(3 if cores >= 8 else 1) as pool:
         jobs = [pool.submit(runs, *job) for job in (("gpu", None), ("cpu", few), ("control", control))]
@@ -276,69 +267,5 @@ def train(check: Check) -> bool:
     return good and bool(verdicts) and not apart
 
 
-# ----------------------------------------------------------------------------------------------------------- main
-def data_source(asked: str) -> str:
-    """``asked`` where it holds MNIST's training images, else the rendered digits."""
-    folder = Path(asked)
-    return str(folder.resolve()) if list(folder.glob("train-images*")) else "digits"
-
-
-def _leave(number: int, frame) -> None:
-    """What is written stays; the processes go."""
-    end_all()
-    os._exit(128 + number)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
-    parser.add_argument(
-        "--data", default="data/mnist", help="folder of MNIST's IDX files; without it digits are rendered"
-    )
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--minutes", type=float, help=f"of every part that runs, instead of {MINUTES}")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with few small cases")
-    options = parser.parse_args(argv)
-    machine = find_machine(options.rehearse)
-    if machine is None:
-        print(
-            "gpu-check needs an NVIDIA GPU and a torch that sees it (torch.cuda.is_available()), here is none; "
-            "`python benchmarks/gpu_check.py --rehearse` tries its code on the CPU",
-            file=sys.stderr,
-        )
-        return 2
-    options.results.mkdir(parents=True, exist_ok=True)
-    work = (options.results if options.rehearse else ROOT / "build") / "gpu-check"
-    work.mkdir(parents=True, exist_ok=True)
-    conditions = gpu_conditions(machine)
-    (work / "conditions.json").write_text(json.dumps(conditions))
-    check = Check(
-        machine, options.results, work, data_source(options.data), options.minutes, options.rehearse, conditions
-    )
-    print("  ".join(f"{name} {value}" for name, value in conditions.items()), flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    parts = PARTS if options.part == "all" else (options.part,)
-    failed = []
-    if not options.rehearse and (wrong := build(machine)):
-        print(wrong, file=sys.stderr)
-        return 1
-    for part in parts:
-        start = time.monotonic()
-        check.begin(part)
-        try:
-            good = {"tests": tests, "bench": bench, "train": train}[part](check)
-        except Exception as error:  # a part that fails does not stop the others
-            check.note(part, f"{type(error).__name__}: {error}")
-            good = False
-        failed += [] if good else [part]
-        check.note(part, f"{'passed' if good else 'FAILED'} in {time.monotonic() - start:.0f} s")
-        check.save()
-    summary = check.results / f"{machine.slug}-summary.md"
-    print(summary.read_text())
-    print(f"wrote {summary}; {'failed: ' + ', '.join(failed) if failed else 'all passed'}")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+#: In the order of a run.
+PARTS = {"tests": tests, "bench": bench, "train": train}

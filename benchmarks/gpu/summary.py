@@ -1,4 +1,4 @@
-"""One page for people from the results of gpu_check.py: what passed, what was fast enough, what `auto` should take."""
+"""One page for people from the results of gpu-check: what passed, what was fast enough, what `auto` should take."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from _gpu import append_rows, read_rows
+from .tables import append_rows, read_rows
 
 TABLES = ("tests", "ops", "step", "train", "paths", "notes")
 LAST_STOCK = "eager channels_last"
@@ -40,7 +40,7 @@ class Results:
     def op_ratios(self, over: str, contestant: str = "sdgan_ext", **wanted) -> dict[str, float]:
         """The busy time of ``over`` in that of ``contestant`` in the same comparison, for rows that match ``wanted``.
 
-        A comparison is told by the baseline its rows name: those with torch.compile are runs of their own.
+        The baseline that its rows name identifies a comparison: those with torch.compile are runs of their own.
         """
         compared: dict[tuple, dict[str, float]] = {}
         for row in self["ops"]:
@@ -222,8 +222,8 @@ def curves_of(rows: list[dict]) -> dict[str, dict[str, list[dict]]]:
 
 
 def apart(ours: list[dict], cpu: list[dict], loss: str) -> tuple[float, float]:
-    """The largest difference in the first 10 steps, as a share of the CPU's mean there; and, for the game amplifies
-    rounding, the difference of the means of the last 100 in standard deviations of the CPU's."""
+    """The largest difference in the first 10 steps, as a share of the CPU's mean there; and, since the
+    training amplifies rounding, the difference of the means of the last 100 in standard deviations of the CPU's."""
     a, b = ([float(row[loss]) for row in rows] for rows in (ours, cpu))
     scale = statistics.fmean(abs(value) for value in b[:FIRST])
     first = max(abs(x - y) for x, y in zip(a[:FIRST], b[:FIRST], strict=True)) / max(scale, 1e-12)

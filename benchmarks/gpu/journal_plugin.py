@@ -1,4 +1,4 @@
-"""A plugin that lets pytest keep a journal (_supervise.py): `pytest -p _journal_plugin --journal FILE [--few N]`.
+"""A plugin that lets pytest keep a journal (supervise.py): `pytest -p gpu.journal_plugin --journal FILE [--few N]`.
 
 Tests that stand in the journal are not run again. A kernel that reads where it must not leaves every later call of the
 process with an error, so the first error of CUDA ends the session. --few keeps the first N cases of each test.
@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from _supervise import Journal
+
+from .supervise import Journal
 
 
 def pytest_addoption(parser):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .._errors import ConfigError
+from ..bench import cases, machine, table
+from ..bench.work import Conv
 from ..ops._enums import ACTIVATIONS
-from . import cases, machine, table
-from .work import Conv
-
-__all__ = ["OPS", "add_arguments", "bench"]
+from ._common import add_threads, say, set_threads
 
 _CONV = ("out", "kernel", "stride", "padding", "activation")
 #: Every operation and the flags that it has beside those of all.
@@ -51,28 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=list(cases.RECONSTRUCTION_LOSSES), help="of reconstruction_loss")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the stock operation competes as well")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="for each table; 5 unless given")
+    add_threads(parser)
 
 
-def bench(arguments: argparse.Namespace, write: Callable[[str], None]) -> None:
-    """Measures, forward alone and with backward, and writes the two tables.
-
-    Raises:
-        ConfigError: an argument that the operation does not have or does not take.
-    """
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, forward alone and with backward, and prints the two tables."""
+    set_threads(arguments)
     case = _case(arguments)
     _check_memory(case, arguments.shape)
     _try(case)
-    write("  ".join(f"{key} {value}" for key, value in machine.conditions().items()))
+    say("  ".join(f"{key} {value}" for key, value in machine.conditions().items()))
     if case.explain:
         *_, (_, inputs) = case.contestants().values()
         for passes, kernel in case.explain(inputs).items():
-            write(f"{passes}: {kernel}")
-    write(table.heading())
+            say(f"{passes}: {kernel}")
+    say(table.heading())
     for passes in case.passes:
-        _, rows = table.measure(case, passes, arguments.seconds, compile=arguments.compile)
-        write(table.title(rows[0]))
+        _, rows = table.measure(case, passes, arguments.seconds, with_compile=arguments.compile)
+        say(table.title(rows[0]))
         for row in rows:
-            write(table.line(row))
+            say(table.line(row))
+    return 0
 
 
 def _case(arguments: argparse.Namespace) -> cases.Case:
@@ -110,37 +108,54 @@ def _conv_case(arguments: argparse.Namespace, shape: tuple[int, ...]) -> cases.C
             raise ConfigError(f"--{flag} is missing; {arguments.op} needs it")
     if arguments.out < 1:
         raise ConfigError(f"--out is {arguments.out}; it must be at least 1")
+    kernel = _pair("kernel", arguments.kernel, 1)
     conv = Conv(
         transposed,
         shape[1],
         arguments.out,
-        shape[2:],
-        _pair("kernel", arguments.kernel, 1),
+        (shape[2], shape[3]),
+        kernel,
         _pair("stride", arguments.stride or [1], 1),
-        _pair("padding", arguments.padding or [0], 0, sides=not transposed),
+        _padding(arguments.padding or [0], sides=not transposed),
         arguments.activation,
         _pair("output_padding", arguments.output_padding or [0], 0),
     )
     if min(conv.out_size) < 1:
         raise ConfigError(
-            f"--shape is {cases.sizes(shape)} with --kernel {cases.sizes(conv.kernel)}, which gives an output of size "
+            f"--shape is {cases.sizes(shape)} with --kernel {cases.sizes(kernel)}, which gives an output of size "
             f"{cases.sizes(conv.out_size)}; no size may be below 1"
         )
     return cases.conv_case(conv, shape[0], arguments.dtype, nchw=True)
 
 
-def _pair(flag: str, numbers: Sequence[int], least: int, sides: bool = False) -> tuple[int, ...]:
-    if len(numbers) not in ((1, 2, 4) if sides else (1, 2)):
-        raise ConfigError(
-            f"--{flag.replace('_', '-')} has {len(numbers)} numbers; 1{', 2 or 4' if sides else ' or 2'} are allowed"
-        )
+def _pair(flag: str, numbers: Sequence[int], least: int) -> tuple[int, int]:
+    """Of height and width; one number stands for both."""
+    _check_numbers(flag, numbers, least, (1, 2), "1 or 2")
+    return numbers[0], numbers[-1]
+
+
+def _padding(numbers: Sequence[int], sides: bool) -> tuple[int, int] | tuple[int, int, int, int]:
+    """As :func:`_pair`; with ``sides`` also top, bottom, left and right."""
+    if not sides:
+        return _pair("padding", numbers, 0)
+    _check_numbers("padding", numbers, 0, (1, 2, 4), "1, 2 or 4")
+    if len(numbers) == 4:
+        top, bottom, left, right = numbers
+        return top, bottom, left, right
+    return numbers[0], numbers[-1]
+
+
+def _check_numbers(flag: str, numbers: Sequence[int], least: int, counts: tuple[int, ...], allowed: str) -> None:
+    name = f"--{flag.replace('_', '-')}"
+    if len(numbers) not in counts:
+        raise ConfigError(f"{name} has {len(numbers)} numbers; {allowed} are allowed")
     if min(numbers) < least:
-        raise ConfigError(f"--{flag.replace('_', '-')} is {min(numbers)}; it must be at least {least}")
-    return tuple(numbers) if len(numbers) > 1 else (numbers[0], numbers[0])
+        raise ConfigError(f"{name} is {min(numbers)}; it must be at least {least}")
 
 
 def _check_memory(case: cases.Case, shape: Sequence[int]) -> None:
     """The inputs of two layouts, outputs and gradients: a few times what must be moved at least."""
+    assert case.work is not None  # every case of this command has it
     needed = 3 * case.work("forward + backward").bytes
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
@@ -151,8 +166,8 @@ def _check_memory(case: cases.Case, shape: Sequence[int]) -> None:
 
 
 def _try(case: cases.Case) -> None:
-    """What an operation refuses is said in its words before anything is measured."""
-    for name, (function, inputs) in reversed(case.contestants().items()):  # ours first: its words are for people
+    """Runs every contestant once: an argument that the operation refuses ends here, before anything is measured."""
+    for name, (function, inputs) in reversed(case.contestants().items()):  # ours first: its message is for people
         try:
             function(*inputs)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -1,0 +1,82 @@
+"""What every command has in common: its parser, its exit code, the environment, --threads."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .. import _env
+from .._errors import ConfigError, nearest
+
+__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "say", "set_threads"]
+
+#: The exit code by the signal that ended a command early, None: no signal did.
+SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are a ConfigError, with the nearest name of a flag that is not there."""
+
+    def __init__(self, prog: str, description: str, **options: Any):
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(argv)
+        flags = [word for word in unknown if word.startswith("-")]
+        if flags:
+            name = flags[0].partition("=")[0]
+            raise ConfigError(f"{name} is not a flag of {self.prog}{nearest(name, self._option_string_actions)}")
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is one argument too many; see {self.prog} --help")
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str):
+        super().__init__(option_strings, dest, nargs=0, help="print the version and leave")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import sdgan_ext
+
+        print(f"sdgan_ext {sdgan_ext.__version__}")
+        parser.exit()
+
+
+def check_environment() -> None:
+    """A variable with a value that is not allowed is a user's mistake too; read later, it would be a traceback."""
+    for name in _env.__all__:
+        try:
+            getattr(_env, name)()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch's choice unless given")
+
+
+def set_threads(arguments: argparse.Namespace) -> None:
+    if arguments.threads is None:
+        return
+    if arguments.threads < 1:
+        raise ConfigError(f"--threads is {arguments.threads}; it must be at least 1")
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also where stdout is a file or a pipe."""
+    print(line, flush=True)

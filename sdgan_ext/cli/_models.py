@@ -1,0 +1,103 @@
+"""What the commands that take a trained model have in common: the model, seeds, labels, the data's split."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .._errors import ConfigError, DataError
+from ._common import add_threads, set_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import ImageDataset, RenderedDigits
+    from ..models import VAEGAN, VAEGANConfig
+
+__all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
+__all__ += ["read_seeds"]
+
+_BATCH = 64
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+
+
+def add_seeds(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--seeds", default=default, help=f"such as 0-31 or 1,5,7; {default} unless given")
+    parser.add_argument("--labels", help="of a conditional model: classes in turn, as 3 or 0-9; all unless given")
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", help="the folder for the pictures; generated in RUN unless given")
+    add_threads(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="as in train")
+
+
+def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
+    """The model, and the folder to write to."""
+    set_threads(arguments)
+    from ..training.runs import load_model
+
+    model = load_model(arguments.model)
+    out = Path(arguments.out or Path(arguments.model) / "generated").expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    return model, out
+
+
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
+    """The split that ``--split`` names; unless given, test where there is one."""
+    from ..data import open_dataset
+
+    source: str = arguments.data
+
+    def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+        return open_dataset(source, split=split, image_size=config.image_size, channels=config.channels)
+
+    if arguments.split is not None:
+        return opened(arguments.split)
+    try:
+        return opened("test")
+    except DataError:
+        return opened("train")
+
+
+def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None = None) -> Tensor:
+    """``function(inputs)`` in batches that fit the memory, or ``function(inputs, labels)``."""
+    import torch
+
+    given = [torch.split(tensor, _BATCH) for tensor in (inputs, labels) if tensor is not None]
+    with torch.no_grad():
+        return torch.cat([function(*part) for part in zip(*given, strict=True)])
+
+
+def read_labels(arguments: argparse.Namespace, model: VAEGAN, n: int) -> Tensor | None:
+    """What ``--labels`` means for n images, [n]; None for a model without classes."""
+    from ..models.labels import as_labels
+
+    classes = model.config.classes
+    if arguments.labels is None and not classes:
+        return None
+    listed = list(range(classes)) if arguments.labels is None else read_seeds(arguments.labels, "--labels")
+    try:
+        return as_labels([listed[i % len(listed)] for i in range(n)], n, model.config)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def read_seeds(text: str, flag: str = "--seeds") -> list[int]:
+    """The numbers that ``0-3,7`` means: 0, 1, 2, 3 and 7."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ConfigError(f"{flag} is {text!r}; it must be like 0-31 or 1,5,7")
+        seeds += range(int(first), int(last) + 1)
+    return seeds
