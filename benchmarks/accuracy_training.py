@@ -8,7 +8,6 @@ They are compared in standard errors: of the two means, and, which is sharper, o
 """
 
 import argparse
-import os
 import statistics
 
 import torch
@@ -24,7 +23,7 @@ BATCH, LAST = 32, 20
 
 
 def losses(path: str, seed: int, steps: int, images: torch.Tensor) -> dict[str, float]:
-    os.environ["SDGAN_CONV"] = path
+    sd.conv_backend(path, "library")
     torch.manual_seed(seed)
     preset = sd.preset("mnist-small")
     model = sd.VAEGAN(preset.model)

@@ -5,7 +5,6 @@
 Images are standard normal, or that through a relu; weights have variance 1 / fan-in, gradients are standard normal.
 """
 
-import os
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +34,7 @@ BATCH = 4
 def products(layer, path: str, x, w, upstream) -> list[torch.Tensor]:
     """Output and gradients of image and weight; in double by torch."""
     transposed, _, stride, padding, output_padding, *_ = layer
-    os.environ["SDGAN_CONV"] = path
+    ops.conv_backend(path)
     module = ops if x.dtype == torch.float32 else F
     x, w = x.requires_grad_(), w.requires_grad_()
     if transposed:

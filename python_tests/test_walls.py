@@ -12,15 +12,24 @@ NATIVE = {".h", ".cpp", ".cu", ".cuh"}
 PYTHON_FOLDERS = ("sdgan_ext", "python_tests", "benchmarks")
 
 #: Where a family of ops has a file of its name.
-ROOMS = ("csrc/ops/{}.cpp", "sdgan_ext/ops/{}.py", "python_tests/ops/test_{}.py", "benchmarks/bench_{}.py")
-KERNEL_ROOMS = (
+FILES = ("sdgan_ext/ops/{}.py", "python_tests/ops/test_{}.py", "benchmarks/bench_{}.py")
+KERNEL_FILES = (
     "csrc/kernels/{}.h",
     "csrc/kernels/cpu/{}.cpp",
     "csrc/kernels/cuda/{}.cu",
     "csrc/tests/test_{}.cpp",
 )
-#: Both are one linear map and its transpose, so they share a kernel.
-SHARED_KERNELS = {"conv2d": "thin_conv", "conv_transpose2d": "thin_conv"}
+#: Both are one linear map and its transpose: their kernels are backends, which have a folder in kernels and in ops.
+CONVOLUTIONS = ("conv2d", "conv_transpose2d")
+BACKENDS = ("small_channel", "winograd", "implicit_gemm", "library")
+
+
+def binding_of(family: str) -> str:
+    return f"csrc/ops/{'conv/' if family in CONVOLUTIONS else ''}{family}.cpp"
+
+
+def cuda_files() -> list[Path]:
+    return [path for path in native_files("csrc/kernels") if path.suffix in (".cu", ".cuh")]
 
 
 def native_files(folder: str) -> list[Path]:
@@ -75,16 +84,41 @@ def test_module_binds_no_tensor():
 
 
 @pytest.mark.parametrize("family", families())
-def test_one_op_has_one_name_in_every_room(family):
-    kernel = SHARED_KERNELS.get(family, family)
-    files = [room.format(family) for room in ROOMS] + [room.format(kernel) for room in KERNEL_ROOMS]
+def test_one_op_has_one_name_in_every_layer(family):
+    files = [file.format(family) for file in (FILES if family in CONVOLUTIONS else FILES + KERNEL_FILES)]
+    files.append(binding_of(family))
     assert not [file for file in files if not (ROOT / file).exists()]
 
 
 @pytest.mark.parametrize("operator", operators())
 def test_an_operator_is_implemented_in_the_file_of_its_family(operator):
-    file = ROOT / "csrc/ops" / f"{operator.removesuffix('_backward').removesuffix('_out')}.cpp"
-    assert f'm.impl("{operator}"' in file.read_text()
+    file = binding_of(operator.removesuffix("_backward").removesuffix("_out"))
+    assert f'm.impl("{operator}"' in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_is_one_file_of_the_binding_and_knows_no_other(backend):
+    text = (ROOT / f"csrc/ops/conv/{backend}.cpp").read_text()
+    name = "".join(word.capitalize() for word in backend.split("_"))
+    assert f'const Backend k{name}Backend{{"{backend}"' in text
+    others = [other for other in BACKENDS if other not in (backend, "library")]
+    assert not [other for other in others if f"kernels/conv/{other}" in text]
+
+
+def test_the_choice_of_a_backend_knows_no_tensor():
+    """What sd.explain asks without tensors, the dispatcher asks with the same structs."""
+    for path in native_files("csrc/kernels/conv"):
+        assert not [name for name in includes(path) if name.startswith("ops/")]
+    for header in ("dispatch.h", "benchmark.h"):
+        assert not [name for name in includes(ROOT / "csrc/ops/conv" / header) if "torch" in name or "common.h" in name]
+
+
+def test_one_geometry():
+    """The relation between the two sides of a convolution is defined in geometry.h alone."""
+    for path in native_files("csrc"):
+        if path.name != "geometry.h":
+            text = path.read_text()
+            assert not re.search(r"(enum class|struct) \w*(Pass|Residue|Axis)\b(?!.*: )", text), relative(path)
 
 
 def test_every_kernel_is_in_the_build():
@@ -99,7 +133,7 @@ def test_every_kernel_is_in_the_build():
 def test_cuda_kernels_keep_to_the_dialect():
     """What the C++ compiler can run too (docs/cuda.md): one door to CUDA, PTX in its wrappers, no float atomics."""
     doors = {"portable.cuh", "ptx.cuh", "sm90.cuh", "elements.cuh"}
-    for path in native_files("csrc/kernels/cuda"):
+    for path in cuda_files():
         if path.name not in doors:
             code = re.sub(r"//.*", "", path.read_text())
             assert not re.search(r"<<<|atomicAdd|\basm\b|#include <(cuda|mma|cooperative)", code), relative(path)
@@ -109,7 +143,7 @@ def test_every_cuda_kernel_is_in_the_table_of_the_documents():
     table = (ROOT / "docs/cuda.md").read_text()
     kernels = {
         name
-        for path in native_files("csrc/kernels/cuda")
+        for path in cuda_files()
         for name in re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", path.read_text())
     }
     assert len(kernels) > 20

@@ -1,6 +1,5 @@
-"""The cells of convolutions, each on every path of ours (SDGAN_CONV): `auto` is compared with the fastest one."""
+"""The cells of convolutions, each on every backend that can run it: `auto` is compared with the fastest one."""
 
-import os
 
 import torch
 
@@ -47,7 +46,9 @@ def taken_by_auto(conv: Conv, inputs: tuple[torch.Tensor, ...], passes: str) -> 
 def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
     dtype, item_bytes = DTYPES[precision]
     few_channels = min(conv.into, conv.out) <= 4
-    paths = ["gemm", "direct", "library"] if few_channels else ["gemm", "library"]
+    backends = ["implicit_gemm", "library"]
+    if few_channels:
+        backends.insert(1, "small_channel")
 
     def measure(context: Context) -> list[dict]:
         stock, ours = functions(conv)
@@ -61,10 +62,9 @@ def conv_cell(conv: Conv, batch: int, precision: str) -> Cell:
                 "sdgan_ext": under(closure_of(ours, last, passes), search=True),
             }
             if passes != PASSES[-1]:
-                for path in paths:
+                for backend in backends:
                     closure = closure_of(ours, last, passes)
-                    contestants[f"sdgan_ext {path}"] = under(closure, search=True, path=path)
-            os.environ["SDGAN_CONV"] = "auto"
+                    contestants[f"sdgan_ext {backend}"] = under(closure, search=True, backend=backend)
             taken = taken_by_auto(conv, last, passes)
             labels = conv_labels(conv, batch, precision, passes)
             work = conv.work(batch, item_bytes, passes)

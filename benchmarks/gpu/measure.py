@@ -4,13 +4,13 @@ Of the baselines, "eager" is what a user gets who sets nothing; "eager channels_
 `torch.backends.cudnn.benchmark` too, as have ours; "compile" is torch.compile of the latter.
 """
 
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
+from sdgan_ext import ops
 from sdgan_ext.bench.work import Work
 
 from .machine import Machine
@@ -114,12 +114,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def under(closure: Callable[[], object], *, search: bool, path: str = "auto") -> Callable[[], object]:
-    """``closure`` with cuDNN's search for the fastest algorithm on or off, on one path of ours."""
+def under(closure: Callable[[], object], *, search: bool, backend: str = "auto") -> Callable[[], object]:
+    """``closure`` with cuDNN's search for the fastest algorithm on or off, on one backend."""
 
     def run() -> object:
         torch.backends.cudnn.benchmark = search
-        os.environ["SDGAN_CONV"] = path
-        return closure()
+        with ops.conv_backend(backend):
+            return closure()
 
     return run

@@ -156,7 +156,7 @@ def path_rows(results: Results) -> list[dict]:
     for key, group in groups.items():
         times = {
             path: float(group[f"sdgan_ext {path}"]["busy_us"])
-            for path in ("gemm", "direct", "library")
+            for path in ("implicit_gemm", "small_channel", "library")
             if f"sdgan_ext {path}" in group
         }
         if not times:
@@ -165,7 +165,7 @@ def path_rows(results: Results) -> list[dict]:
         taken = group.get("sdgan_ext", {}).get("taken", "")
         rows.append(
             dict(zip(("op", "shape", "batch", "dtype", "passes"), key, strict=True))
-            | {f"{path}_us": times.get(path, "") for path in ("gemm", "direct", "library")}
+            | {f"{path}_us": times.get(path, "") for path in ("implicit_gemm", "small_channel", "library")}
             | {
                 "stock_us": group.get(LAST_STOCK, {}).get("busy_us", ""),
                 "fastest": fastest,
@@ -190,7 +190,7 @@ def path_lines(rows: list[dict]) -> list[str]:
         lines += ["|---|---|---|---|---|---|---|"]
         for row in wrong:
             case = " ".join(row[name] for name in ("op", "shape", "batch", "dtype", "passes"))
-            times = " | ".join(str(row[f"{path}_us"]) for path in ("gemm", "direct", "library"))
+            times = " | ".join(str(row[f"{path}_us"]) for path in ("implicit_gemm", "small_channel", "library"))
             took = row["taken"] or "not said"
             lines.append(f"| {case} | {times} | {row['stock_us']} | {row['fastest']} | {took} |")
     return lines

@@ -74,7 +74,7 @@ class Case:
         return self.names + ((COMPILE,) if with_compile and self.compiled else ())
 
     def kernels(self, contestants: dict[str, tuple[Callable, tuple]], passes: str) -> dict[str, str]:
-        """For contestants of ours, the kernels that run: "direct", or "library, direct" where parts differ."""
+        """For contestants of ours, the backends that run: "winograd", or "library, winograd" where parts differ."""
         if self.explain is None:
             return {}
         kernels = {}
