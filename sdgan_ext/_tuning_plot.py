@@ -56,7 +56,8 @@ class _Axes:
     def __init__(self, place: tuple[float, float], x: tuple[Sequence[float], bool], y: tuple[Sequence[float], bool]):
         self.left, self.right = place[0] + _LEFT, place[0] + _WIDTH - _RIGHT
         self.top, self.bottom = place[1] + _TOP, place[1] + _HEIGHT - _BOTTOM
-        self._x, self._y = _Scale(*x, self.left + 6, self.right - 6), _Scale(*y, self.bottom - 14, self.top + 6)
+        self._x = _Scale(*x, self.left + 6, self.right - 6)
+        self._y = _Scale(*y, self.bottom - 14, self.top + 6)
 
     def frame(self, title: str) -> list[str]:
         lines = f"M{self.left} {self.top}V{self.bottom}H{self.right}"

@@ -130,7 +130,8 @@ def read_space(texts: Sequence[str], base: TrainConfig) -> dict[str, Range]:
     allowed = [name for name, hint in hints.items() if hint in (int, float) and name not in _FIXED]
     space: dict[str, Range] = {}
     for text in texts:
-        flag, name = f"--space is {text!r}", text.partition("=")[0].strip().replace("-", "_")
+        flag = f"--space is {text!r}"
+        name = text.partition("=")[0].strip().replace("-", "_")
         if name not in allowed:
             where = "is the same in every trial" if name in _FIXED else "is not a number of TrainConfig"
             raise ConfigError(f"{flag}; {name!r} {where}{nearest(name, allowed)}; there are {', '.join(allowed)}")
@@ -279,7 +280,8 @@ def _open_study(search: Search, folder: Path) -> Any:
     optuna = _optuna()
     from sqlalchemy.exc import SQLAlchemyError
 
-    file, loud = folder / "study.db", optuna.logging.get_verbosity()
+    file = folder / "study.db"
+    loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         direction = SCORES[search.metric].direction
@@ -287,7 +289,8 @@ def _open_study(search: Search, folder: Path) -> Any:
         options = {"creator": lambda: sqlite3.connect(file, timeout=60)}
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
         study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
-        saved, wanted = study.user_attrs.get("asked"), search.to_dict()
+        saved = study.user_attrs.get("asked")
+        wanted = search.to_dict()
         if saved is None:
             study.set_user_attr("asked", wanted)
     except (SQLAlchemyError, RuntimeError) as error:
@@ -336,7 +339,9 @@ def tune(search: Search, *, trials: int, out: str | Path, write: Callable[[str],
         CheckpointError: the folder cannot be written, or another process works on it.
         ImportError: Optuna is not installed.
     """
-    optuna, objective, folder = _optuna(), _Objective(search), Path(out).expanduser()
+    optuna = _optuna()
+    objective = _Objective(search)
+    folder = Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     stopped = None
     with Run(folder).locked():
@@ -370,7 +375,8 @@ def _take(study: Any, objective: _Objective, title: str, write: Callable[[str], 
 
 
 def _report(study: Any, objective: _Objective, plot: Path, write: Callable[[str], None], most: int = 5) -> None:
-    counted, ranked = _counted(study), _ranked(study)
+    counted = _counted(study)
+    ranked = _ranked(study)
     if not counted:
         return
     failed = [trial for trial in counted if trial.value is None]

@@ -51,7 +51,8 @@ def measure(
     peaks = measured_peaks(case.dtype) if work else None
     rows = []
     for name, timing in timings.items():
-        median, taken = timing.median, memory[name]
+        median = timing.median
+        taken = memory[name]
         rows.append(
             {
                 "op": case.op,

@@ -102,7 +102,8 @@ def interleave(
         calls[name] = max(1, round(1e-3 / max(min(seconds_of(closure) for _ in range(warm + 1)), 1e-7)))
     probes = [probe() for _ in range(10)]
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in closures}
-    end, rounds = time.perf_counter() + budget, 0
+    end = time.perf_counter() + budget
+    rounds = 0
     while rounds < 2 or time.perf_counter() < end:
         for name, closure in closures.items():
             before = probe()

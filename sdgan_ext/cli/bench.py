@@ -74,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _case(arguments: argparse.Namespace) -> cases.Case:
-    op, shape, dtype = arguments.op, tuple(arguments.shape), arguments.dtype
+    op = arguments.op
+    shape = tuple(arguments.shape)
+    dtype = arguments.dtype
     given = {flag for flags in OPS.values() for flag in flags if getattr(arguments, flag) is not None}
     for flag in sorted(given - set(OPS[op])):
         raise ConfigError(f"--{flag.replace('_', '-')} is not a flag of {op}")

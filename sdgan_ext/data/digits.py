@@ -60,8 +60,10 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
             raise DataError(f"digits: channels must be 1 or 3, {channels} came")
         if first_index < 0:
             raise DataError(f"digits: first_index must not be negative, {first_index} came")
-        self.seed, self.first_index = int(seed), int(first_index)
-        self.length, self.channels = int(length), int(channels)
+        self.seed = int(seed)
+        self.first_index = int(first_index)
+        self.length = int(length)
+        self.channels = int(channels)
         self._side = int(image_size)
         self._glyphs = _glyphs(self._side)
         self._forget()

@@ -102,7 +102,8 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
 
 def find_idx_file(folder: str | Path, kind: str, split: str = "train") -> Path | None:
     """The file of ``kind`` ("images" or "labels") in ``folder`` or its ``MNIST/raw``, under any of its usual names."""
-    prefix, rank = _PREFIXES[split], _KINDS[kind]
+    prefix = _PREFIXES[split]
+    rank = _KINDS[kind]
     for place in (Path(folder), Path(folder) / "MNIST" / "raw"):
         for separator in "-.":
             for suffix in ("", ".gz"):

@@ -38,7 +38,9 @@ class Items:
     """
 
     def __init__(self, dataset: Any, seed: int):
-        self.dataset, self.seed, self.name = dataset, seed, name_of(dataset)
+        self.dataset = dataset
+        self.seed = seed
+        self.name = name_of(dataset)
         with _generators_kept():
             self._check_sample()
 

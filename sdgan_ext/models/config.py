@@ -19,7 +19,8 @@ _DiscriminatorNorm = Literal["none", "batch", "group", "spectral"]
 _GeneratorHead = Literal["transposed", "conv"]
 _DiscriminatorHead = Literal["dense", "patch"]
 _Init = Literal["dcgan", "glorot", "torch"]
-_ACTIVATIONS, _NORMS = typing.get_args(Activation), typing.get_args(_Norm)
+_ACTIVATIONS = typing.get_args(Activation)
+_NORMS = typing.get_args(_Norm)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class Generator(torch.nn.Module):
         first, *widths = config.generator_channels
         if config.generator_head == "transposed":
             widths.append(config.channels)
-        norm, act = config.generator_norm, activation_of(config, "generator")
+        norm = config.generator_norm
+        act = activation_of(config, "generator")
         own = act if norm == "none" else {}  # without a norm the layers apply the activation themselves
 
         self.base_shape = (first, *sizes[0])
