@@ -22,6 +22,7 @@ from .generator import Generator
 from .labels import as_labels
 from .posterior import Posterior
 from .prior import FittedPrior
+from .traits import Traits
 from .weights import load_into
 
 __all__ = ["VAEGAN"]
@@ -55,6 +56,23 @@ class VAEGAN(torch.nn.Module):
                 weight.dim() == 4
             ):  # Module.to leaves the strides of a single channel ambiguous, and the layers go by them
                 weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
+
+    @property
+    def traits(self) -> Traits:
+        """What a training step must know of the networks."""
+        config = self.config
+        return Traits(
+            image_shape=(config.channels, *config.image_size),
+            latent_shape=(config.latent_dim,),
+            classes=config.classes,
+            memory_format=torch.channels_last,
+            learned_variance=config.learned_variance,
+            generator_mixes_images=config.generator_norm == "batch",
+            discriminator_mixes_images=config.discriminator_mixes_images,
+            discriminator_batch_norm=config.discriminator_norm == "batch",
+            discriminator_group=config.minibatch_stddev,
+            discriminator_unbounded=config.discriminator_norm != "spectral",
+        )
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """``decode(encode(x).mode())``, differentiable."""
@@ -152,7 +170,7 @@ class VAEGAN(torch.nn.Module):
             raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
         labels = self._labels(labels, steps)
         with self._evaluating():
-            return self.decode(_slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)), labels)
+            return self.decode(slerp(a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)), labels)
 
     def _labels(self, labels, n: int) -> Tensor | None:
         labels = as_labels(labels, n, self.config)
@@ -202,7 +220,7 @@ class VAEGAN(torch.nn.Module):
                 module.training = training
 
 
-def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """[Z], [Z], [T] -> [T, Z]: great circle in direction, linear in length; straight where there is no one circle."""
     t = t[:, None]
     lengths = a.norm(), b.norm()
