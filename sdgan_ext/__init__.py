@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig, preset
     from .training.config import TrainConfig
+    from .training.networks import Networks
     from .training.trainer import Trainer
 
 _MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "training")
@@ -28,6 +29,7 @@ _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
     "preset": "models",
+    "Networks": "training.networks",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",
@@ -37,6 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Networks",
     "TrainConfig",
     "Trainer",
     "VAEGAN",
