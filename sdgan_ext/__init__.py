@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .ops import conv_backend, get_conv_backend
     from .presets import preset
     from .training.config import TrainConfig
+    from .training.networks import Networks
     from .training.trainer import Trainer
 
 _MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "training")
@@ -30,6 +31,7 @@ _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
     "preset": "presets",
+    "Networks": "training.networks",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",
@@ -41,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Networks",
     "TrainConfig",
     "Trainer",
     "VAEGAN",

@@ -79,7 +79,7 @@ def test_model_config_refuses_in_one_sentence(values, words):
         ({"gp_weight": 10, "r1_gamma": 1}, "gp_weight is 10.0 and r1_gamma is above 0: the one draws .* slope to 1"),
         ({"gp_weight": 10, "r2_gamma": 1}, "gp_weight is 10.0 and r2_gamma is above 0"),
         ({"disc_start": 5, "disc_warmup": 6}, "disc_warmup is 6, but there are 5 steps before disc_start"),
-        ({"mode": "gan", "disc_start": 5}, "in mode 'gan' there is nothing else to train before the game"),
+        ({"mode": "gan", "disc_start": 5}, "in mode 'gan' there is nothing else to train before the adv"),
         (
             {"mode": "gan", "adaptive_weight": 0.5},
             "adaptive_weight is 0.5, but mode is 'gan': it weighs a game against",

@@ -22,6 +22,7 @@ aten = torch.ops.aten
 WAITS = {aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.masked_select, aten.nonzero, aten._unique2}
 BY_INDEX = {aten.index, aten.index_put, aten.index_put_}
 FROM_HOST = {aten.lift_fresh, aten.lift_fresh_copy}  # torch.tensor: its data comes from Python
+UNSAID = {aten.native_batch_norm: ("running_mean", "running_var")}  # written, though the schema does not say so
 TO_HOST = {"__array__", "cpu", "numpy", "tolist"}  # Tensor methods that are no operation on a CPU
 
 
@@ -123,7 +124,8 @@ def _tensors(tree) -> list[Tensor]:
 
 
 def _written(operation, args, kwargs) -> list[Tensor]:
-    """The arguments that the operation's schema says it writes to."""
+    """The arguments that the operation writes to."""
     given = dict(zip((argument.name for argument in operation._schema.arguments), args, strict=False)) | kwargs
     names = [a.name for a in operation._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    names += UNSAID.get(operation.overloadpacket, ())
     return _tensors([given[name] for name in names if name in given])

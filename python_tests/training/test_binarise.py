@@ -6,6 +6,7 @@ from tiny import make_config, make_dataset, make_model
 
 from sdgan_ext import evaluation, losses
 from sdgan_ext._errors import ConfigError
+from sdgan_ext.training import step as step_module
 from sdgan_ext.training import steps
 from sdgan_ext.training.optimizers import make_optimizers
 from sdgan_ext.training.trainer import Trainer
@@ -45,7 +46,7 @@ def test_both_networks_learn_from_the_drawn_pixels():
 
 def test_every_step_draws_anew(monkeypatch):
     seen, forward = [], steps.forward
-    monkeypatch.setattr(steps, "forward", lambda *a, **k: (made := forward(*a, **k), seen.append(made.real))[0])
+    monkeypatch.setattr(step_module, "forward", lambda *a, **k: (made := forward(*a, **k), seen.append(made.real))[0])
     model, config = make_model(), make_config(binarise=True, n_critic=2)
     optimizers, generator = make_optimizers(model, config), torch.Generator().manual_seed(0)
     for step in range(2):

@@ -63,9 +63,13 @@ def test_learning_rate_is_a_function_of_the_step():
     [
         ({"encoder_channels": None}, {}, "trains the encoder, but the model has none"),
         ({"discriminator_channels": None}, {"mode": "gan"}, "trains the discriminator, but the model has none"),
-        ({"discriminator_norm": "batch"}, {"r1_gamma": 1.0}, "r1_gamma must be 0 with discriminator_norm 'batch'"),
-        ({"discriminator_norm": "batch"}, {"r2_gamma": 1.0}, "r2_gamma must be 0 with discriminator_norm 'batch'"),
-        ({"discriminator_norm": "batch"}, {"gp_weight": 1.0}, "gp_weight must be 0 with discriminator_norm 'batch'"),
+        ({"discriminator_norm": "batch"}, {"r1_gamma": 1.0}, "r1_gamma must be 0 with batch norm in the discriminator"),
+        ({"discriminator_norm": "batch"}, {"r2_gamma": 1.0}, "r2_gamma must be 0 with batch norm in the discriminator"),
+        (
+            {"discriminator_norm": "batch"},
+            {"gp_weight": 1.0},
+            "gp_weight must be 0 with batch norm in the discriminator",
+        ),
         (
             {"minibatch_stddev": 4},
             {"batch_size": 6},
@@ -73,7 +77,7 @@ def test_learning_rate_is_a_function_of_the_step():
         ),
         ({"learned_variance": True}, {"mode": "gan"}, "learned_variance must be false: .* but mode is 'gan'"),
         ({"learned_variance": True}, {"pixel_weight": 0.0, "feature_weight": 1.0}, "but pixel_weight is 0"),
-        ({}, {"objective": "wasserstein"}, "objective 'wasserstein' needs a discriminator whose slope is bounded"),
+        ({}, {"objective": "wasserstein"}, "objective 'wasserstein' needs a discriminator whose gradient is bounded"),
         ({}, {"feature_weight": 1.0, "feature_layer": 2}, "feature_layer is 2; the discriminator has 2 layers"),
         ({}, {"feature_weight": 1.0, "feature_layer": -3}, "so -2 to 1 are allowed"),
     ],

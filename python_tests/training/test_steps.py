@@ -13,6 +13,7 @@ from sdgan_ext import losses
 from sdgan_ext._errors import ConfigError, DivergedError
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.ops import reference
+from sdgan_ext.training import step as step_module
 from sdgan_ext.training import steps
 from sdgan_ext.training.config import MODES, TrainConfig
 from sdgan_ext.training.optimizers import make_optimizers
@@ -413,7 +414,7 @@ def test_lazy_r1_counts_discriminator_steps():
     phase = steps.discriminator_phase
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            steps, "discriminator_phase", lambda *a, step, **k: taken.append(step) or phase(*a, step=step, **k)
+            step_module, "discriminator_phase", lambda *a, step, **k: taken.append(step) or phase(*a, step=step, **k)
         )
         for step in range(3):
             steps.train_step(model, optimizers, images_like(model), config, step=step)

@@ -96,8 +96,8 @@ def test_gradient_penalty_resumes_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (make_dataset(), "dots has no labels, the model is told of 3 classes"),
-        (make_dataset(classes=4), "dots has 4 classes, the model is told of 3 classes"),
+        (make_dataset(), "dots has no labels, the model is conditioned on 3 classes"),
+        (make_dataset(classes=4), "dots has 4 classes, the model is conditioned on 3 classes"),
         (Fives(), "Fives: labels has 5; this model's are 0 to 2"),
     ],
 )

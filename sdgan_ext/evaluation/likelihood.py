@@ -160,8 +160,8 @@ def log_weights(
     parts = []
     for start in range(0, k, chunk):
         z, eps = _draw(mean, logvar, min(chunk, k - start), generator)
-        log_prior = -0.5 * (z.double().square() + _LOG_2PI).sum(-1)
-        log_q = -0.5 * (eps.double().square() + logvar.double() + _LOG_2PI).sum(-1)
+        log_prior = -0.5 * (z.double().square() + _LOG_2PI).flatten(2).sum(-1)
+        log_q = -0.5 * (eps.double().square() + logvar.double() + _LOG_2PI).flatten(2).sum(-1)
         parts.append((_log_px(model, x, z, likelihood, scale, labels) + log_prior - log_q).T.cpu())
     return torch.cat(parts, 1)
 

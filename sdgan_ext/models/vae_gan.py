@@ -22,6 +22,7 @@ from .generator import Generator
 from .labels import as_labels
 from .posterior import Posterior
 from .prior import FittedPrior
+from .traits import Traits
 from .weights import load_into
 
 __all__ = ["VAEGAN"]
@@ -54,6 +55,23 @@ class VAEGAN(torch.nn.Module):
             # Not by Module.to: it leaves the strides of a single channel ambiguous, and the layers go by them.
             if weight.dim() == 4:
                 weight.data = torch.empty_like(weight.data, memory_format=torch.channels_last).copy_(weight.data)
+
+    @property
+    def traits(self) -> Traits:
+        """What a training step must know of the networks."""
+        config = self.config
+        return Traits(
+            image_shape=(config.channels, *config.image_size),
+            latent_shape=(config.latent_dim,),
+            classes=config.classes,
+            memory_format=torch.channels_last,
+            learned_variance=config.learned_variance,
+            generator_mixes_images=config.generator_norm == "batch",
+            discriminator_mixes_images=config.discriminator_mixes_images,
+            discriminator_batch_norm=config.discriminator_norm == "batch",
+            discriminator_group=config.minibatch_stddev,
+            discriminator_unbounded=config.discriminator_norm != "spectral",
+        )
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """``decode(encode(x).mode())``, differentiable."""
@@ -155,7 +173,7 @@ class VAEGAN(torch.nn.Module):
         classes = self._labels(labels, steps)
         t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         with self._evaluating():
-            return self.decode(_slerp(a, b, t), classes)
+            return self.decode(slerp(a, b, t), classes)
 
     def _labels(self, labels: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
         classes = as_labels(labels, n, self.config)
@@ -205,7 +223,7 @@ class VAEGAN(torch.nn.Module):
                 module.training = training
 
 
-def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """[Z], [Z], [T] -> [T, Z]: great circle in direction, linear in length; straight where there is no one circle."""
     t = t[:, None]
     lengths = a.norm(), b.norm()

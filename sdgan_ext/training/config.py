@@ -65,7 +65,7 @@ class TrainConfig(Config):
     weight_l1: float = option(0.0, "weight of sum |w| over the weights of every trained network", minimum=0)
     weight_l2: float = option(0.0, "weight of 1/2 sum w^2 over the weights of every trained network", minimum=0)
 
-    objective: str = option("non_saturating", "the game between the networks", choices=tuple(OBJECTIVES))
+    objective: str = option("non_saturating", "the adversarial loss", choices=tuple(OBJECTIVES))
     real_target: float = option(1.0, "target for real images; 0.9 is one-sided label smoothing", above=0, maximum=1)
     r1_gamma: float = option(0.0, "weight of the R1 penalty on the discriminator; 0 is none", minimum=0)
     r2_gamma: float = option(0.0, "weight of the same penalty at generated images, R2; 0 is none", minimum=0)
@@ -80,7 +80,8 @@ class TrainConfig(Config):
 
     prior_images: bool = option(
         True,
-        "in mode vae-gan the game is also about images of z from the prior; false where the posteriors are far from it",
+        "in mode vae-gan the adversarial loss is also of images of z from the prior; false where the posteriors are "
+        "far from it",
     )
     disc_start: int = option(0, "steps before the adversarial terms begin", minimum=0)
     disc_warmup: int = option(
@@ -151,7 +152,7 @@ class TrainConfig(Config):
         if self.real_target != 1 and self.objective not in ("non_saturating", "minimax", "least_squares"):
             raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
         self._check_reconstruction()
-        self._check_game()
+        self._check_adversarial()
         self._check_evaluation()
         if self.lr_halving_steps and self.lr_cosine_steps:
             raise ConfigError(
@@ -168,11 +169,11 @@ class TrainConfig(Config):
         if self.free_bits and not self.kl_weight:
             raise ConfigError(f"free_bits is {self.free_bits}, but kl_weight is 0: every bit is free")
 
-    def _check_game(self) -> None:
+    def _check_adversarial(self) -> None:
         if self.gp_weight and (self.r1_gamma or self.r2_gamma):
             raise ConfigError(
                 f"gp_weight is {self.gp_weight} and {'r1_gamma' if self.r1_gamma else 'r2_gamma'} is above 0: the one "
-                "draws the discriminator's slope to 1, the other to 0; leave one of them at 0"
+                "draws the norm of the discriminator's gradient to 1, the other to 0; leave one of them at 0"
             )
         if self.disc_warmup > self.disc_start:
             raise ConfigError(
@@ -182,24 +183,26 @@ class TrainConfig(Config):
         if self.mode == "gan" and self.disc_start > self.disc_warmup:
             raise ConfigError(
                 f"disc_start is {self.disc_start} and disc_warmup {self.disc_warmup}, but in mode 'gan' there is "
-                "nothing else to train before the game; they must be equal"
+                "nothing else to train before the adversarial loss begins; they must be equal"
             )
         if self.mode == "gan" and not self.prior_images:
-            raise ConfigError("prior_images is false, but in mode 'gan' there are no other images for the game")
+            raise ConfigError(
+                "prior_images is false, but in mode 'gan' there are no other images for the discriminator"
+            )
         if self.adaptive_weight and not (self.mode == "vae-gan" and self.gamma):
             reason = "gamma is 0" if self.mode == "vae-gan" else f"mode is {self.mode!r}"
             raise ConfigError(
-                f"adaptive_weight is {self.adaptive_weight}, but {reason}: it weighs a game against a reconstruction, "
-                "and the generator does not have both"
+                f"adaptive_weight is {self.adaptive_weight}, but {reason}: it weighs adversarial terms against a "
+                "reconstruction, and the generator does not have both"
             )
 
     def _check_evaluation(self) -> None:
         if self.evaluate_metric not in ("elbo", "fd"):
             why = ""
             if "adv" in self.evaluate_metric or "loss" in self.evaluate_metric:
-                why = ": an adversarial loss is that of a game, and says nothing about the images"
+                why = ": an adversarial loss depends on the other network as much as on the images"
             raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo' and 'fd'{why}")
         if self.evaluate_every and self.evaluate_metric == "elbo" and self.mode == "gan":
             raise ConfigError("evaluate_metric is 'elbo', but in mode 'gan' there is no encoder; use 'fd'")
         if self.patience and not self.evaluate_every:
-            raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing tells what is better")
+            raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing is evaluated")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from .._torch_internals import foreach_lerp_
-from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from .networks import Model
 
 __all__ = ["average_in", "ema_beta", "make_ema", "next_share"]
 
@@ -22,7 +26,7 @@ def ema_beta(images_seen: int, batch_size: int, ema_images: int) -> float:
     return 0.5 ** (batch_size / max(min(ema_images, 0.05 * images_seen), 1e-8))
 
 
-def make_ema(model: VAEGAN, config: TrainConfig) -> AveragedModel:
+def make_ema(model: Model, config: TrainConfig) -> AveragedModel:
     """The average of ``model``'s weights.
 
     ``update_parameters(model)`` after every step; ``module`` is the model to show and to save. Buffers (the running
@@ -46,7 +50,7 @@ def next_share(ema: AveragedModel, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def average_in(ema: AveragedModel, model: VAEGAN, share: Tensor) -> None:
+def average_in(ema: AveragedModel, model: Model, share: Tensor) -> None:
     """``ema.update_parameters(model)`` without the count, which the caller moves on: ``ema.n_averaged += 1``.
 
     AveragedModel decides by the count, in Python, what is to be computed; this is always the same computation, so it

@@ -20,11 +20,14 @@ from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel
 
 from sdgan_ext._torch_internals import end_allocation_to_pool
-from sdgan_ext.models import VAEGAN
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import average_in, next_share
-from sdgan_ext.training.optimizers import set_learning_rates, tensor_learning_rates
-from sdgan_ext.training.steps import Kind, Noise, draw_noise, forwards_of, kind_of, kl_weight_at, take_step
+from sdgan_ext.training.gradients import train_mode
+from sdgan_ext.training.networks import Model
+from sdgan_ext.training.noise import Noise
+from sdgan_ext.training.optimizers import tensor_learning_rates
+from sdgan_ext.training.schedule import Kind, kind_of, kl_weight_at
+from sdgan_ext.training.step import prepare_step, take_step
 
 __all__ = ["CudaGraphs", "GraphedStep", "Graphs", "graphs_of"]
 
@@ -116,7 +119,7 @@ class GraphedStep:
 
     def __init__(
         self,
-        model: VAEGAN,
+        model: Model,
         optimizers: dict[str, Adam],
         ema: AveragedModel,
         config: TrainConfig,
@@ -135,10 +138,8 @@ class GraphedStep:
         self, x: Tensor, *, step: int, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """Takes step ``step``; everything is as in :func:`~sdgan_ext.training.steps.train_step`."""
-        self._model.train()
-        set_learning_rates(self._optimizers, self._config, step)
-        forwards = forwards_of(self._config)
-        drawn = [draw_noise(self._model, len(x), self._config, generator=generator) for _ in range(forwards)]
+        train_mode(self._model)
+        drawn = prepare_step(self._model, self._optimizers, len(x), self._config, step=step, generator=generator)
         given = x, labels, drawn, self._scalars(step)
         if self._inputs is None:
             self._inputs = self._make_inputs(*given)
@@ -152,7 +153,7 @@ class GraphedStep:
         return dict(zip(names, losses.clone().unbind(), strict=True))  # the next replay overwrites them
 
     def _make_inputs(self, *given) -> _Inputs:
-        return _Inputs.like(next(self._model.parameters()).device, *given)
+        return _Inputs.like(next(self._model.parameters()).device, self._model.traits.memory_format, *given)
 
     def _scalars(self, step: int) -> list[float]:
         """In the order of ``_Inputs.scalars``."""
@@ -211,7 +212,8 @@ class _Inputs:
     """All that a step reads and that is not the same in the next one, at addresses that stay.
 
     Attributes:
-        x: [N, C, H, W], channels_last.
+        memory_format: of ``x``.
+        x: [N, C, H, W], in the model's memory format.
         labels: [N], or None.
         drawn: the fields of :class:`Noise` that there are, each [forwards, ...].
         values: of ``scalars``.
@@ -219,6 +221,7 @@ class _Inputs:
         scalars: the weight of the KL divergence, the share in the average, a learning rate of each optimizer.
     """
 
+    memory_format: torch.memory_format
     x: Tensor
     labels: Tensor | None
     drawn: dict[str, Tensor]
@@ -228,14 +231,21 @@ class _Inputs:
 
     @classmethod
     def like(
-        cls, device: torch.device, x: Tensor, labels: Tensor | None, noise: list[Noise], scalars: list[float]
+        cls,
+        device: torch.device,
+        memory_format: torch.memory_format,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: list[Noise],
+        scalars: list[float],
     ) -> _Inputs:
         # CUDA's fused Adam reads a learning rate as float32 and nothing else; the CPU's computes with a double.
         number = torch.float32 if device.type == "cuda" else torch.float64
         drawn = {name: torch.empty_like(value, device=device) for name, value in _stacked(noise).items()}
         values = torch.empty(len(scalars), dtype=number, device=device)
         return cls(
-            torch.empty_like(x, device=device, memory_format=torch.channels_last),
+            memory_format,
+            torch.empty_like(x, device=device, memory_format=memory_format),
             None if labels is None else torch.empty_like(labels, device=device),
             drawn,
             values,
@@ -244,7 +254,7 @@ class _Inputs:
         )
 
     def set(self, x: Tensor, labels: Tensor | None, noise: list[Noise], scalars: list[float]) -> None:
-        _send(x.contiguous(memory_format=torch.channels_last), self.x)
+        _send(x.contiguous(memory_format=self.memory_format), self.x)
         if labels is not None:
             _send(labels, self.labels)
         for name, value in _stacked(noise).items():

@@ -1,7 +1,6 @@
-"""How a training is, beyond its losses: who wins, what the latent space holds, whether the samples differ.
+"""The state of a training beyond its losses: which network is ahead, active latent units, diversity of samples.
 
-The losses of a GAN do not tell: they are those of a game. These numbers do, and three of the ways to fail are said in
-words.
+The losses of a GAN do not show it, for each depends on the other network. Three ways to fail are reported in words.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..models.vae_gan import VAEGAN
+from .._modes import evaluation_mode
 from .config import TrainConfig
+from .discriminator_phase import discriminate
+from .networks import Model
 
 __all__ = ["Health", "measure"]
 
@@ -28,15 +29,15 @@ class Health:
     Args:
         model: what is trained.
         config: how.
-        images: real images [N, C, H, W] that are looked at every time.
-        eps: numbers from N(0, I) for the prior's latents, [M, Z], likewise.
+        images: real images [N, C, H, W], the same every time.
+        eps: numbers from N(0, I) for the prior's latents, [M, *latent_shape], likewise.
         say: takes a warning.
         labels, latent_labels: of a conditional model, of ``images`` and ``eps``, [N] and [M].
     """
 
     def __init__(
         self,
-        model: VAEGAN,
+        model: Model,
         config: TrainConfig,
         images: Tensor,
         eps: Tensor,
@@ -46,12 +47,12 @@ class Health:
         latent_labels: Tensor | None = None,
     ):
         self._model, self._config, self._say = model, config, say
-        self._looks = images, eps, labels, latent_labels
+        self._inputs = images, eps, labels, latent_labels
         self._lasting: Counter[str] = Counter()
 
     def examine(self, step: int) -> dict[str, float]:
         """The numbers of :func:`measure` after ``step`` steps, named "health/..."; warns."""
-        numbers = measure(self._model, self._config, *self._looks)
+        numbers = measure(self._model, self._config, *self._inputs)
         found = _complaints(numbers, self._config) if step >= _FIRST_STEPS else {}
         for kind in list(self._lasting):
             if kind not in found:
@@ -65,7 +66,7 @@ class Health:
 
 @torch.no_grad()
 def measure(
-    model: VAEGAN,
+    model: Model,
     config: TrainConfig,
     images: Tensor,
     eps: Tensor,
@@ -86,11 +87,11 @@ def measure(
         ``diversity``: mean distance between generated images over that between real ones.
     """
     numbers: dict[str, float] = {}
-    with model._evaluating():
+    with evaluation_mode(model):
         made = model.decode(model.latents(eps), latent_labels)
         if config.mode != "vae":
-            real = model.discriminator(images, labels=labels)
-            fake = model.discriminator(made, labels=latent_labels)
+            real = discriminate(model, images, labels)
+            fake = discriminate(model, made, latent_labels)
             numbers |= {
                 "accuracy_real": _share_above(real, fake, config),
                 "accuracy_fake": 1 - _share_above(fake, real, config),
@@ -113,7 +114,7 @@ def measure(
 
 
 def _share_above(logits: Tensor, others: Tensor, config: TrainConfig) -> float:
-    """How many of the logits say "real"; without a threshold, in how many pairs they say so more than the others."""
+    """The share of logits above the threshold; without one, the share of pairs in which they are above the others."""
     if config.objective in ("wasserstein", "relativistic"):
         return (logits.reshape(-1, 1) > others.reshape(1, -1)).float().mean().item()
     return (logits > (0.5 if config.objective == "least_squares" else 0.0)).float().mean().item()

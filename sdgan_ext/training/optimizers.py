@@ -7,27 +7,34 @@ import math
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
-from .._errors import ConfigError
-from ..models.vae_gan import VAEGAN
+from .compatible import check_compatible
 from .config import MODES, TrainConfig
+from .gradients import is_frozen
+from .networks import Model
 
 __all__ = ["learning_rate_scale", "make_optimizers", "set_learning_rates", "tensor_learning_rates"]
 
 
-def make_optimizers(model: VAEGAN, config: TrainConfig) -> dict[str, Adam]:
+def make_optimizers(model: Model, config: TrainConfig) -> dict[str, Adam]:
     """``{"encoder": Adam, "generator": Adam, "discriminator": Adam}``, of them those that ``config.mode`` trains.
+
+    A network whose parameters all have ``requires_grad=False`` has no optimizer, and so no phase. One that is frozen in
+    part has all its parameters in its optimizer, so that its state does not depend on which they are; those without a
+    gradient are left as they are and have no state.
 
     Where R1 or R2 is taken every k discriminator steps, the discriminator's Adam has ``lr * c`` and ``beta ** c`` with
     ``c = k / (k + 1)`` (lazy regularisation, Karras et al. 2020, appendix B).
 
     Raises:
-        ConfigError: the model has not what the mode needs.
+        ConfigError: the model lacks what the mode needs, or all of it is frozen.
     """
     check_compatible(model, config)
     optimizers = {}
     for name in MODES[config.mode]:
+        if is_frozen(getattr(model, name)):
+            continue
         penalised = config.r1_gamma > 0 or config.r2_gamma > 0
         lazy = name == "discriminator" and penalised and config.r1_every > 1
         c = config.r1_every / (config.r1_every + 1) if lazy else 1.0
@@ -36,62 +43,6 @@ def make_optimizers(model: VAEGAN, config: TrainConfig) -> dict[str, Adam]:
         optimizers[name] = Adam(getattr(model, name).parameters(), lr=lr, betas=betas, fused=True)
         optimizers[name].param_groups[0]["initial_lr"] = lr
     return optimizers
-
-
-def check_compatible(model: VAEGAN, config: TrainConfig) -> None:
-    """Raises ConfigError where ``model`` cannot be trained as ``config`` says."""
-    for name in MODES[config.mode]:
-        if getattr(model, name) is None:
-            raise ConfigError(
-                f"mode {config.mode!r} trains the {name}, but the model has none ({name}_channels is None)"
-            )
-    height, width = model.config.image_size
-    if "rotate90" in (config.augment or ()) and height != width:
-        raise ConfigError(f"augment has 'rotate90', which needs square images; the model's are {height}x{width}")
-    if model.config.learned_variance and not (config.pixel_weight and config.mode != "gan"):
-        reason = "mode is 'gan'" if config.mode == "gan" else "pixel_weight is 0"
-        raise ConfigError(
-            f"learned_variance must be false: it is the scale of the distance of pixels, but {reason}, so that nothing "
-            "would train it"
-        )
-    if model.config.learned_variance and config.pixel_loss == "bernoulli":
-        raise ConfigError("learned_variance must be false: pixel_loss is 'bernoulli', which has no scale")
-    if config.binarise and model.config.channels != 1:
-        raise ConfigError(
-            f"binarise must be false: the model's images have {model.config.channels} channels; binarised images are "
-            "grey, of 1 channel"
-        )
-    if config.mode == "vae":
-        return
-    _check_slopes(model, config)
-    group = model.config.minibatch_stddev
-    if group and config.batch_size // config.accumulate % group:
-        parts = "" if config.accumulate == 1 else f" in {config.accumulate} parts"
-        raise ConfigError(
-            f"batch_size is {config.batch_size}{parts}; with minibatch_stddev {group} it must be a multiple of {group}"
-        )
-    layers = len(model.config.discriminator_channels)
-    if config.feature_weight and not -layers <= config.feature_layer < layers:
-        raise ConfigError(
-            f"feature_layer is {config.feature_layer}; the discriminator has {layers} layers, "
-            f"so {-layers} to {layers - 1} are allowed"
-        )
-
-
-def _check_slopes(model: VAEGAN, config: TrainConfig) -> None:
-    norm = model.config.discriminator_norm
-    for name in ("r1_gamma", "r2_gamma", "gp_weight"):
-        if getattr(config, name) > 0 and norm == "batch":
-            raise ConfigError(
-                f"{name} must be 0 with discriminator_norm 'batch': the penalty is on the gradient of each image's own "
-                "logit, and batch norm mixes the images; use 'none' or 'spectral'"
-            )
-    bounded = config.gp_weight > 0 or config.r1_gamma > 0 or norm == "spectral"
-    if config.objective == "wasserstein" and not bounded:
-        raise ConfigError(
-            "objective 'wasserstein' needs a discriminator whose slope is bounded; "
-            "use gp_weight or r1_gamma above 0, or discriminator_norm 'spectral'"
-        )
 
 
 def learning_rate_scale(config: TrainConfig, step: int) -> float:
@@ -113,7 +64,7 @@ def learning_rate_scale(config: TrainConfig, step: int) -> float:
     return scale
 
 
-def set_learning_rates(optimizers: dict[str, Adam], config: TrainConfig, step: int) -> None:
+def set_learning_rates(optimizers: Mapping[str, Optimizer], config: TrainConfig, step: int) -> None:
     """Sets every learning rate to that of ``step``; nothing is remembered, so a resumed run has the same ones."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:

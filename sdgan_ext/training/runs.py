@@ -8,7 +8,9 @@
         events.out.tfevents.*     the same for TensorBoard
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
-        model/                    what VAEGAN.from_pretrained reads: the averaged (EMA) weights
+        model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks):
+                                  the averaged (EMA) weights
+        profile/*.pt.trace.json   of fit(..., profile=True): ten steps, for Chrome or TensorBoard
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ try:
 except ImportError:  # not a POSIX system: nothing guards a run from a second process there
     fcntl = None
 
-__all__ = ["Run", "create_run", "load_model", "open_run", "read_configs", "resolve_source", "to_yaml"]
+__all__ = ["Run", "create_run", "load_model", "open_run", "is_of_networks", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
 _locks: set[BinaryIO] = set()  # held by this process; a lock is that of an open file, which a fork would share
@@ -183,11 +185,26 @@ def open_run(path: str | Path) -> Run:
 
 
 def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig]:
-    """The configurations of model and training in what was read from ``path``."""
+    """The configurations of model and training in what was read from ``path``.
+
+    Raises:
+        CheckpointError: they cannot be used, or the run is of a user's own networks.
+    """
+    if is_of_networks(config):
+        raise CheckpointError(
+            f"{path} is of your own networks, which only your program can make: Trainer.resume(run, model=...) trains "
+            "them on, and load_weights(run / 'model') of Networks loads the averaged weights"
+        )
     try:
         return VAEGANConfig.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+def is_of_networks(config: Mapping) -> bool:
+    """Whether a run's configuration is that of :class:`~sdgan_ext.training.networks.Networks`."""
+    model = config.get("model")
+    return isinstance(model, Mapping) and model.get("model") == "Networks"
 
 
 def load_model(path: str | Path) -> VAEGAN:

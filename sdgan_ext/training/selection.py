@@ -1,7 +1,7 @@
 """Metrics during a training: the best model is kept, and a training that no longer gets better can end.
 
 Judged on held-out images, by the averaged (EMA) model: -ELBO, or the distance of features. Never by an adversarial
-loss, which is that of a game and says nothing about the images.
+loss, which depends on the other network as much as on the images.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 
 from .._errors import ConfigError, DataError
 from .._files import replacing
+from .._modes import evaluation_mode
 from ..data import batches, hold_out, open_dataset
 from ..evaluation import binarise, elbo, evaluate
 from ..evaluation.evaluate import refusals
-from ..models.vae_gan import VAEGAN
 from .config import TrainConfig
+from .networks import Model
 from .runs import Run
 
 __all__ = ["Selection", "held_out_images", "split"]
@@ -38,7 +39,7 @@ def split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | Non
 
 
 def held_out_images(
-    config: TrainConfig, model: VAEGAN, source: str | None, given: Dataset | None, validation: Dataset | None
+    config: TrainConfig, model: Model, source: str | None, given: Dataset | None, validation: Dataset | None
 ) -> Dataset:
     """What ``config.evaluate_every`` judges by: images ``given``, of :func:`split`, or of the test split of ``source``.
 
@@ -59,14 +60,14 @@ def held_out_images(
     return images
 
 
-def _test_split(model: VAEGAN, source: str | None) -> Dataset:
+def _test_split(model: Model, source: str | None) -> Dataset:
     if source is None:
         raise ConfigError(
             "evaluate_every needs held-out images; give fit(..., held_out=dataset), or set validation_images"
         )
-    config = model.config
+    channels, *size = model.traits.image_shape
     try:
-        return open_dataset(source, split="test", image_size=config.image_size, channels=config.channels)
+        return open_dataset(source, split="test", image_size=tuple(size), channels=channels)
     except DataError as error:
         raise ConfigError(
             f"evaluate_every needs held-out images, and {source} has none ({error}); set validation_images"
@@ -91,7 +92,7 @@ class Selection:
     def due(self, step: int) -> bool:
         return step % self._config.evaluate_every == 0
 
-    def take(self, model: VAEGAN, step: int) -> dict[str, float]:
+    def take(self, model: Model, step: int) -> dict[str, float]:
         """The metrics after ``step`` steps, named "evaluation/..."; the smaller the first, the better."""
         values = self._judge(model)
         name, value = next(iter(values.items()))
@@ -103,12 +104,12 @@ class Selection:
             self._run.best = {**best, "since": best["since"] + 1}
         return {f"evaluation/{key}": number for key, number in values.items()}
 
-    def _judge(self, model: VAEGAN) -> dict[str, float]:
+    def _judge(self, model: Model) -> dict[str, float]:
         if not (self._config.binarise and self._config.evaluate_metric == "elbo"):
             return evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
         images, labels = next(batches(self._held_out, self._images, seed=0))
-        labels = labels if model.config.classes else None
-        with model._evaluating():
+        labels = labels if model.traits.classes else None
+        with evaluation_mode(model):
             values = elbo(model, binarise(images), labels=labels)
         return {f"binarised_{name}": value for name, value in values.items()}
 
@@ -124,7 +125,7 @@ class Selection:
         )
         return True
 
-    def _keep(self, model: VAEGAN) -> None:
+    def _keep(self, model: Model) -> None:
         if self._run.folder is None:
             return
         folder = self._run.folder / "best"

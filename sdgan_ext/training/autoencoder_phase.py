@@ -1,0 +1,188 @@
+"""Phase E+G: the gradients of encoder and generator."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import losses, ops
+from .config import TrainConfig
+from .discriminator_phase import augmented, discriminate
+from .forward import Images
+from .gradients import frozen, set_gradients
+from .networks import Model, last_weight_of
+from .schedule import kind_of, kl_weight_at
+from .terms import named_terms
+
+if TYPE_CHECKING:
+    from .distributed import Processes
+
+__all__ = ["encoder_generator_phase"]
+
+
+def encoder_generator_phase(
+    model: Model,
+    images: Images,
+    config: TrainConfig,
+    *,
+    step: int = 0,
+    kl_weight: Tensor | None = None,
+    processes: Processes | None = None,
+) -> dict[str, Tensor]:
+    """Sets the gradients of E and G, each its own; gradients pass through D, which is not changed.
+
+    ::
+
+        rec = feature_weight * 1/2 |D_l(x) - D_l(G(z))|^2 + pixel_weight * 1/2 |x - G(z)|^2
+        E <- grad(kl_weight * KL + rec)
+        G <- grad(gamma * rec + adv(G(z)) + adv(G(z_p)))      z as a constant; in mode "vae": grad(rec)
+
+    Without ``prior_images`` there is no adv(G(z_p)), as in the autoencoder of latent diffusion (Rombach et al. 2022).
+
+    The losses are differentiated as far as the images, with D frozen: no weight gradient of D is computed. From the
+    images one backward pass through G serves its parameters, and one that skips them leads to z and on to E. A learned
+    scale takes the gradient of rec, whatever gamma is. With ``adaptive_weight`` both adversarial terms are weighed as
+    in :func:`~sdgan_ext.losses.adaptive_weight`, by gamma * rec. Parameters with ``requires_grad=False`` get none.
+
+    Args:
+        step: steps taken so far; decides the weight of the KL divergence while it warms up, and whether there are
+            adversarial terms yet (``disc_start``).
+        kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
+        processes: that take the phase together; the adaptive weight is that of all their images.
+
+    Returns:
+        "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one), ``feature``,
+        ``reconstruction`` (the weighted sum of pixels and features), ``adversarial_reconstructed``,
+        ``adversarial_generated``, ``adaptive_weight`` and ``weights``, those there are: scalars without a graph.
+    """
+    adversarial = kind_of(config, step).adversarial
+    uses_discriminator = adversarial or _compares_features(config)
+    with frozen(model.discriminator) if uses_discriminator else contextlib.nullcontext():
+        terms, grads = _image_gradients(model, images, config, adversarial)
+    if config.mode == "gan":
+        terms |= set_gradients([model.generator], [images.generated], [grads.adv_generated], config)
+        return named_terms("encoder_generator", terms)
+    prior = images.kl if images.kl_free_bits is None else images.kl_free_bits
+    if kl_weight is None:
+        kl_grad = torch.full_like(prior, kl_weight_at(config, step))
+    else:
+        kl_grad = kl_weight.to(prior)
+    scale = [] if grads.scale is None else [model.generator.log_scale]
+    scale_grad = [] if grads.scale is None else [grads.scale]
+    if config.mode == "vae" or (not adversarial and config.gamma == 1):
+        # E and G have one loss: one backward pass serves both.
+        outputs, of_outputs = [images.reconstructed, prior, *scale], [grads.rec, kl_grad, *scale_grad]
+        terms |= set_gradients([model.encoder, model.generator], outputs, of_outputs, config)
+    else:
+        of_encoder = [(prior, kl_grad)]
+        if images.z.requires_grad:
+            with ops.no_weight_gradients():
+                (z_grad,) = torch.autograd.grad(images.reconstructed, images.z, grads.rec, retain_graph=True)
+            of_encoder.insert(0, (images.z, z_grad))
+        outputs, of_outputs = [images.reconstructed], [config.gamma * grads.rec]
+        if adversarial:
+            adv_grads = [grads.adv_reconstructed, grads.adv_generated][: 1 + config.prior_images]
+            if config.adaptive_weight:
+                weight = _adaptive_weight(model, images, config, of_outputs, adv_grads, processes)
+                terms["adaptive_weight"] = weight
+                adv_grads = [weight * grad for grad in adv_grads]
+            of_outputs = [of_outputs[0] + adv_grads[0], *adv_grads[1:]]
+            outputs += [images.generated] if config.prior_images else []
+        weights = set_gradients([model.generator], outputs + scale, of_outputs + scale_grad, config)
+        for name, value in set_gradients([model.encoder], *zip(*of_encoder, strict=True), config).items():
+            weights[name] = weights[name] + value if name in weights else value
+        terms |= weights
+    free = {} if images.kl_free_bits is None else {"kl_free_bits": images.kl_free_bits}
+    return named_terms("encoder_generator", {"kl": images.kl, **free, **terms})
+
+
+class _ImageGradients(NamedTuple):
+    """Gradients of the losses that depend on images; None for what the mode does not have."""
+
+    rec: Tensor | None = None  # d rec / d G(z)
+    scale: Tensor | None = None  # d rec / d log_scale
+    adv_reconstructed: Tensor | None = None  # d adv(G(z)) / d G(z)
+    adv_generated: Tensor | None = None  # d adv(G(z_p)) / d G(z_p)
+
+
+def _image_gradients(
+    model: Model, images: Images, config: TrainConfig, adversarial: bool
+) -> tuple[dict[str, Tensor], _ImageGradients]:
+    """The losses of phase E+G that depend on images, and their gradients there."""
+    compares_features = _compares_features(config)
+    critic = functools.partial(discriminate, model, labels=images.labels)
+    features_asked = {"return_features": True} if compares_features else {}
+    grads: dict[str, Tensor] = {}
+    terms: dict[str, Tensor] = {}
+    real_logits = real_features = features = logits = None
+    if compares_features or (adversarial and config.objective == "relativistic"):
+        with torch.no_grad():  # augmented like x~, so that their features can be compared
+            (real,) = augmented([images.real], images, config, phase=1)
+            real_logits, real_features = _logits_and_features(critic(real, **features_asked), compares_features)
+    if config.mode != "gan":
+        x_hat = images.reconstructed.detach().requires_grad_()
+        if adversarial or compares_features:
+            (shown,) = augmented([x_hat], images, config, phase=1)
+            logits, features = _logits_and_features(critic(shown, **features_asked), compares_features)
+        if adversarial:
+            loss = terms["adversarial_reconstructed"] = losses.generator_loss(logits, real_logits, config.objective)
+            (grads["adv_reconstructed"],) = torch.autograd.grad(loss, x_hat, retain_graph=compares_features)
+        rec, of_pixels = _pixels(model, x_hat, images.real, config)
+        terms |= of_pixels
+        if compares_features:
+            layer = config.feature_layer
+            terms["feature"] = losses.feature_loss(features[layer], real_features[layer])
+            rec = rec + config.feature_weight * terms["feature"]
+        terms["reconstruction"] = rec
+        scale = [model.generator.log_scale] if _trains_scale(model) else []
+        grads |= zip(("rec", "scale"), torch.autograd.grad(rec, [x_hat, *scale]), strict=False)
+    if adversarial and images.generated is not None:
+        x_p = images.generated.detach().requires_grad_()
+        _, shown = augmented([None, x_p], images, config, phase=1)
+        loss = terms["adversarial_generated"] = losses.generator_loss(critic(shown), real_logits, config.objective)
+        (grads["adv_generated"],) = torch.autograd.grad(loss, x_p)
+    return terms, _ImageGradients(**grads)
+
+
+def _logits_and_features(answer, with_features: bool) -> tuple[Tensor, Sequence[Tensor] | None]:
+    return answer if with_features else (answer, None)
+
+
+def _pixels(model: Model, x_hat: Tensor, x: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted distance of pixels, and the terms that are logged of it."""
+    if model.traits.learned_variance:
+        log_scale = model.generator.log_scale
+        loss = losses.pixel_nll(x_hat, x, log_scale, config.pixel_loss)
+        return config.pixel_weight * loss, {"pixel": loss, "scale": log_scale.detach().exp()}
+    loss = losses.pixel_loss(x_hat, x, config.pixel_loss)
+    return config.pixel_weight * loss, {"pixel": loss}
+
+
+def _trains_scale(model: Model) -> bool:
+    return model.traits.learned_variance and model.generator.log_scale.requires_grad
+
+
+def _adaptive_weight(
+    model: Model,
+    images: Images,
+    config: TrainConfig,
+    reconstruction: Sequence[Tensor],
+    adversarial: Sequence[Tensor],
+    processes: Processes | None,
+) -> Tensor:
+    """By the gradients at the images, the two terms' gradients at the generator's last weight: one layer back."""
+    weight, made = last_weight_of(model), [images.reconstructed, images.generated][: len(adversarial)]
+    nll = torch.autograd.grad(made[:1], weight, reconstruction, retain_graph=True)
+    g = torch.autograd.grad(made, weight, adversarial, retain_graph=True)
+    if processes is not None:
+        processes.average_tensors([*nll, *g])
+    return config.adaptive_weight * losses.adaptive_weight(nll, g)
+
+
+def _compares_features(config: TrainConfig) -> bool:
+    return config.mode == "vae-gan" and config.feature_weight > 0

@@ -1,0 +1,75 @@
+"""The pictures of a training run: samples, reconstructions, walks through the latent space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data import batches
+from ..pictures import columns_of, image_grid, pairs_grid, seeded_latents
+from .monitor import Monitor
+from .networks import SavedModel
+
+__all__ = ["Previews"]
+
+_SAMPLES = 64  # images in a grid
+_PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
+_WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latents of each, frames between two
+
+
+class Previews:
+    """The pictures of a run: of the same latents and the same inputs every time.
+
+    Args:
+        model: the averaged model, which is shown.
+        dataset: where the inputs come from, and the images that a prior is fitted to.
+        seed: of the run.
+    """
+
+    def __init__(self, model: SavedModel, dataset: Dataset, seed: int):
+        self.model = model
+        self.device = next(model.parameters()).device
+        shape, classes = model.traits.latent_shape, model.traits.classes
+        self.eps = seeded_latents(range(_SAMPLES), math.prod(shape)).unflatten(1, shape).to(self.device)
+        self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
+        self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
+        self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
+        self.inputs = None if model.encoder is None else self.real
+
+        self.prior_data = None
+        if model.prior is not None:
+            count = min(_PRIOR_IMAGES, len(dataset))
+            self.prior_data = next(batches(dataset, count, seed=seed))
+
+    @property
+    def latents(self) -> Tensor:
+        return self.model.latents(self.eps)
+
+    def fit_prior(self, trained: SavedModel) -> None:
+        """Fits the prior of the shown model, and gives it to the ``trained`` one, whose buffers the average copies."""
+        if self.prior_data is None:
+            return
+        x, labels = (part.to(self.device) for part in self.prior_data)
+        self.model.fit_prior(x, labels if self.model.traits.classes else None)
+        trained.prior.load_state_dict(self.model.prior.state_dict())
+
+    @torch.no_grad()
+    def show(self, monitor: Monitor) -> None:
+        """Samples and, where there is an encoder, reconstructions, in evaluation mode."""
+        monitor.picture("samples", image_grid(self.model.decode(self.latents, self.labels), columns_of(_SAMPLES)))
+        if self.inputs is not None:
+            outputs = self.model.reconstruct(self.inputs, self.real_labels)
+            monitor.picture("reconstructions", pairs_grid(self.inputs, outputs, columns_of(_SAMPLES)))
+
+    def walks(self) -> Iterable[Tensor]:
+        """Frames of closed walks through the latent space, side by side."""
+        labels = [None] * _WALKS if self.labels is None else self.labels[:_WALKS]
+        walks = [
+            torch.cat([self.model.interpolate(stops[i - 1], stops[i], _STRIDE + 1, label)[:-1] for i in range(_STOPS)])
+            for stops, label in zip(self.latents[: _WALKS * _STOPS].split(_STOPS), labels, strict=True)
+        ]
+        return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]

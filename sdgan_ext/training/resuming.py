@@ -1,0 +1,79 @@
+"""What a resumed run must have in common with the run: its model, and which of its parameters are frozen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .._errors import CheckpointError, ConfigError
+from ..models import VAEGAN
+from .config import TrainConfig
+from .networks import NetworksConfig, SavedModel, check_same_shapes
+from .runs import Run, is_of_networks, read_configs
+from .state import load_newest
+
+__all__ = ["freeze_as", "model_of_run", "read_run"]
+
+
+def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
+    """The newest complete checkpoint of a run, what it holds, and the configuration of the training.
+
+    Raises:
+        CheckpointError: there is none, or it is of another model than the run.
+    """
+    path, state = load_newest(run.checkpoints, warnings.warn)
+    try:
+        here, there = state["config"]["model"], run.read_config()["model"]
+        config = TrainConfig.from_dict(state["config"]["train"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    if not is_of_networks(state["config"]) and not is_of_networks(run.read_config()):
+        here = read_configs(state["config"], path)[0].to_dict()
+        there = read_configs(run.read_config(), run.config_file)[0].to_dict()
+    for name in {**there, **here}:
+        if here.get(name) != there.get(name):
+            raise CheckpointError(
+                f"{path} is of another architecture than its run: {name} is {here.get(name)} there and "
+                f"{there.get(name)} in {run.config_file}"
+            )
+    return path, state, config
+
+
+def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedModel:
+    """The model to go on with: ``given``, or a VAEGAN of the run's configuration.
+
+    Raises:
+        CheckpointError: the run is of a user's own networks and none are given, or of another model.
+    """
+    saved = state["config"]["model"]
+    if given is None:
+        return VAEGAN(read_configs(state["config"], path)[0])
+    own = given.config.to_dict()
+    if own.get("model") != saved.get("model"):
+        kinds = ("your own networks" if values.get("model") else "a VAEGAN" for values in (saved, own))
+        raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
+    if is_of_networks(state["config"]):
+        check_same_shapes(given.config, NetworksConfig.from_dict(saved), path)
+        return given
+    for name, value in own.items():
+        if value != saved.get(name):
+            raise CheckpointError(f"{path} is of another model: {name} is {saved.get(name)} there and {value} in yours")
+    return given
+
+
+def freeze_as(model: SavedModel, frozen: Iterable[str], path: Path, *, given: bool) -> None:
+    """Sets ``requires_grad=False`` where the run has it; a model that is ``given`` must have it there itself.
+
+    Raises:
+        CheckpointError: a given model is frozen elsewhere than the run's.
+    """
+    frozen = set(frozen)
+    for name, parameter in model.named_parameters():
+        was, now = name not in frozen, parameter.requires_grad
+        if given and was != now:
+            raise CheckpointError(
+                f"{name} has requires_grad={now} in your model and {was} in {path}; a resumed run trains what the run "
+                "trained"
+            )
+        parameter.requires_grad_(was)
