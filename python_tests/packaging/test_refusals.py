@@ -6,7 +6,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import run, without
+from conftest import programs, run, without
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,6 @@ def refusal(python, sources, hidden=None, **environment) -> str:
     assert len(said) == 1, failed.stdout
     assert "`" in said[0] and "\n" not in said[0], "no command that helps"
     return said[0]
-
-
-def programs(folder: Path, **scripts) -> str:
-    """A PATH that holds only the given shell scripts, name -> body."""
-    folder.mkdir()
-    for name, body in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
-        (folder / name).chmod(0o755)
-    return str(folder)
 
 
 MISSING = "raise ImportError('No module named ' + repr(__name__))"
