@@ -1,4 +1,5 @@
-# make demo [DATA=folder] | make check [PART=...] | make test | make lint | make docs | make bench | make bench-quick | make plots
+# make demo [DATA=folder] | make check [PART=...] | make test | make lint | make docs | make bench | make bench-quick
+#   | make plots
 #
 # check tests what changed since main, in minutes; PART="ops training/test_ema.py conv" names the tests instead.
 # bench measures everything and writes benchmarks/results, in an hour; bench-quick takes a look in minutes and writes
@@ -33,13 +34,13 @@ CPU_WHEELS = [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >&2 \
 demo: .venv/installed
 	$(BIN)/sdgan-ext train --preset mnist-small --data $(DATA)
 
-check: .venv/installed
+check: .venv/dev
 	$(BIN)/python python_tests/check.py $(PART)
 
 # Two files at a time, and a file by one process: some train once for all of their tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: .venv/installed
+test: .venv/dev
 	$(BIN)/cmake -DSDGAN_TESTS=ON $(NATIVE)
 	$(BIN)/cmake --build $(NATIVE)
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure -j 2
@@ -52,26 +53,26 @@ test: .venv/installed
 BENCHMARKS = $(BIN)/python -m pytest -q -s benchmarks/bench_*.py --benchmark-group-by=group --benchmark-sort=fullname \
 	--benchmark-columns=min,median,max,rounds
 
-bench: .venv/installed
+bench: .venv/dev
 	$(BENCHMARKS) $(BENCH)
 
-bench-quick: .venv/installed
+bench-quick: .venv/dev
 	$(BENCHMARKS) --quick $(BENCH)
 
-plots: .venv/installed
+plots: .venv/dev
 	$(BIN)/python benchmarks/plot.py
 
 gpu-check:
 	@PYTHONPATH="benchmarks$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m gpu.check --part $(or $(PART),all) --data $(DATA) $(if $(MINUTES),--minutes $(MINUTES))
 
-lint: .venv/installed
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files -z '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -0 $(BIN)/clang-format --dry-run --Werror
 	git ls-files -z '*.py' '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -0 $(BIN)/python .ci/lines.py
 
-docs: .venv/docs
+docs: .venv/dev
 	$(BIN)/mkdocs build --strict
 
 clean:
@@ -96,9 +97,9 @@ clean:
 	@touch $@
 
 .venv/installed: .venv/torch | .venv/native
-	$(BIN)/pip install --no-build-isolation -e '.[dev]'
+	$(BIN)/pip install --no-build-isolation -e .
 	@touch $@
 
-.venv/docs: .venv/installed
-	$(BIN)/pip install --no-build-isolation -e '.[docs]'
+.venv/dev: .venv/installed
+	$(BIN)/pip install --no-build-isolation -e '.[dev]'
 	@touch $@
