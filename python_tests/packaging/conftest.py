@@ -24,6 +24,16 @@ def without(program: str) -> str:
     return os.pathsep.join(folder for folder in folders if not Path(folder, program).exists())
 
 
+def programs(folder: Path, **scripts) -> str:
+    """A PATH that holds only the given shell scripts, name -> body; `_` in a name stands for `-`."""
+    folder.mkdir()
+    for name, body in scripts.items():
+        program = folder / name.replace("_", "-")
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    return str(folder)
+
+
 def run(*command, cwd, timeout=900, **environment):
     """Runs the command; stdout and stderr come back as one text."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SDGAN_", "CUDA"))}

@@ -6,7 +6,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import run, without
+from conftest import programs, run, without
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,6 @@ def refusal(python, sources, hidden=None, **environment) -> str:
     assert len(said) == 1, failed.stdout
     assert "`" in said[0] and "\n" not in said[0], "no command that helps"
     return said[0]
-
-
-def programs(folder: Path, **scripts) -> str:
-    """A PATH that holds only the given shell scripts, name -> body."""
-    folder.mkdir()
-    for name, body in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
-        (folder / name).chmod(0o755)
-    return str(folder)
 
 
 MISSING = "raise ImportError('No module named ' + repr(__name__))"
@@ -113,6 +104,15 @@ def test_make_refuses_a_wrong_python(tmp_path):
     (tmp_path / "pyproject.toml").write_text("")
     refused = run("make", "-f", makefile, "PYTHON=python9", ".venv/torch", cwd=tmp_path, PATH=path)
     assert refused.returncode != 0
-    assert (
-        "sdgan_ext: Python 3.10 to 3.13 is needed, 'python9' is not one; run `make PYTHON=python3.12`" in refused.stdout
-    )
+    assert "sdgan_ext: Python 3.10 or newer is needed, 'python9' is not; run `make PYTHON=python3.12`" in refused.stdout
+
+
+def test_make_takes_a_python_above_the_tested_ones(tmp_path):
+    """It says so and goes on, here to a venv module that fails."""
+    makefile = Path(__file__).parents[2] / "Makefile"
+    python = 'case "$*" in *"3, 14"*|"-m venv"*) exit 1;; esac'
+    path = os.pathsep.join([programs(tmp_path / "bin", python9=python), without("nvcc")])
+    (tmp_path / "pyproject.toml").write_text("")
+    made = run("make", "-f", makefile, "PYTHON=python9", ".venv/torch", cwd=tmp_path, PATH=path)
+    assert "sdgan_ext: 'python9' is newer than Python 3.10 to 3.13, which are tested" in made.stdout
+    assert "is needed" not in made.stdout and "python9 -m venv .venv" in made.stdout
