@@ -1,13 +1,16 @@
-"""Measures where the Winograd kernels beat the library, and writes what `auto` follows, csrc/kernels/conv/cost_table.h.
+"""Measures where the Winograd kernels beat the library, writes csrc/kernels/conv/cost_table.h, which `auto` follows.
 
     python benchmarks/tune_convolutions.py                  measures, writes the CSV and the table: 12 minutes
     python benchmarks/tune_convolutions.py --isa avx2       measures that instruction set, keeps the other's rows
     python benchmarks/tune_convolutions.py --quick [--threads 2]      a few cells, nothing written
     python benchmarks/tune_convolutions.py --from-csv       writes the table from the CSV
 
-A cell is a product of a scheme, with its filter transform, as the op runs it: to_fine is conv_transpose2d, to_coarse
-conv2d, wgrad the weight gradient of conv2d; no bias, no activation, images of 8 x 8 coarse pixels, which tiles cover;
-with as many coarse as fine channels also images of 4 x 4 and 7 x 7.
+A cell is a pass with one kernel size and stride, in the names of csrc/kernels/conv/geometry.h: x is conv2d's input, y
+its output. fprop is measured as conv2d, dgrad as conv_transpose2d, wgrad as the weight gradient of conv2d, each with
+the transform of the filter; no bias, no activation, y of 8 x 8 pixels, which tiles cover; with as many channels in x as
+in y also y of 4 x 4 and 7 x 7. The table has the ratios, and the constants of the cost model as fitted to all cells;
+benchmarks/cost_errors.py shows how far it is off them.
+
 Library and Winograd take turns. A pair whose probes are slow was disturbed and does not count; of the others' ratios,
 the median does. One thread by its CPU clock; the instruction set is the same for oneDNN. A cell that would take long
 (`measured`) has the value of the next smaller number of tiles: its planes and images are far from small already.
@@ -22,19 +25,23 @@ import sys
 import time
 from pathlib import Path
 
+import _cost_model as cost_model
+import numpy as np
 import torch
 from _harness import ROOT, conditions
 
+from sdgan_ext import _C
+
 CSV = ROOT / "benchmarks" / "results" / "tune_convolutions.csv"
-TABLE = ROOT / "csrc" / "ops" / "convolution_table.h"
+TABLE = ROOT / "csrc" / "kernels" / "conv" / "cost_table.h"
 COLUMNS = (
     "isa",
     "layout",
-    "product",
+    "pass",
     "taps",
     "stride",
-    "coarse",
-    "fine",
+    "y_channels",
+    "x_channels",
     "tiles",
     "side",
     "library_us",
@@ -43,12 +50,13 @@ COLUMNS = (
 )
 
 ISAS = ("avx2", "avx512")
+LANES = {"avx2": 8, "avx512": 16}  # floats of a vector
 LAYOUTS = ("nchw", "channels_last")
-PRODUCTS = ("to_fine", "to_coarse", "wgrad")
-SCHEMES = ((3, 1), (3, 2), (4, 2), (5, 2))  # taps, stride
+PASSES = ("dgrad", "fprop", "wgrad")
+SCHEMES = tuple(cost_model.SCHEMES)  # taps, stride
 CHANNELS = (16, 32, 64, 128, 256, 512)
 TILES = (8, 64, 512, 4096)
-SIDES = (4, 7)  # of images that are small, and whose tiles go across the edge; the others' is side_of(tiles)
+SIDES = (4, 7)  # of y: small images, and images whose tiles go across the edge; the others' is side_of(tiles)
 
 _BUDGET = 0.04  # seconds a cell, for as many pairs as that allows
 _PAIRS = 3  # at least
@@ -62,11 +70,21 @@ def tiles_of_small(channels: int) -> int:
     return 512 if channels <= 128 else 64
 
 
-def measured(coarse: int, fine: int, tiles: int) -> bool:
-    return tiles <= 512 or coarse * fine <= 8192
+PAIRS = 8192  # of channels: with more of them, 4096 tiles are not measured
+
+
+def measured(y_channels: int, x_channels: int, tiles: int) -> bool:
+    return tiles <= 512 or y_channels * x_channels <= PAIRS
+
+
+def pad_of(taps: int, stride: int) -> int:
+    return taps // 2 if stride == 1 or taps == 5 else 1
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
+BACKENDS = ("library", "winograd")
+
+
 class Bench:
     def __init__(self):
         self._pool = torch.randn(1 << 20)
@@ -82,34 +100,37 @@ class Bench:
             return flat.view(n, height, width, channels).permute(0, 3, 1, 2)
         return flat.view(n, channels, height, width)
 
-    def closure(self, layout: str, product: str, taps: int, stride: int, coarse: int, fine: int, tiles: int, size: int):
+    def closure(
+        self, layout: str, name: str, taps: int, stride: int, y_channels: int, x_channels: int, tiles: int, side: int
+    ):
+        """A call of the pass ``name``."""
         last = layout == "channels_last"
-        n = tiles // ((size + 1) // 2) ** 2
-        crop = taps // 2 if stride == 1 or taps == 5 else 1
-        x = self.tensor(n, coarse, size, size, last) if product != "to_coarse" else None
-        y = self.tensor(n, fine, stride * size, stride * size, last) if product != "to_fine" else None
-        w = self.tensor(coarse, fine, taps, taps, last) * 0.05
-        end = (size - 1) * stride + taps - crop - stride * size  # of the crop, so that coarse pixels fill tiles
+        n = tiles // ((side + 1) // 2) ** 2
+        pad = pad_of(taps, stride)
+        y = self.tensor(n, y_channels, side, side, last) if name != "fprop" else None
+        x = self.tensor(n, x_channels, stride * side, stride * side, last) if name != "dgrad" else None
+        w = self.tensor(y_channels, x_channels, taps, taps, last) * 0.05
+        end = (side - 1) * stride + taps - pad - stride * side  # of the crop: x has stride * side pixels each way
         same = ([1, 1], 1, 0, 0.0)
-        transposed, plain = ([stride] * 2, [crop, end] * 2, *same), ([stride] * 2, [crop] * 4, *same)
+        transposed, plain = ([stride] * 2, [pad, end] * 2, *same), ([stride] * 2, [pad] * 4, *same)
         ops = torch.ops.sdgan_ext
-        if product == "to_fine":
-            return lambda: ops.conv_transpose2d(x, w, None, *transposed)
-        if product == "to_coarse":
-            return lambda: ops.conv2d(y, w, None, *plain)
+        if name == "dgrad":
+            return lambda: ops.conv_transpose2d(y, w, None, *transposed)
+        if name == "fprop":
+            return lambda: ops.conv2d(x, w, None, *plain)
         nothing = torch.empty(0)
-        return lambda: ops.conv2d_backward(x, y, w, nothing, *plain, False, True, False)
+        return lambda: ops.conv2d_backward(y, x, w, nothing, *plain, False, True, False)
 
     def pairs(self, closure, budget: float) -> tuple[float, float, int]:
         """Median seconds of the library, median ratio of library to Winograd, number of pairs that count."""
         calls = {}
-        for kernel in ("library", "winograd"):
-            self._by(kernel, closure, 1)
-            calls[kernel] = max(1, round(5e-4 / self._by(kernel, closure, 1)))
+        for backend in BACKENDS:
+            self._by(backend, closure, 1)
+            calls[backend] = max(1, round(5e-4 / self._by(backend, closure, 1)))
         pairs, before = [], self._disturbance()
         end = time.perf_counter() + budget
         while len(pairs) < _PAIRS or (time.perf_counter() < end and len(pairs) < 50):
-            library, winograd = (self._by(kernel, closure, calls[kernel]) for kernel in ("library", "winograd"))
+            library, winograd = (self._by(backend, closure, calls[backend]) for backend in BACKENDS)
             after = self._disturbance()
             pairs.append((max(before, after), library, library / winograd))
             before = after
@@ -118,8 +139,8 @@ class Bench:
         kept = kept if len(kept) >= _PAIRS else pairs[:_PAIRS]
         return statistics.median(p[1] for p in kept), statistics.median(p[2] for p in kept), len(kept)
 
-    def _by(self, kernel: str, closure, calls: int) -> float:
-        os.environ["SDGAN_CONV"] = kernel
+    def _by(self, backend: str, closure, calls: int) -> float:
+        _C.set_conv_backend([backend])
         return self._seconds(closure, calls)
 
     def _disturbance(self) -> float:
@@ -137,17 +158,18 @@ class Bench:
 
 
 def cells(quick: bool):
+    channels = (32, 128) if quick else CHANNELS
     for layout in LAYOUTS:
-        for product in PRODUCTS:
+        for name in PASSES:
             for taps, stride in SCHEMES:
-                for coarse in (32, 128) if quick else CHANNELS:
-                    for fine in (32, 128) if quick else CHANNELS:
+                for y_channels in channels:
+                    for x_channels in channels:
                         for tiles in (64, 512) if quick else TILES:
-                            if measured(coarse, fine, tiles):
-                                yield layout, product, taps, stride, coarse, fine, tiles, side_of(tiles)
-                for channels in () if quick else CHANNELS:
+                            if measured(y_channels, x_channels, tiles):
+                                yield layout, name, taps, stride, y_channels, x_channels, tiles, side_of(tiles)
+                for both in () if quick else CHANNELS:
                     for side in SIDES:
-                        yield layout, product, taps, stride, channels, channels, tiles_of_small(channels), side
+                        yield layout, name, taps, stride, both, both, tiles_of_small(both), side
 
 
 def measure(isa: str, quick: bool, threads: int) -> None:
@@ -198,12 +220,40 @@ def write_csv(notes: list[str], rows: list[dict[str, str]], path: Path = CSV) ->
 
 
 def percent(rows: list[dict[str, str]]) -> dict[tuple, int]:
-    """(isa, layout, product, taps, stride, coarse, fine, tiles, side) -> library time / Winograd time, in percent."""
+    """Library time / Winograd time in percent, by (isa, layout, pass, taps, stride, y and x channels, tiles, side)."""
     known = {}
     for row in rows:
-        numbers = (int(row[name]) for name in ("taps", "stride", "coarse", "fine", "tiles", "side"))
-        known[(row["isa"], row["layout"], row["product"], *numbers)] = min(999, round(100 * float(row["speedup"])))
+        numbers = (int(row[name]) for name in ("taps", "stride", "y_channels", "x_channels", "tiles", "side"))
+        known[(row["isa"], row["layout"], row["pass"], *numbers)] = min(999, round(100 * float(row["speedup"])))
     return known
+
+
+def problems(rows: list[dict[str, str]]) -> cost_model.Problems:
+    """What was measured, for the cost model."""
+
+    def column(name: str) -> np.ndarray:
+        return np.array([int(row[name]) for row in rows])
+
+    taps, stride, side = column("taps"), column("stride"), column("side")
+    return cost_model.Problems(
+        passes=np.array([row["pass"] for row in rows]),
+        taps=taps,
+        stride=stride,
+        pad=np.array([pad_of(*scheme) for scheme in zip(taps, stride, strict=True)]),
+        batch=column("tiles") // ((side + 1) // 2) ** 2,
+        y=side,
+        x=stride * side,
+        y_channels=column("y_channels"),
+        x_channels=column("x_channels"),
+        channels_last=np.array([row["layout"] == "channels_last" for row in rows]),
+    )
+
+
+def fitted(rows: list[dict[str, str]], isa: str) -> cost_model.Machine:
+    rows = [row for row in rows if row["isa"] == isa]
+    library = np.array([float(row["library_us"]) for row in rows])
+    winograd = library / np.array([float(row["speedup"]) for row in rows])
+    return cost_model.fit(problems(rows), library, winograd, LANES[isa])
 
 
 def table(notes: list[str], rows: list[dict[str, str]]) -> str:
@@ -213,20 +263,23 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
     def list_of(values) -> str:
         return ", ".join(map(str, values))
 
-    def line(*cell) -> str:
-        *place, coarse = cell
+    def braced(groups: list[list[int]]) -> str:
+        return "{" + ",".join("{" + ",".join(f"{value:3}" for value in group) + "}" for group in groups) + "},"
+
+    def line(*place) -> str:
+        *scheme, y_channels = place
         groups = []
         for tiles in TILES:
-            values = []
-            for fine in CHANNELS:
-                there = max(t for t in TILES if t <= tiles and measured(coarse, fine, t))
-                values.append(known[(*place, coarse, fine, there, side_of(there))])
-            groups.append("{" + ",".join(f"{value:3}" for value in values) + "}")
-        return "{" + ",".join(groups) + "},"
+            group = []
+            for x_channels in CHANNELS:
+                there = max(t for t in TILES if t <= tiles and measured(y_channels, x_channels, t))
+                group.append(known[(*scheme, y_channels, x_channels, there, side_of(there))])
+            groups.append(group)
+        return braced(groups)
 
     out = [
         "// Written by benchmarks/tune_convolutions.py from benchmarks/results/tune_convolutions.csv.",
-        "// Library time / Winograd time of a product, in percent; how measured: the script.",
+        "// Library time / Winograd time of a pass, in percent; how measured: the script.",
         *(f"// {note}" for note in notes),
         "#pragma once",
         "",
@@ -236,51 +289,64 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
         "",
         f"constexpr int kTableChannels[{len(CHANNELS)}] = {{{list_of(CHANNELS)}}};",
         f"constexpr int kTableTiles[{len(TILES)}] = {{{list_of(TILES)}}};",
+        f"constexpr int kTablePairs = {PAIRS};  // of channels: with more, the figures of 4096 tiles are those of 512",
         "",
-        "// A line: some number of coarse channels; a group in it: of tiles; a figure: of fine channels.",
-        f"// [{list_of(ISAS)}] [{list_of(LAYOUTS)}] [{list_of(PRODUCTS)}]",
-        f"// [{list_of(f'{taps}x{taps} s{stride}' for taps, stride in SCHEMES)}] [coarse] [tiles] [fine]",
+        "// The constants of the cost model, fitted to all cells; docs/cost-model.md.",
+        "struct Machine {",
+        "  double library_call, winograd_call;  // us",
+        "  double multiply;                     // GFLOP/s",
+        "  double narrow;                       // of the time of products that are 16 columns wide",
+        "  double memory, reorder, filter, planes;  // GB/s",
+        "};",
+        f"constexpr Machine kMachine[{len(ISAS)}] = {{",
+        *(f"    {{{list_of(f'{constant:g}' for constant in fitted(rows, isa))}}},  // {isa}" for isa in ISAS),
+        "};",
+        "",
+        "// A line: some number of y's channels; a group in it: of tiles; a figure: of x's channels.",
+        f"// [{list_of(ISAS)}] [{list_of(LAYOUTS)}] [{list_of(PASSES)}]",
+        f"// [{list_of(f'{taps}x{taps} s{stride}' for taps, stride in SCHEMES)}] [y] [tiles] [x]",
         "// clang-format off",
-        f"constexpr uint16_t kWinogradPercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PRODUCTS)}][{len(SCHEMES)}]"
+        f"constexpr uint16_t kWinogradPercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PASSES)}][{len(SCHEMES)}]"
         f"[{len(CHANNELS)}][{len(TILES)}][{len(CHANNELS)}] = {{",
     ]
-    out.extend(nested(lambda *place: ["{", *(line(*place, coarse) for coarse in CHANNELS), "},"]))
+    out.extend(nested(lambda *place: ["{", *(line(*place, y_channels) for y_channels in CHANNELS), "},"]))
     out += [
         "};",
         "",
-        f"// The same of images of {list_of(SIDES)} coarse pixels each way over that of 8, with as many fine as coarse",
-        "// channels, and equal tiles. [isa] [layout] [product] [scheme] [side] [channels]",
+        f"// The same of images of {list_of(SIDES)} pixels of y each way over that of 8, with equal channels of x and",
+        "// y and equal tiles, whose number follows. [isa] [layout] [pass] [scheme] [side] [channels]",
         f"constexpr int kTableSides[{len(SIDES)}] = {{{list_of(SIDES)}}};",
-        f"constexpr uint16_t kImagePercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PRODUCTS)}][{len(SCHEMES)}]"
+        f"constexpr int kImageTiles[{len(CHANNELS)}] = {{{list_of(map(tiles_of_small, CHANNELS))}}};",
+        f"constexpr uint16_t kImagePercent[{len(ISAS)}][{len(LAYOUTS)}][{len(PASSES)}][{len(SCHEMES)}]"
         f"[{len(SIDES)}][{len(CHANNELS)}] = {{",
     ]
 
     def image_line(*place) -> str:
         groups = []
         for side in SIDES:
-            values = []
+            group = []
             for channels in CHANNELS:
                 tiles = tiles_of_small(channels)
                 here, there = (known[(*place, channels, channels, tiles, s)] for s in (side, side_of(tiles)))
-                values.append(round(100 * here / there))
-            groups.append("{" + ",".join(f"{value:3}" for value in values) + "}")
-        return "{" + ",".join(groups) + "},"
+                group.append(round(100 * here / there))
+            groups.append(group)
+        return braced(groups)
 
     out.extend(nested(lambda *place: [image_line(*place)]))
     return "\n".join([*out, "};", "// clang-format on", "", "}  // namespace sdgan", ""])
 
 
 def nested(lines_of):
-    """The braces around the lines of each (isa, layout, product, taps, stride), the first of them with a comment."""
+    """The braces around the lines of each (isa, layout, pass, taps, stride), the first of them with a comment."""
     for isa in ISAS:
         yield "{"
         for layout in LAYOUTS:
             yield "{"
-            for product in PRODUCTS:
+            for name in PASSES:
                 yield "{"
                 for taps, stride in SCHEMES:
-                    first, *others = lines_of(isa, layout, product, taps, stride)
-                    yield f"{first}  // {isa}, {layout}, {product}, {taps}x{taps} s{stride}"
+                    first, *others = lines_of(isa, layout, name, taps, stride)
+                    yield f"{first}  // {isa}, {layout}, {name}, {taps}x{taps} s{stride}"
                     yield from others
                 yield "},"
             yield "},"

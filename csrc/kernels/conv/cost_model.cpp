@@ -3,16 +3,134 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <utility>
+#include <iterator>
 
 #include "kernels/conv/cost_table.h"
 #include "kernels/conv/small_channel.h"
+#include "kernels/conv/winograd/scheme.h"
 #include "kernels/conv/winograd/winograd.h"
 
 namespace sdgan {
 namespace {
 
-// Where a value lies on a grid of the table, in the logarithm; the ends go on beyond it.
+constexpr int kChannels = std::size(kTableChannels), kTiles = std::size(kTableTiles);
+constexpr int kFewestChannels = kTableChannels[0];
+constexpr double kCachedFilter = 2 << 20;  // bytes that the caches keep from one call to the next
+
+double round_up(int64_t n, int64_t step) { return static_cast<double>((n + step - 1) / step * step); }
+
+// ------------------------------------------------------------------------------------------------- the work
+struct Images {
+  double x, y;  // bytes
+};
+
+Images images_of(const ConvGeometry& g) {
+  constexpr double size = sizeof(float);
+  const int64_t x = g.x_pixels() * g.x_channels, y = g.y_pixels() * g.y_channels;
+  return {size * static_cast<double>(x), size * static_cast<double>(y)};
+}
+
+double weight_of(const ConvGeometry& g) {
+  return static_cast<double>(sizeof(float)) * static_cast<double>(g.taps() * g.x_channels * g.y_channels);
+}
+
+// Planes of a tile; docs/winograd.md.
+struct Planes {
+  int of_y;  // read by dgrad
+  int of_x;  // read by fprop and wgrad
+};
+
+template <int taps, int stride, int parity>
+constexpr Planes planes_of_scheme() {
+  using S = winograd::Scheme<taps, stride, parity>;
+  return {S::dgrad.map.planes * S::dgrad.map.planes, S::fprop.planes * S::fprop.planes};
+}
+
+Planes planes_of(const ConvAxis& a) {
+  constexpr Planes known[3][2] = {{planes_of_scheme<3, 2, 0>(), planes_of_scheme<3, 2, 1>()},
+                                  {planes_of_scheme<4, 2, 0>(), planes_of_scheme<4, 2, 1>()},
+                                  {planes_of_scheme<5, 2, 0>(), planes_of_scheme<5, 2, 1>()}};
+  return a.stride == 1 ? planes_of_scheme<3, 1, 0>() : known[a.taps - 3][a.pad & 1];
+}
+
+// Along an axis: tiles of 2 positions of y, in dgrad of the positions of x with one residue. A tile makes taps + stride
+// products for a pair of channels, the last one of an odd number of positions only taps.
+struct TileRow {
+  int64_t tiles, products;
+};
+
+TileRow tile_row(const ConvAxis& a, Pass pass) {
+  const int64_t positions = pass == Pass::dgrad ? (a.x + a.stride - 1) / a.stride : a.y;
+  const int64_t tiles = (positions + 1) / 2;
+  return {tiles, a.taps * tiles + a.stride * (positions / 2)};
+}
+
+double tiles_of(const ConvQuery& query) {
+  const ConvGeometry& g = query.problem.geometry;
+  const int64_t rows = tile_row(g.vertical, query.pass).tiles, columns = tile_row(g.horizontal, query.pass).tiles;
+  return static_cast<double>(g.batch * rows * columns);
+}
+
+double filter_of(const ConvGeometry& g) {
+  return static_cast<double>(sizeof(float) * winograd_products(g.vertical.taps, g.vertical.stride)) *
+         round_up(g.x_channels, 16) * round_up(g.y_channels, 16);
+}
+
+// ------------------------------------------------------------------------------------------------- its time
+// In microseconds, with one thread.
+struct Time {
+  double call, multiplications, images, reordered, filter, planes;
+
+  double total() const { return call + multiplications + images + reordered + filter + planes; }
+  const char* largest() const {
+    const double parts[] = {call, multiplications, images, reordered, filter, planes};
+    static constexpr const char* kNames[] = {"the call itself",
+                                             "the products",
+                                             "reading and writing images",
+                                             "copies to another layout",
+                                             "the transform of the weight",
+                                             "the transforms of the images"};
+    return kNames[std::max_element(std::begin(parts), std::end(parts)) - parts];
+  }
+};
+
+Time time_of(const Work& work, double call, const Machine& machine) {
+  return {call,
+          2e-3 * (work.multiplications + machine.narrow * work.narrow) / machine.multiply,
+          1e-3 * work.images / machine.memory,
+          1e-3 * work.reordered / machine.reorder,
+          1e-3 * work.filter / machine.filter,
+          1e-3 * work.planes / machine.planes};
+}
+
+int table_isa(Isa isa) { return isa == Isa::avx512; }
+
+const Machine& machine_of(Isa isa) { return kMachine[table_isa(isa)]; }
+
+struct Times {
+  Time library, winograd;
+
+  double log_speedup() const { return std::log(library.total() / winograd.total()); }
+};
+
+Times times_of(const ConvQuery& query, Isa isa) {
+  const Machine& machine = machine_of(isa);
+  return {time_of(library_work(query, isa), machine.library_call, machine),
+          time_of(winograd_work(query), machine.winograd_call, machine)};
+}
+
+// What a filter that outgrows the caches costs in a network, where, other than in the table's repeated calls, neither
+// its memory is at hand nor the weight, which fprop reads across its layout.
+double cold_filter(const ConvQuery& query, const Machine& machine) {
+  if (query.pass == Pass::wgrad) return 0;
+  const ConvGeometry& g = query.problem.geometry;
+  const double bytes = filter_of(g), beyond = std::max(0.0, 1 - kCachedFilter / bytes);
+  const double weight = query.pass == Pass::fprop ? weight_of(g) / machine.reorder : 0;
+  return 1e-3 * beyond * (bytes / machine.memory + weight);
+}
+
+// ------------------------------------------------------------------------------------------------- the table
+// Where a value lies on a grid, in the logarithm; beyond the ends it is the end.
 struct Place {
   int below = 0;
   double part = 0;  // of the way to the next
@@ -28,73 +146,119 @@ Place place(const int (&grid)[n], double value) {
   return {below, std::log(value / grid[below]) / step};
 }
 
-double between(const uint16_t* figures, Place at) {
+double between(const double* figures, Place at) {
   return figures[at.below] * (1 - at.part) + figures[at.below + 1] * at.part;
 }
 
-// What a filter that outgrows the caches costs, in library times: it is made anew in every call, and in a network, other
-// than in the table's repeated calls, neither the weight nor its memory is at hand. The table's machine moves 16 GB of it
-// while the library does 165 GFLOP, 8 GB where the weight is read across its layout.
-double cold_filter(const WinogradParams& p) {
-  const double bytes = std::max(0.0, sizeof(float) * static_cast<double>(winograd_filter_size(p)) - (2 << 20));
-  const double pixels = static_cast<double>(p.geometry.batch) * p.geometry.vertical.y * p.geometry.horizontal.y;
-  const double rate = p.pass == Pass::dgrad ? 16e9 : 8e9;
-  return bytes / rate / (2 * pixels * p.taps() * p.taps() * p.geometry.y_channels * p.geometry.x_channels / 165e9);
+int table_pass(Pass pass) {
+  switch (pass) {
+    case Pass::dgrad:
+      return 0;
+    case Pass::fprop:
+      return 1;
+    default:
+      return 2;
+  }
 }
 
-// Library time / Winograd time by cost_table.h. It must not depend on the number of threads: another kernel has
-// other bits. What the table leaves open, docs/ops/conv.md has the figures:
-//   images below 8 x 8      cost the library more; from 8 tiles on, which the table has of such images alone
-//   tiles across the edge   by what that costs 7 x 7, whose tiles cover 8 x 8, to the power of the pixels' logarithm
-//   channels up to 16       the root of the share that is of use: the library has them too
-//   wgrad, up to 32 x 16    one slice: half the speed-up is left with two threads
-//   large filters           cold_filter
-//   less than 8 tiles       the square of their share of 8: the transform of filter or gradient is all the time
-double winograd_speedup(const WinogradParams& p, bool channels_last) {
-  const Isa isa = cpu_isa();
-  if (isa == Isa::generic || std::min(p.geometry.y_channels, p.geometry.x_channels) < kTableChannels[0]) return 0;
-  const int product = p.pass == Pass::dgrad ? 0 : p.pass == Pass::fprop ? 1 : 2;  // the table's order
-  const int layout = channels_last, scheme = p.stride() == 1 ? 0 : p.taps() - 2;
-  const auto& table = kWinogradPercent[isa == Isa::avx512][layout][product][scheme];
-  const auto& image = kImagePercent[isa == Isa::avx512][layout][product][scheme];
-  const double padded = static_cast<double>(p.padded_y()) * p.padded_x();
-  const Place coarse = place(kTableChannels, p.padded_y()), fine = place(kTableChannels, p.padded_x());
-  const Place tiles = place(kTableTiles, p.tile_count()), both = place(kTableChannels, std::sqrt(padded));
+struct Scheme {
+  int64_t taps, stride;
+};
+constexpr Scheme kSchemes[4] = {{3, 1}, {3, 2}, {4, 2}, {5, 2}};
 
-  double speedup = 0;
-  for (const auto& [c, c_part] : {std::pair(0, 1 - coarse.part), std::pair(1, coarse.part)}) {
-    for (const auto& [t, t_part] : {std::pair(0, 1 - tiles.part), std::pair(1, tiles.part)}) {
-      speedup += c_part * t_part * between(table[coarse.below + c][tiles.below + t], fine) / 100;
+int table_scheme(const ConvAxis& a) { return a.stride == 1 ? 0 : static_cast<int>(a.taps) - 2; }
+
+// By how much the model is off, as logarithms of measured over modelled speed-ups.
+struct Errors {
+  double cell[kChannels][kTiles][kChannels];  // [y] [tiles] [x]
+  double small_image[kChannels];              // what 4 x 4 pixels of y add to it; of the same channels on both sides
+};
+
+struct ErrorTable {
+  Errors of[2][2][3][4];  // [isa] [layout] [pass] [scheme]
+};
+
+ConvProblem cell_of(Scheme scheme, bool channels_last, int y_channels, int x_channels, int tiles, int64_t side) {
+  const int64_t pad = scheme.stride == 1 || scheme.taps == 5 ? scheme.taps / 2 : 1;
+  const ConvAxis axis{scheme.stride * side, side, scheme.taps, scheme.stride, 1, pad};
+  const int64_t batch = tiles / (side / 2 * (side / 2));
+  return {{axis, axis, batch, x_channels, y_channels}, false, DType::f32, false, channels_last};
+}
+
+Errors errors_of(Isa isa, bool channels_last, Pass pass, int scheme) {
+  const auto& table = kWinogradPercent[table_isa(isa)][channels_last][table_pass(pass)][scheme];
+  const auto& images = kImagePercent[table_isa(isa)][channels_last][table_pass(pass)][scheme];
+  Errors errors;
+  const auto modelled = [&](int y_channels, int x_channels, int tiles, int64_t side) {
+    const ConvProblem problem = cell_of(kSchemes[scheme], channels_last, y_channels, x_channels, tiles, side);
+    return times_of({problem, pass}, isa).log_speedup();
+  };
+  for (int y = 0; y < kChannels; ++y) {
+    const int y_channels = kTableChannels[y];
+    for (int x = 0; x < kChannels; ++x) {
+      const int x_channels = kTableChannels[x];
+      for (int t = 0; t < kTiles; ++t) {
+        const bool measured = t < kTiles - 1 || y_channels * x_channels <= kTablePairs;
+        const int tiles = kTableTiles[measured ? t : t - 1];
+        const double percent = table[y][t][x];
+        errors.cell[y][t][x] = std::log(percent / 100) - modelled(y_channels, x_channels, tiles, t == 0 ? 4 : 8);
+      }
+    }
+    const double percent = images[0][y];
+    errors.small_image[y] = std::log(percent / 100) - modelled(y_channels, y_channels, kImageTiles[y], 4) +
+                            modelled(y_channels, y_channels, kImageTiles[y], 8);
+  }
+  return errors;
+}
+
+// Never destroyed: threads may still compute as the process ends.
+const ErrorTable* all_errors() {
+  auto* table = new ErrorTable;
+  for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+    for (const bool channels_last : {false, true}) {
+      for (const Pass pass : {Pass::dgrad, Pass::fprop, Pass::wgrad}) {
+        auto& schemes = table->of[table_isa(isa)][channels_last][table_pass(pass)];
+        for (int scheme = 0; scheme < 4; ++scheme) schemes[scheme] = errors_of(isa, channels_last, pass, scheme);
+      }
     }
   }
-
-  const double small = between(image[0], both) / 100, seven = between(image[1], both) / 100;
-  const double side = std::sqrt(static_cast<double>(p.geometry.vertical.y) * p.geometry.horizontal.y);
-  const double smallness = std::clamp(std::log2(8 / side), 0.0, 1.0);
-  const double from_8_tiles = tiles.below > 0 ? 1 : tiles.part;
-  speedup *= std::pow(small, smallness * from_8_tiles);
-
-  const bool dgrad = p.pass == Pass::dgrad;
-  const int64_t pixels = dgrad ? p.geometry.vertical.x * p.geometry.horizontal.x : p.geometry.vertical.y * p.geometry.horizontal.y;
-  const int64_t covered = p.tile_rows() * p.tile_columns() * (dgrad ? 4 * p.stride() * p.stride() : 4);
-  const double edge = std::min(1.0, seven / std::pow(small, std::log2(8.0 / 7)));
-  speedup *= std::pow(edge, std::log(static_cast<double>(pixels) / covered) / std::log(49.0 / 64));
-
-  speedup *= std::sqrt(p.geometry.y_channels * p.geometry.x_channels / padded);
-  if (p.pass == Pass::wgrad && p.padded_y() <= 32 && p.padded_x() <= 16) speedup /= 2;
-  const double few = std::min(1.0, static_cast<double>(p.tile_count()) / kTableTiles[0]);
-  speedup *= few * few;
-  return dgrad || p.pass == Pass::fprop ? 1 / (1 / speedup + cold_filter(p)) : speedup;
+  return table;
 }
 
-// The least estimate that is followed: how far estimates were off, for one and two threads; docs/ops/conv.md.
-double worthwhile(const WinogradParams& p) {
-  double least = std::min(p.padded_y(), p.padded_x()) <= 32 ? 1.15 : 1.05;
-  if (p.pass != Pass::wgrad) {  // from 64 tiles to 512
-    const double few = 1 - std::clamp(std::log(p.tile_count() / 64.0) / std::log(8.0), 0.0, 1.0);
-    least = std::max(least, 1.05 + 0.2 * few);
+// The logarithm of what the model is to be multiplied by.
+double error_of(const ConvQuery& query, Isa isa) {
+  static const ErrorTable* const all = all_errors();
+  const ConvGeometry& g = query.problem.geometry;
+  const auto& schemes = all->of[table_isa(isa)][query.problem.channels_last][table_pass(query.pass)];
+  const Errors& errors = schemes[table_scheme(g.vertical)];
+  const double x_channels = round_up(g.x_channels, 16), y_channels = round_up(g.y_channels, 16);
+  const Place x = place(kTableChannels, x_channels), y = place(kTableChannels, y_channels);
+  const Place tiles = place(kTableTiles, tiles_of(query));
+  double error = 0;
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      const double part = (i == 0 ? 1 - y.part : y.part) * (j == 0 ? 1 - tiles.part : tiles.part);
+      error += part * between(errors.cell[y.below + i][tiles.below + j], x);
+    }
   }
-  return least;
+  // The cells of 8 tiles are images of 4 x 4 already, the others of 8 x 8.
+  const double side = std::sqrt(static_cast<double>(g.vertical.y * g.horizontal.y));
+  const double smallness = std::clamp(std::log2(8 / side), 0.0, 1.0) * (tiles.below > 0 ? 1 : tiles.part);
+  return error + smallness * between(errors.small_image, place(kTableChannels, std::sqrt(x_channels * y_channels)));
+}
+
+// ------------------------------------------------------------------------------------------------- the choice
+// The least estimate that is followed: how far estimates were off, for one and two threads; docs/cost-model.md.
+double winograd_least(const ConvQuery& query) {
+  const ConvGeometry& g = query.problem.geometry;
+  const double x_channels = round_up(g.x_channels, 16), y_channels = round_up(g.y_channels, 16);
+  const double least = std::min(x_channels, y_channels) <= 32 ? 1.15 : 1.05;
+  if (query.pass == Pass::wgrad) {
+    const bool one_slice = y_channels <= 32 && x_channels <= 16;  // which a second thread cannot help with
+    return one_slice ? 2 * least : least;
+  }
+  const double few = 1 - std::clamp(std::log(tiles_of(query) / 64) / std::log(8.0), 0.0, 1.0);  // from 64 tiles to 512
+  return std::max(least, 1.05 + 0.2 * few);
 }
 
 Estimate yes(const char* reason) { return {true, 0, 0, reason}; }
@@ -102,23 +266,66 @@ Estimate no(const char* reason) { return {false, 0, 0, reason}; }
 
 }  // namespace
 
+Work library_work(const ConvQuery& query, Isa isa) {
+  const ConvGeometry& g = query.problem.geometry;
+  const bool dgrad = query.pass == Pass::dgrad, wgrad = query.pass == Pass::wgrad;
+  const auto [x, y] = images_of(g);
+  const int64_t written = dgrad ? g.x_channels : g.y_channels, read = dgrad ? g.y_channels : g.x_channels;
+  Work work;
+  const int64_t lanes = isa == Isa::avx512 ? 16 : 8;
+  work.multiplications = static_cast<double>(g.y_pixels() * g.taps() * read) * round_up(written, lanes);
+  work.images = x + y;
+  work.reordered = weight_of(g) * (wgrad ? 2 : 1);
+  if (dgrad && g.vertical.stride > 1) work.reordered += x;
+  if (!query.problem.channels_last) work.reordered += x + y;
+  return work;
+}
+
+Work winograd_work(const ConvQuery& query) {
+  const ConvGeometry& g = query.problem.geometry;
+  const TileRow vertical = tile_row(g.vertical, query.pass), horizontal = tile_row(g.horizontal, query.pass);
+  const double x_channels = round_up(g.x_channels, 16), y_channels = round_up(g.y_channels, 16);
+  const double products = static_cast<double>(winograd_products(g.vertical.taps, g.vertical.stride));
+  const auto [of_y, of_x] = planes_of(g.vertical);
+  double planes = of_x * (x_channels + y_channels), columns = y_channels;
+  if (query.pass == Pass::dgrad) {
+    planes = of_y * y_channels + products * x_channels;
+    columns = x_channels * products / of_y;
+  }
+  const auto [x, y] = images_of(g);
+  Work work;
+  work.multiplications =
+      static_cast<double>(g.batch * vertical.products * horizontal.products) * x_channels * y_channels;
+  work.narrow = work.multiplications * 16 / columns;
+  work.images = x + y;
+  work.reordered = query.problem.channels_last ? 0 : x + y;
+  work.filter = filter_of(g);
+  work.planes = sizeof(float) * tiles_of(query) * planes;
+  return work;
+}
+
 std::string Estimate::text() const {
   if (reason != nullptr) return reason;
-  char text[128];
-  std::snprintf(text, sizeof text, "estimated at %.2f times the library's speed, %s %.2f", speedup,
-                worthwhile ? "at least" : "below", least);
+  char text[192];
+  std::snprintf(text, sizeof text, "estimated at %.2f times the library's speed, %s %.2f; largest part of its time: %s",
+                speedup, worthwhile ? "at least" : "below", least, largest);
   return text;
 }
 
-Estimate winograd_estimate(const ConvQuery& query) {
-  const WinogradParams p{query.pass, query.problem.geometry};
-  const double speedup = winograd_speedup(p, query.problem.channels_last), least = worthwhile(p);
-  if (speedup == 0) {
-    return no(cpu_isa() == Isa::generic ? "the Winograd kernels are slow without AVX2"
-                                        : "fewer than 16 channels leave the Winograd kernels idle");
+Estimate winograd_estimate(const ConvQuery& query, Isa isa) {
+  const ConvGeometry& g = query.problem.geometry;
+  if (isa == Isa::generic) return no("the Winograd kernels are slow without AVX2");
+  if (std::min(g.x_channels, g.y_channels) < kFewestChannels) {
+    return no("fewer than 16 channels leave the Winograd kernels idle");
   }
-  return {speedup >= least, speedup, least};
+  const Times times = times_of(query, isa);
+  const double warm = std::exp(times.log_speedup() + error_of(query, isa));
+  const double speedup = 1 / (1 / warm + cold_filter(query, machine_of(isa)) / times.library.total());
+  const double least = winograd_least(query);
+  return {speedup >= least, speedup, least, nullptr, times.winograd.largest()};
 }
+
+Estimate winograd_estimate(const ConvQuery& query) { return winograd_estimate(query, cpu_isa()); }
 
 Estimate small_channel_estimate(const ConvQuery& query) {
   const ConvProblem& problem = query.problem;
