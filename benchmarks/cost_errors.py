@@ -51,9 +51,11 @@ class Shape(NamedTuple):
         return self.batch * ((positions + 1) // 2) ** 2
 
 
-def least(name: str, y_channels: int, x_channels: int, tiles: int) -> float:
+def least(name: str, y_channels: int, x_channels: int, tiles: int, side: int) -> float:
     """The estimate that `auto` asks for."""
     asked = 1.15 if min(y_channels, x_channels) <= 32 else 1.05
+    if tiles < tune.TILES[0] or side < min(tune.SIDES):
+        asked = 1.5
     if name == "wgrad":
         return 2 * asked if y_channels <= 32 and x_channels <= 16 else asked
     few = min(1.0, max(0.0, 1 - math.log(tiles / 64, 8)))
@@ -170,7 +172,7 @@ def decisions(e: Estimates) -> str:
     """How often the model alone would choose as the measured ratios do, and what the others cost."""
     lost, same = [], 0
     for cell, speedup in e.measured.items():
-        asked = least(cell.name, cell.y_channels, cell.x_channels, cell.tiles)
+        asked = least(cell.name, cell.y_channels, cell.x_channels, cell.tiles, cell.side)
         if (speedup >= asked) == (e.modelled[cell] >= asked):
             same += 1
         else:  # time over that of the measured choice

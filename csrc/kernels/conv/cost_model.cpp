@@ -16,6 +16,7 @@ namespace {
 constexpr int kChannels = std::size(kTableChannels), kTiles = std::size(kTableTiles);
 constexpr int kFewestChannels = kTableChannels[0];
 constexpr double kCachedFilter = 2 << 20;  // bytes that the caches keep from one call to the next
+constexpr double kSmallestImage = 4;       // pixels of y each way that were measured
 
 double round_up(int64_t n, int64_t step) { return static_cast<double>((n + step - 1) / step * step); }
 
@@ -70,6 +71,9 @@ double tiles_of(const ConvQuery& query) {
   const int64_t rows = tile_row(g.vertical, query.pass).tiles, columns = tile_row(g.horizontal, query.pass).tiles;
   return static_cast<double>(g.batch * rows * columns);
 }
+
+// Of y, each way.
+double side_of(const ConvGeometry& g) { return std::sqrt(static_cast<double>(g.vertical.y * g.horizontal.y)); }
 
 double filter_of(const ConvGeometry& g) {
   return static_cast<double>(sizeof(float) * winograd_products(g.vertical.taps, g.vertical.stride)) *
@@ -242,8 +246,7 @@ double error_of(const ConvQuery& query, Isa isa) {
     }
   }
   // The cells of 8 tiles are images of 4 x 4 already, the others of 8 x 8.
-  const double side = std::sqrt(static_cast<double>(g.vertical.y * g.horizontal.y));
-  const double smallness = std::clamp(std::log2(8 / side), 0.0, 1.0) * (tiles.below > 0 ? 1 : tiles.part);
+  const double smallness = std::clamp(std::log2(8 / side_of(g)), 0.0, 1.0) * (tiles.below > 0 ? 1 : tiles.part);
   return error + smallness * between(errors.small_image, place(kTableChannels, std::sqrt(x_channels * y_channels)));
 }
 
@@ -252,12 +255,14 @@ double error_of(const ConvQuery& query, Isa isa) {
 double winograd_least(const ConvQuery& query) {
   const ConvGeometry& g = query.problem.geometry;
   const double x_channels = round_up(g.x_channels, 16), y_channels = round_up(g.y_channels, 16);
-  const double least = std::min(x_channels, y_channels) <= 32 ? 1.15 : 1.05;
+  const double tiles = tiles_of(query);
+  double least = std::min(x_channels, y_channels) <= 32 ? 1.15 : 1.05;
+  if (tiles < kTableTiles[0] || side_of(g) < kSmallestImage) least = 1.5;  // nothing like it was measured
   if (query.pass == Pass::wgrad) {
     const bool one_slice = y_channels <= 32 && x_channels <= 16;  // which a second thread cannot help with
     return one_slice ? 2 * least : least;
   }
-  const double few = 1 - std::clamp(std::log(tiles_of(query) / 64) / std::log(8.0), 0.0, 1.0);  // from 64 tiles to 512
+  const double few = 1 - std::clamp(std::log(tiles / 64) / std::log(8.0), 0.0, 1.0);  // from 64 tiles to 512
   return std::max(least, 1.05 + 0.2 * few);
 }
 
