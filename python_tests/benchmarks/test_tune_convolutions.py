@@ -48,6 +48,24 @@ def test_every_cell_is_measured(rows):
     assert set(tune.percent(rows)) == {(isa, *cell) for isa in tune.ISAS for cell in tune.cells(quick=False)}
 
 
+# ------------------------------------------------------------------------------------------------------ measuring
+@pytest.mark.parametrize("name", tune.PASSES)
+@pytest.mark.parametrize("layout", tune.LAYOUTS)
+def test_a_cell_is_measured_by_both_backends(name, layout):
+    bench = tune.Bench()
+    closure = bench.closure(layout, name, 5, 2, 16, 32, 64, 7)
+    results = []
+    for backend in tune.BACKENDS:
+        _C.set_conv_backend([backend])
+        output = closure()
+        results.append(next(t for t in output if t.numel()) if isinstance(output, (list, tuple)) else output)
+    sizes = {"dgrad": (0, 32, 14, 14), "fprop": (0, 16, 7, 7), "wgrad": (16, 32, 5, 5)}[name]
+    assert results[0].shape[1:] == sizes[1:] and results[0].abs().max() > 0
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    library, speedup, pairs = bench.pairs(closure, 0.0)
+    assert library > 0 and speedup > 0 and pairs >= 3
+
+
 # ------------------------------------------------------------------------------------------------------ the fit
 def test_the_fit_finds_the_constants_of_a_made_up_machine(rows):
     machine = cost_model.Machine(60.0, 20.0, 150.0, 0.5, 20.0, 4.0, 7.0, 40.0)

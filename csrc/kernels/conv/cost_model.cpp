@@ -247,6 +247,7 @@ double error_of(const ConvQuery& query, Isa isa) {
   }
   // The cells of 8 tiles are images of 4 x 4 already, the others of 8 x 8.
   const double smallness = std::clamp(std::log2(8 / side_of(g)), 0.0, 1.0) * (tiles.below > 0 ? 1 : tiles.part);
+  if (smallness == 0) return error;
   return error + smallness * between(errors.small_image, place(kTableChannels, std::sqrt(x_channels * y_channels)));
 }
 
