@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import _cost_model as cost_model
@@ -256,6 +257,13 @@ def fitted(rows: list[dict[str, str]], isa: str) -> cost_model.Machine:
     return cost_model.fit(problems(rows), library, winograd, LANES[isa])
 
 
+def machines(rows: list[dict[str, str]]) -> Iterator[str]:
+    """The lines of kMachine."""
+    for isa in ISAS:
+        yield f"    // {isa}"
+        yield f"    {{{', '.join(f'{constant:g}' for constant in fitted(rows, isa))}}},"
+
+
 def table(notes: list[str], rows: list[dict[str, str]]) -> str:
     """The text of csrc/kernels/conv/cost_table.h."""
     known = percent(rows)
@@ -293,13 +301,17 @@ def table(notes: list[str], rows: list[dict[str, str]]) -> str:
         "",
         "// The constants of the cost model, fitted to all cells; docs/cost-model.md.",
         "struct Machine {",
-        "  double library_call, winograd_call;  // us",
-        "  double multiply;                     // GFLOP/s",
-        "  double narrow;                       // of the time of products that are 16 columns wide",
-        "  double memory, reorder, filter, planes;  // GB/s",
+        "  // us",
+        "  double library_call, winograd_call;",
+        "  // GFLOP/s",
+        "  double multiply;",
+        "  // of the time of products that are 16 columns wide",
+        "  double narrow;",
+        "  // GB/s",
+        "  double memory, reorder, filter, planes;",
         "};",
         f"constexpr Machine kMachine[{len(ISAS)}] = {{",
-        *(f"    {{{list_of(f'{constant:g}' for constant in fitted(rows, isa))}}},  // {isa}" for isa in ISAS),
+        *machines(rows),
         "};",
         "",
         "// A line: some number of y's channels; a group in it: of tiles; a figure: of x's channels.",

@@ -14,14 +14,20 @@ constexpr int kTablePairs = 8192;  // of channels: with more, the figures of 409
 
 // The constants of the cost model, fitted to all cells; docs/cost-model.md.
 struct Machine {
-  double library_call, winograd_call;  // us
-  double multiply;                     // GFLOP/s
-  double narrow;                       // of the time of products that are 16 columns wide
-  double memory, reorder, filter, planes;  // GB/s
+  // us
+  double library_call, winograd_call;
+  // GFLOP/s
+  double multiply;
+  // of the time of products that are 16 columns wide
+  double narrow;
+  // GB/s
+  double memory, reorder, filter, planes;
 };
 constexpr Machine kMachine[2] = {
-    {74.3, 11.7, 122, 0.198, 11.7, 5.64, 6.33, 33.1},  // avx2
-    {78.1, 11.5, 221, 0.941, 16.4, 5.72, 7.8, 67.4},  // avx512
+    // avx2
+    {74.3, 11.7, 122, 0.198, 11.7, 5.64, 6.33, 33.1},
+    // avx512
+    {78.1, 11.5, 221, 0.941, 16.4, 5.72, 7.8, 67.4},
 };
 
 // A line: some number of y's channels; a group in it: of tiles; a figure: of x's channels.
