@@ -26,8 +26,8 @@ SDGAN_INLINE void for_lines(const ConvEpilogueShape& s, int64_t slice, Body body
   }
 }
 
-// Calls body(dense, windowed, count, place) for the vectors of those lines: where they begin in the dense and the windowed
-// tensor and in the period, and their elements.
+// Calls body(dense, windowed, count, place) for the vectors of those lines: where a vector begins in both tensors, how
+// many elements it has, and where it begins in the period.
 template <class T, class Body>
 SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Body body) {
   const int64_t period = period_of<T>(s);

@@ -2,7 +2,7 @@
 // split K after it.
 //
 //   pack     [R, S, outputs, inputs] from any strides, K contiguous. Bytes: the weight, read and written once.
-//   finish   output = act(bias + sum of the parts, in order). Bytes: 4 (8) * splits * elements read, the output written.
+//   finish   output = act(bias + sum of the parts, in order). Bytes: 4 (8) * splits * elements read, output written.
 //   wgrad    dW = sum of the parts, in order, in the weight's own strides and dtype.
 #include "kernels/conv/implicit_gemm.cuh"
 
@@ -85,7 +85,7 @@ unsigned blocks_of(int64_t elements) {
   return grid_of(std::min<int64_t>((elements + kThreads - 1) / kThreads, 16 * implicit_gemm::kProcessors));
 }
 
-// Copies the weight to the start of the workspace, and lets p be with that copy.
+// Copies the weight to the start of the workspace, and puts that copy into p.
 CudaError pack(ImplicitGemmParams& p, CudaStream stream) {
   PackedWeight w{p.weight,
                  {p.weight_output_stride(), p.weight_input_stride(), p.weight_stride[2], p.weight_stride[3]},
@@ -103,7 +103,8 @@ CudaError pack(ImplicitGemmParams& p, CudaStream stream) {
   if (p.dtype == DType::f32) {
     return launch(implicit_gemm_pack_kernel<float>, blocks_of(pairs), kThreads, 0, stream, w);
   }
-  return launch(implicit_gemm_pack_kernel<bf16>, blocks_of(pairs), kThreads, 0, stream, w);  // or f16: they are only moved
+  // Elements are only moved: this kernel is right for float16 too.
+  return launch(implicit_gemm_pack_kernel<bf16>, blocks_of(pairs), kThreads, 0, stream, w);
 }
 
 // Whether kRun channels of the output are one aligned store. With one group a run begins at a multiple of kRun whatever

@@ -6,9 +6,8 @@
 //   dgrad      a pixel of x         a channel of x                     taps, channels of y
 //   wgrad      a channel of y       a tap and a channel of x           pixels of y
 //
-// fprop and dgrad are one kernel: dgrad is done by the residues of geometry.h, each of which is a convolution of stride 1
-// like fprop, and all residues are one launch. The image that a pass reads is its input, the one that it writes its
-// output:
+// fprop and dgrad are one kernel: dgrad runs by the residues of geometry.h, each of which is a convolution of stride 1,
+// and all residues are one launch. The image that a pass reads is its input, the one that it writes its output:
 //
 //              input    output
 //   fprop      x        y

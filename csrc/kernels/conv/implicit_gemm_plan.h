@@ -8,7 +8,7 @@
 
 namespace sdgan {
 
-// The tiles that cover the sums of one group; of all residues, each of which has as many as the largest.
+// The tiles that cover the sums of one group and, in dgrad, of the largest residue; the others get as many blocks.
 struct ImplicitGemmTiles {
   int64_t rows = 0;
   int64_t columns = 0;

@@ -1,4 +1,4 @@
-// The products of implicit_gemm.h without tensor cores: every architecture, dtype, stride, group and number of channels.
+// The passes of implicit_gemm.h without tensor cores: every architecture, dtype, stride, group and number of channels.
 //
 // A block of 128 threads makes a tile of 64 x 64 sums, 8 x 4 a thread, in steps of 16 along K through two buffers in
 // shared memory: while one is multiplied the next is on its way in registers. 12 reads of shared memory feed 32

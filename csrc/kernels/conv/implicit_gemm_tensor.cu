@@ -105,16 +105,20 @@ struct Loader {
     const int inputs = static_cast<int>(p.input_channels());
     while (c >= inputs) {
       const int width = t.horizontal.taps;
+      int dv = 0, dh = t.horizontal.read_tap;
+      int64_t weight_jump = t.horizontal.tap_step * p.weight_stride[3];
       ++s;
-      const bool line = s == width;  // of taps has ended
-      const int down = line ? 1 : 0, right = line ? 1 - width : 1;
-      s = line ? 0 : s;
-      r += down;
+      if (s == width) {  // a row of taps has ended
+        s = 0;
+        ++r;
+        dv = t.vertical.read_tap;
+        dh = (1 - width) * t.horizontal.read_tap;
+        weight_jump =
+            t.vertical.tap_step * p.weight_stride[2] - (width - 1) * t.horizontal.tap_step * p.weight_stride[3];
+      }
       c -= inputs;
-      const int dv = down * t.vertical.read_tap, dh = right * t.horizontal.read_tap;
       image_jump += dv * p.input_stride[2] + dh * p.input_stride[3] - inputs;
-      weight += down * t.vertical.tap_step * p.weight_stride[2] + right * t.horizontal.tap_step * p.weight_stride[3] -
-                inputs;
+      weight += weight_jump - inputs;
       PRAGMA_UNROLL
       for (int i = 0; i < 2; ++i) {
         v[i] += dv;

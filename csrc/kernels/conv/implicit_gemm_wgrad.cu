@@ -4,7 +4,7 @@
 //   columns   (tap, channel of x), channel fastest    B  x[n, p * stride + r * dilation - pad, ..., channel]  NHWC
 //   K         pixels of y, in fixed slices; the slices' sums are added in order by another kernel
 //
-// The plan is that of implicit_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels
+// Organised as implicit_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels
 // (16 of tf32), a row of shared memory is a pixel with kTile channels. 16-bit fragments are transposed by ldmatrix;
 // float ones are read word by word. Chunk c of pixel k lies at c ^ (k % 8), for float at c ^ (k % 4 * 2): no bank
 // conflicts. 16 bytes of columns belong to one tap, so a thread's tap is fixed, and a thread follows its two pixels by

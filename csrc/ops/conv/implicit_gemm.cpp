@@ -1,5 +1,5 @@
-// Our own matrix products on CUDA: kernels/conv/implicit_gemm.h. Images are read and written where they lie. The kernels
-// for tensor cores want each pixel's channels contiguous and aligned: for them an image that is not so is copied.
+// Our own matrix products on CUDA: kernels/conv/implicit_gemm.h. Images are read and written where they lie. Only the
+// kernels for tensor cores want each pixel's channels contiguous and aligned: for them any other image is copied.
 #include "kernels/conv/implicit_gemm.h"
 #include "kernels/conv/implicit_gemm_plan.h"
 #include "ops/conv/backend.h"
