@@ -41,17 +41,28 @@ ConvEpilogueShape shape_of(const Case& k) {
   return s;
 }
 
-double slope(Activation a, double saved) {
-  const double s = 1 / (1 + std::exp(-saved));
+double gradient(Activation a, double saved) {
+  const double sigmoid = 1 / (1 + std::exp(-saved));
   switch (a) {
     case Activation::leaky_relu:
       return saved > 0 ? 1 : 0.2;
     case Activation::tanh:
       return 1 - saved * saved;
     case Activation::silu:
-      return s * (1 + saved * (1 - s));
+      return sigmoid * (1 + saved * (1 - sigmoid));
     default:
       return 1;
+  }
+}
+
+double tolerance_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return 2e-6;
+    case DType::f64:
+      return 1e-13;
+    default:
+      return 1e-2;
   }
 }
 
@@ -97,7 +108,7 @@ void run(ConvEpilogueBackwardParams& p, void* grad_bias, bool another, int64_t) 
 
 template <class S>
 void check(const Case& k, Activation activation, DType dtype) {
-  const double tolerance = dtype == DType::f32 ? 2e-6 : dtype == DType::f64 ? 1e-13 : 1e-2;
+  const double tolerance = tolerance_of(dtype);
   const ConvEpilogueShape s = shape_of(k);
   const bool dense = k.more_lines == 0 && k.more_columns == 0;
   const int64_t total = k.n * k.c * k.h * k.w;
@@ -124,7 +135,7 @@ void check(const Case& k, Activation activation, DType dtype) {
     S* input = waves<S>(extent, 1, 2);
     p.input = input;
     output[another] = static_cast<S*>(dense && !keeps ? input : guarded(total * sizeof(S)));  // in place where it may
-    preactivation = static_cast<S*>(!keeps ? nullptr : dense ? input : guarded(total * sizeof(S)));
+    if (keeps) preactivation = static_cast<S*>(dense ? input : guarded(total * sizeof(S)));
     p.output = output[another];
     p.preactivation = preactivation;
     run(p, another, total);
@@ -143,11 +154,13 @@ void check(const Case& k, Activation activation, DType dtype) {
   b.activation = activation;
   b.negative_slope = 0.2;
   b.grad_output = waves<S>(total, 4, 1);
-  b.saved = activation == Activation::none ? nullptr : keeps ? preactivation : output[0];
+  b.saved = keeps ? preactivation : output[0];
+  if (activation == Activation::none) b.saved = nullptr;
   S* grads[2];
   S* grad_biases[2];
   for (bool another : {false, true}) {
-    b.grad_preactivation = grads[another] = waves<S>(extent, 5, 1);  // what lies between the lines stays
+    grads[another] = waves<S>(extent, 5, 1);  // what lies between the lines stays
+    b.grad_preactivation = grads[another];
     grad_biases[another] = static_cast<S*>(guarded(k.c * sizeof(S)));
     run<S>(b, grad_biases[another], another, total);
   }
@@ -158,7 +171,7 @@ void check(const Case& k, Activation activation, DType dtype) {
     double sum = 0;
     for (int64_t i = 0; i < total; ++i) {
       if (channel(i) != c) continue;
-      const double g = at<S>(b.grad_output, i) * (b.saved ? slope(activation, at<S>(b.saved, i)) : 1);
+      const double g = at<S>(b.grad_output, i) * (b.saved ? gradient(activation, at<S>(b.saved, i)) : 1);
       put<S>(want, windowed(i), g);
       sum += g;
     }
@@ -168,7 +181,8 @@ void check(const Case& k, Activation activation, DType dtype) {
     EXPECT_CLOSE(static_cast<double>(i), at<S>(grads[0], i), at<S>(want, i), tolerance);
   }
 
-  b.grad_preactivation = grads[1] = waves<S>(extent, 5, 1);  // without the bias
+  grads[1] = waves<S>(extent, 5, 1);  // without the bias
+  b.grad_preactivation = grads[1];
   run<S>(b, nullptr, false, total);
   EXPECT(std::memcmp(grads[0], grads[1], extent * sizeof(S)) == 0);
 #if SDGAN_CUDA_ON_HOST

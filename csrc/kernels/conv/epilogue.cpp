@@ -26,22 +26,23 @@ SDGAN_INLINE void for_lines(const ConvEpilogueShape& s, int64_t slice, Body body
   }
 }
 
-// Calls body(dense, windowed, count, phase) for their vectors: positions there, and in the period.
+// Calls body(dense, windowed, count, place) for the vectors of those lines: where a vector begins in both tensors, how
+// many elements it has, and where it begins in the period.
 template <class T, class Body>
 SDGAN_INLINE void for_line_vectors(const ConvEpilogueShape& s, int64_t slice, Body body) {
   const int64_t period = period_of<T>(s);
   for_lines(s, slice, [&](int64_t dense, int64_t windowed) SDGAN_INLINED {
-    int64_t i = 0, phase = 0;
+    int64_t i = 0, place = 0;
     for (; i + kLanes<T> <= s.length; i += kLanes<T>) {  // a constant count: no branches
-      body(dense + i, windowed + i, kLanes<T>, phase);
-      phase = phase + kLanes<T> == period ? 0 : phase + kLanes<T>;
+      body(dense + i, windowed + i, kLanes<T>, place);
+      place = place + kLanes<T> == period ? 0 : place + kLanes<T>;
     }
-    if (i < s.length) body(dense + i, windowed + i, static_cast<int>(s.length - i), phase);
+    if (i < s.length) body(dense + i, windowed + i, static_cast<int>(s.length - i), place);
   });
 }
 
-// Of bfloat16, max(a, 0) in its bits, 32 at a time: no way to float and back with rounding. A NaN stays one.
-void relu_halves(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
+// relu on the bits of bfloat16, 32 at a time, without the conversion to float and back. A NaN stays one.
+void relu_bf16(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   const ConvEpilogueShape s = p.shape;
   const auto* input = static_cast<const int16_t*>(p.input);
   auto* output = static_cast<int16_t*>(p.output);
@@ -60,15 +61,15 @@ template <class S, Activation act>
 void run(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   if constexpr (sizeof(S) < sizeof(T) && act == Activation::relu) {
-    if (!p.preactivation) return relu_halves(p, begin, end);
+    if (!p.preactivation) return relu_bf16(p, begin, end);
   }
   const ConvEpilogueShape& s = p.shape;
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   for (int64_t slice = begin; slice < end; ++slice) {
     for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t) SDGAN_INLINED {
       const Vec<T> a = read<S>(p.input, windowed, count);
       write<S>(p.preactivation, dense, count, a);
-      write<S>(p.output, dense, count, activate<Math>(act, a, slope));
+      write<S>(p.output, dense, count, activate<Math>(act, a, negative_slope));
     });
   }
 }
@@ -77,17 +78,17 @@ template <class S, Activation act>
 void run_backward(const ConvEpilogueBackwardParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   const ConvEpilogueShape& s = p.shape;
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   Buffer<T> sums(period_of<T>(s));
   for (int64_t slice = begin; slice < end; ++slice) {
     sums.assign(sums.size(), T(0));
-    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t phase) SDGAN_INLINED {
+    for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t place) SDGAN_INLINED {
       Vec<T> g = read<S>(p.grad_output, dense, count);
       if constexpr (act != Activation::none) {
-        g *= activation_slope<Math>(act, read<S>(p.saved, dense, count), slope);
+        g *= activation_slope<Math>(act, read<S>(p.saved, dense, count), negative_slope);
       }
       write<S>(p.grad_preactivation, windowed, count, g);
-      store(&sums[phase], load(&sums[phase]) + first_lanes<T>(g, count));
+      store(&sums[place], load(&sums[place]) + first_lanes<T>(g, count));
     });
     if (!p.partial) continue;
     double* partial = p.partial + slice * s.channels_per_plane();

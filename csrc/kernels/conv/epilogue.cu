@@ -1,4 +1,4 @@
-// The formulas and bytes of conv_epilogue.h in one launch; where the bias has a gradient, a second one adds the tiles'
+// The formulas and bytes of epilogue.h in one launch; where the bias has a gradient, a second one adds the tiles'
 // sums in order. A thread keeps its columns, and with them the bias, in registers. It sums in float over at most
 // ChannelTiles::kMostPacks values of a column, everything else is summed in double.
 #include "kernels/conv/epilogue.h"
@@ -9,10 +9,10 @@ namespace sdgan {
 namespace cuda {
 namespace {
 
-// Whether a piece is contiguous on the windowed side too, from s.windowed(piece.i) on: it lies in a line.
+// Whether each piece is part of one line, and so contiguous on the windowed side too, from s.windowed(piece.i) on.
 SDGAN_DEVICE bool in_a_line(const ConvEpilogueShape& s) { return s.channels_last && s.channels > 1; }
 
-// The windowed places of element i of the dense side and of those behind it: two divisions for a piece.
+// Offsets on the windowed side: next() gives that of element i of the dense side, then those of the elements after it.
 struct Window {
   const ConvEpilogueShape& s;
   int64_t plane, line, column;
@@ -24,9 +24,11 @@ struct Window {
   }
   SDGAN_DEVICE int64_t next() {
     const int64_t at = plane * s.plane_stride + line * s.line_stride + column;
-    if (++column == s.length) {
+    ++column;
+    if (column == s.length) {
       column = 0;
-      if (++line == s.lines) {
+      ++line;
+      if (line == s.lines) {
         line = 0;
         ++plane;
       }
@@ -74,7 +76,7 @@ template <class S>
 __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpilogueParams p, ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   Walk<S> walk(t);
   T bias[kPack<S>];
   PRAGMA_UNROLL
@@ -95,10 +97,11 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
       write<S>(p.preactivation, piece[i], a[i]);
     }
     dispatch_activation(p.activation, [&](auto activation) {
+      constexpr Activation act = decltype(activation)::value;
       PRAGMA_UNROLL
       for (int i = 0; i < kBatch; ++i) {
         PRAGMA_UNROLL
-        for (int j = 0; j < kPack<S>; ++j) a[i][j] = activate<Math>(decltype(activation)::value, a[i][j], slope);
+        for (int j = 0; j < kPack<S>; ++j) a[i][j] = activate<Math>(act, a[i][j], negative_slope);
       }
     });
     PRAGMA_UNROLL
@@ -111,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEp
                                                                           ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   Walk<S> walk(t);
   T sum[kPack<S>] = {};
   while (!walk.done()) {
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEp
         PRAGMA_UNROLL
         for (int i = 0; i < kBatch; ++i) {
           PRAGMA_UNROLL
-          for (int j = 0; j < kPack<S>; ++j) g[i][j] *= activation_slope<Math>(act, saved[i][j], slope);
+          for (int j = 0; j < kPack<S>; ++j) g[i][j] *= activation_slope<Math>(act, saved[i][j], negative_slope);
         }
       }
     });

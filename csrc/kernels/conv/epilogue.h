@@ -1,5 +1,5 @@
-// What follows a convolution that ran in a library: y = act(a), and its gradient. The library has added the bias on the
-// CPU; on CUDA, where it would do so in a pass of its own, the epilogue does.
+// What follows a convolution that ran in a library: y = act(a), and its gradient. On the CPU the library has added the
+// bias to a; on CUDA, where the library would do so in a pass of its own, the epilogue adds it.
 //
 //   forward   y = act(a + bias)                        bytes: a read, y written (in place on a where it may be)
 //   backward  g = dL/dy * act'(saved), db[c] = sum g   bytes: dL/dy and saved read, g written
@@ -30,13 +30,16 @@ struct ConvEpilogueShape {
   bool channels_last = false;
 
   // A slice is some lines of one plane: the unit of work and of the bias gradient's partial sums.
-  int64_t slice_lines() const { return length >= kElements ? 1 : kElements / (length > 0 ? length : 1); }
+  int64_t slice_lines() const {
+    if (length >= kElements) return 1;
+    return length > 0 ? kElements / length : kElements;
+  }
   int64_t slices_per_plane() const { return (lines + slice_lines() - 1) / slice_lines(); }
   int64_t slice_count() const { return planes * slices_per_plane(); }
   int64_t slice_elements() const { return (lines < slice_lines() ? lines : slice_lines()) * length; }
   int64_t channels_per_plane() const { return channels_last ? channels : 1; }
 
-  // CUDA: an image as batch_norm.h reads it.
+  // CUDA: the same image in the tiles of batch_norm.h.
   ChannelTiles cuda_tiles(DType dtype) const {
     const int64_t batch = channels_last ? planes : planes / channels;
     const int64_t area = lines * length / channels_per_plane();
@@ -44,8 +47,9 @@ struct ConvEpilogueShape {
     const bool in_rows = channels_last || area < kSmallPlane;
     return channel_tiles(dtype, batch, channels, area, channels_last ? 1 : area, in_rows);
   }
+  // Whether the windowed side is dense too.
   SDGAN_HD bool dense() const { return plane_stride == lines * length && (lines == 1 || line_stride == length); }
-  // Where element i of the dense side is on the windowed one.
+  // The offset of element i of the dense side on the windowed one.
   SDGAN_HD int64_t windowed(int64_t i) const {
     const int64_t line = i / length;
     return line / lines * plane_stride + line % lines * line_stride + i % length;
@@ -87,7 +91,7 @@ SDGAN_CPU_KERNEL(conv_epilogue_backward, const ConvEpilogueBackwardParams& p, in
 SDGAN_CPU_KERNEL(conv_bias_gradient, const ConvEpilogueShape& shape, const double* partial, void* grad_bias,
                  DType dtype)
 
-// Of a tensor that is not empty. The backward pass adds the bias gradient up as well.
+// For tensors that are not empty. The backward pass sums the bias gradient as well.
 SDGAN_CUDA_KERNEL(conv_epilogue, ConvEpilogueParams)
 SDGAN_CUDA_KERNEL(conv_epilogue_backward, ConvEpilogueBackwardParams)
 

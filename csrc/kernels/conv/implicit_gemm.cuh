@@ -1,4 +1,4 @@
-// What the kernels of implicit_gemm*.cu share: which tile of which phase a block works on, where its rows lie in the
+// What the kernels of implicit_gemm*.cu share: which tile of which residue a block works on, where its rows lie in the
 // output, and what happens to finished sums.
 #pragma once
 
@@ -8,40 +8,42 @@
 
 namespace sdgan::cuda {
 
-// A gather GEMM, ready to run: the weight is packed where the plan says so.
-struct GatherGemm {
+// What the kernels of fprop and dgrad receive; where the plan says so, p.weight is already the packed one.
+struct ImplicitGemmArguments {
   ImplicitGemmParams p;
   unsigned row_tiles = 0;
   unsigned column_tiles = 0;
   unsigned splits = 1;
-  void* parts = nullptr;     // [splits, pixels, outputs] of compute_t, where splits > 1
+  void* parts = nullptr;     // [splits, output pixels, output channels] of compute_t, where splits > 1
   bool wide_stores = false;  // a run of kRun output channels is one aligned store
   bool wide_parts = false;   // the channels of a group are a multiple of 4
 };
 
-struct WgradGemm {
+struct ImplicitGemmWgradArguments {
   ImplicitGemmWgradParams p;
   unsigned row_tiles = 0;
   unsigned column_tiles = 0;
   unsigned splits = 1;
-  void* parts = nullptr;  // [splits, coarse_channels, columns] of compute_t
+  void* parts = nullptr;  // [splits, Cy, columns] of compute_t
 
-  // Tensor cores: what a step of K adds to a coarse pixel's row and column, and to the offsets of both sides' pixels;
-  // the offsets change also when the column and when the row is carried over.
-  int step_y = 0, step_x = 0;
-  int64_t coarse_step[3] = {};  // plain, column carried, row carried
-  int64_t fine_step[3] = {};
+  // Tensor cores: what a step of K adds to the row and the column of a pixel of y, and to the offsets of this pixel and
+  // of the one of x that it meets; the offsets change also when the column and when the row is carried over.
+  int row_step = 0;
+  int column_step = 0;
+  int64_t y_step[3] = {};  // plain, column carried, row carried
+  int64_t x_step[3] = {};
 };
 
-CudaError launch_gather_simt(const GatherGemm& g, unsigned blocks, CudaStream stream);
-CudaError launch_gather_tensor(const GatherGemm& g, int tile, unsigned blocks, CudaStream stream);
-CudaError launch_wgrad_simt(const WgradGemm& g, unsigned blocks, CudaStream stream);
-CudaError launch_wgrad_tensor(const WgradGemm& g, int tile, unsigned blocks, CudaStream stream);
+CudaError launch_implicit_gemm_simt(const ImplicitGemmArguments& g, unsigned blocks, CudaStream stream);
+CudaError launch_implicit_gemm_tensor(const ImplicitGemmArguments& g, int tile, unsigned blocks, CudaStream stream);
+CudaError launch_implicit_gemm_wgrad_simt(const ImplicitGemmWgradArguments& g, unsigned blocks, CudaStream stream);
+CudaError launch_implicit_gemm_wgrad_tensor(const ImplicitGemmWgradArguments& g, int tile, unsigned blocks,
+                                            CudaStream stream);
 
-// -------------------------------------------------------------------------------------------- tiles of a gather GEMM
-struct GatherTile {
-  ImplicitGemmPhase vertical, horizontal;
-  int64_t rows;  // of the phase
+// ----------------------------------------------------------------------------------------- tiles of fprop and dgrad
+struct GemmTile {
+  Residue vertical, horizontal;
+  int64_t rows;  // output pixels of the residue
   int64_t first_row;
   int first_column;  // within the group
   int group;
@@ -49,38 +51,43 @@ struct GatherTile {
   int last_step;
   int depth;  // K
   unsigned split;
-  unsigned index;  // of the tile of pixels, in all phases
 
-  // A row of the phase as an output pixel.
+  // A row as a pixel: its image, and its places in the residues.
   SDGAN_DEVICE void pixel(int64_t row, int64_t& n, int& i, int& j) const {
-    const int64_t line = row / horizontal.outputs;
-    j = static_cast<int>(row - line * horizontal.outputs);
-    n = line / vertical.outputs;
-    i = static_cast<int>(line - n * vertical.outputs);
+    const int64_t line = row / horizontal.count;
+    j = static_cast<int>(row - line * horizontal.count);
+    n = line / vertical.count;
+    i = static_cast<int>(line - n * vertical.count);
   }
 };
 
-SDGAN_DEVICE GatherTile gather_tile(const GatherGemm& g, int tile, int step) {
+// The residues with most taps come first, so that the longest blocks start first.
+SDGAN_DEVICE Residue residue_of_rank(const ConvAxis& axis, Pass pass, int64_t rank) {
+  return residue(axis, pass, residue_by_taps(axis, rank));
+}
+
+SDGAN_DEVICE GemmTile tile_of_block(const ImplicitGemmArguments& g, int tile, int step) {
   unsigned block = blockIdx.x;
   const unsigned column = block % g.column_tiles;
   block /= g.column_tiles;
   const unsigned row = block % g.row_tiles;
   block /= g.row_tiles;
-  const unsigned groups = static_cast<unsigned>(g.p.groups);
+  const ConvGeometry& geometry = g.p.geometry;
+  const unsigned groups = static_cast<unsigned>(geometry.groups);
   const unsigned group = block % groups;
   block /= groups;
-  const unsigned split = block % g.splits, phase = block / g.splits;  // the phases with most taps first
-  const unsigned across = g.p.to_fine ? static_cast<unsigned>(g.p.horizontal.stride) : 1u;
+  const unsigned split = block % g.splits;
+  const unsigned rank = block / g.splits;
+  const unsigned across = static_cast<unsigned>(residue_count(geometry.horizontal, g.p.pass));
 
-  GatherTile t;
-  t.vertical = implicit_gemm_phase(g.p.vertical, g.p.to_fine, phase / across);
-  t.horizontal = implicit_gemm_phase(g.p.horizontal, g.p.to_fine, phase % across);
-  t.rows = g.p.batch * t.vertical.outputs * t.horizontal.outputs;
+  GemmTile t;
+  t.vertical = residue_of_rank(geometry.vertical, g.p.pass, rank / across);
+  t.horizontal = residue_of_rank(geometry.horizontal, g.p.pass, rank % across);
+  t.rows = geometry.batch * t.vertical.count * t.horizontal.count;
   t.first_row = static_cast<int64_t>(row) * tile;
   t.first_column = static_cast<int>(column) * tile;
   t.group = static_cast<int>(group);
   t.split = split;
-  t.index = phase * g.row_tiles + row;
   t.depth = t.vertical.taps * t.horizontal.taps * static_cast<int>(g.p.group_inputs());
   const int64_t steps = (t.depth + step - 1) / step;
   t.first_step = static_cast<int>(steps * split / g.splits);
@@ -90,7 +97,7 @@ SDGAN_DEVICE GatherTile gather_tile(const GatherGemm& g, int tile, int step) {
 
 // Where the tile's rows begin in the output, or in the parts; -1 past the last row. For the first kTile threads.
 template <int kTile>
-SDGAN_DEVICE void place_rows(const GatherGemm& g, const GatherTile& t, Smem<int64_t> place) {
+SDGAN_DEVICE void place_rows(const ImplicitGemmArguments& g, const GemmTile& t, Smem<int64_t> place) {
   if (threadIdx.x >= kTile) return;
   const int64_t row = t.first_row + threadIdx.x;
   int64_t at = -1;
@@ -101,8 +108,8 @@ SDGAN_DEVICE void place_rows(const GatherGemm& g, const GatherTile& t, Smem<int6
     const int64_t h = t.vertical.first + static_cast<int64_t>(i) * t.vertical.step;
     const int64_t w = t.horizontal.first + static_cast<int64_t>(j) * t.horizontal.step;
     if (g.splits > 1) {
-      at = ((t.split * g.p.batch + n) * g.p.output_size(0) + h) * g.p.output_size(1) + w;
-      at = at * g.p.outputs + t.group * g.p.group_outputs();
+      at = ((t.split * g.p.geometry.batch + n) * g.p.output_size(0) + h) * g.p.output_size(1) + w;
+      at = at * g.p.output_channels() + t.group * g.p.group_outputs();
     } else {
       at = n * g.p.output_stride[0] + h * g.p.output_stride[2] + w * g.p.output_stride[3] +
            t.group * g.p.group_outputs() * g.p.output_stride[1];
@@ -162,26 +169,11 @@ SDGAN_DEVICE void finish_run(const ImplicitGemmParams& p, int64_t at, int64_t ch
   store_run<S>(p.output, at, p.output_stride[1], count, wide, x);
 }
 
-// This thread's column of the tile in ImplicitGemmParams::statistics.
-template <class T>
-struct ColumnSums {
-  T sum = 0, squares = 0;
-
-  template <int kTile>
-  SDGAN_DEVICE void store(const GatherGemm& g, const GatherTile& t) const {
-    const int64_t column = t.first_column + static_cast<int64_t>(threadIdx.x);
-    if (g.p.statistics == nullptr || threadIdx.x >= kTile || column >= g.p.group_outputs()) return;
-    T* row = static_cast<T*>(g.p.statistics) + t.index * 2 * g.p.outputs + t.group * g.p.group_outputs() + column;
-    row[0] = sum;
-    row[g.p.outputs] = squares;
-  }
-};
-
 // Sums of kRows rows of the tile, [kRows, kTile + 4] in shared memory, to the output or to the parts. row_of(r) is the
 // tile's row that r stands for; place is from place_rows. Lanes run over what is contiguous in the output.
 template <class S, int kRows, int kTile, int kBlock, class RowOf>
-SDGAN_DEVICE void finish_rows(const GatherGemm& g, const GatherTile& t, compute_t<S>* sums, Smem<int64_t> place,
-                              RowOf row_of, ColumnSums<compute_t<S>>& statistics) {
+SDGAN_DEVICE void finish_rows(const ImplicitGemmArguments& g, const GemmTile& t, compute_t<S>* sums,
+                              Smem<int64_t> place, RowOf row_of) {
   using T = compute_t<S>;
   constexpr int kWidth = kRun<S>, kRuns = kTile / kWidth;
   const Smem<Four<T>> fours{reinterpret_cast<Four<T>*>(sums)};
@@ -215,26 +207,7 @@ SDGAN_DEVICE void finish_rows(const GatherGemm& g, const GatherTile& t, compute_
     } else {
       finish_run<S>(g.p, at + column * g.p.output_stride[1], t.group * g.p.group_outputs() + column, count,
                     g.wide_stores && count == kWidth, x);
-      if (g.p.statistics != nullptr) {
-        PRAGMA_UNROLL
-        for (int q = 0; q < kWidth / 4; ++q) {
-          Four<T> four;
-          PRAGMA_UNROLL
-          for (int j = 0; j < 4; ++j) four.lane[j] = to_compute(from_compute<S>(x[4 * q + j]));
-          fours[row * (kTile / 4 + 1) + run * (kWidth / 4) + q] = four;
-        }
-      }
     }
-  }
-  if (g.p.statistics == nullptr) return;
-  __syncthreads();
-  if (threadIdx.x >= kTile) return;
-  const Smem<T> stored{sums};
-  for (int row = 0; row < kRows; ++row) {
-    if (place[row_of(row)] < 0) continue;
-    const T x = stored[row * (kTile + 4) + threadIdx.x];
-    statistics.sum += x;
-    statistics.squares += x * x;
   }
 }
 

@@ -1,169 +1,110 @@
-// Convolutions as matrix products whose operand is gathered while it is read (implicit GEMM): forward and gradients of
-// conv2d and conv_transpose2d, CUDA alone.
+// Convolutions as matrix products whose operand is read in place, where it lies in the image (implicit GEMM): the three
+// passes of geometry.h, CUDA alone.
 //
-// As in small_channel.h, one image is the fine side of the stride and the other the coarse one; both ops are one relation:
+//              a row is             a column is                        the sum (K) runs over
+//   fprop      a pixel of y         a channel of y                     taps, channels of x
+//   dgrad      a pixel of x         a channel of x                     taps, channels of y
+//   wgrad      a channel of y       a tap and a channel of x           pixels of y
 //
-//   fine = coarse * stride + tap * dilation - pad      in each direction
+// fprop and dgrad are one kernel: dgrad runs by the residues of geometry.h, each of which is a convolution of stride 1,
+// and all residues are one launch. The image that a pass reads is its input, the one that it writes its output:
 //
-//                  input    output
-//   conv2d         fine     coarse    pad = padding at the top or left
-//   transposed     coarse   fine      pad = crop at the top or left
-//
-// The weight is [coarse channels, fine channels / groups, R, S] for both. Three products over the pairs that meet:
-//
-//   to_coarse   coarse[p, m]    = sum fine[p * stride + tap * dilation - pad, c] W[m, c, tap]
-//   to_fine     fine[h, m]      = sum coarse[(h + pad - tap * dilation) / stride, c] W[c, m, tap]   where that divides
-//   wgrad       dW[cc, cf, tap] = sum coarse[p, cc] fine[p * stride + tap * dilation - pad, cf]
-//
-// to_coarse is conv2d and the input's gradient of conv_transpose2d, to_fine the other two. They are one gather GEMM: a
-// row is an output pixel, a column an output channel, and K runs over taps and input channels. In to_fine the pixels of
-// one remainder h mod stride (a phase) share their taps: each phase is a convolution of stride 1 and no zero is
-// multiplied. implicit_gemm_phase() has the arithmetic; all phases are one launch.
+//              input    output
+//   fprop      x        y
+//   dgrad      y        x
 #pragma once
 
 #include "kernels/activation.h"
+#include "kernels/conv/geometry.h"
 #include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
 namespace sdgan {
 
-struct ImplicitGemmAxis {
-  int64_t fine = 0;  // sizes; below 2^30
-  int64_t coarse = 0;
-  int64_t taps = 1;
-  int64_t stride = 1;
-  int64_t dilation = 1;
-  int64_t pad = 0;  // at the top or left; the other end follows from the sizes
-};
-
-// What one phase is along one axis: outputs first + i * step, i < outputs; taps tap_first + t * tap_step, t < taps;
-// they meet at input i * in_step + in_first + t * in_tap.
-struct ImplicitGemmPhase {
-  int outputs, first, step;
-  int taps, tap_first, tap_step;
-  int in_first, in_step, in_tap;
-};
-
-SDGAN_HD int64_t implicit_gemm_common(const ImplicitGemmAxis& a) {  // greatest common divisor of stride and dilation
-  int64_t x = a.stride, y = a.dilation;
-  while (y != 0) {
-    const int64_t rest = x % y;
-    x = y;
-    y = rest;
-  }
-  return x;
-}
-
-// Phases in order of falling numbers of taps. The remainder v = (h + pad) mod stride of a phase with taps is
-// tap_first * dilation mod stride, and rank = tap_first < stride / common; the other phases have no taps.
-SDGAN_HD ImplicitGemmPhase implicit_gemm_phase(const ImplicitGemmAxis& a, bool to_fine, int64_t rank) {
-  if (!to_fine) {
-    return {static_cast<int>(a.coarse),
-            0,
-            1,
-            static_cast<int>(a.taps),
-            0,
-            1,
-            static_cast<int>(-a.pad),
-            static_cast<int>(a.stride),
-            static_cast<int>(a.dilation)};
-  }
-  const int64_t common = implicit_gemm_common(a), classes = a.stride / common;
-  const bool meets = rank < classes && rank < a.taps;
-  const int64_t k = rank - classes;
-  const int64_t v = rank < classes ? rank * a.dilation % a.stride : k / (common - 1) * common + 1 + k % (common - 1);
-  const int64_t first = ((v - a.pad) % a.stride + a.stride) % a.stride;
-  ImplicitGemmPhase phase;
-  phase.outputs = static_cast<int>(first < a.fine ? (a.fine - first + a.stride - 1) / a.stride : 0);
-  phase.first = static_cast<int>(first);
-  phase.step = static_cast<int>(a.stride);
-  phase.taps = static_cast<int>(meets ? (a.taps - rank + classes - 1) / classes : 0);
-  phase.tap_first = static_cast<int>(rank);
-  phase.tap_step = static_cast<int>(classes);
-  phase.in_first = static_cast<int>(meets ? (first + a.pad - rank * a.dilation) / a.stride : 0);
-  phase.in_step = 1;
-  phase.in_tap = static_cast<int>(-a.dilation / common);
-  return phase;
-}
-
-// Strides are in elements, in the order n, c, h, w.
+// fprop or dgrad, followed by bias and activation. Strides are in elements, in the order n, c, h, w.
 struct ImplicitGemmParams {
-  ImplicitGemmAxis vertical, horizontal;
-  int64_t batch = 0;
-  int64_t groups = 1;
-  int64_t inputs = 0;  // channels of all groups
-  int64_t outputs = 0;
-  bool to_fine = false;  // else to_coarse
+  ConvGeometry geometry;  // sizes are below 2^30
+  Pass pass = Pass::fprop;
   DType dtype = DType::f32;
   Activation activation = Activation::none;
   double negative_slope = 0;
   bool tensor_cores = false;  // they may be used: implicit_gemm_tensor_cores() said so
   bool tf32 = false;          // and for float32, rounded to tf32
 
-  const void* input = nullptr;  // [batch, inputs, H, W] with the strides below, any
+  const void* input = nullptr;  // [N, input channels, H, W] with the strides below, any
   int64_t input_stride[4] = {};
-  const void* weight = nullptr;  // [coarse channels, fine channels / groups, R, S]
+  const void* weight = nullptr;  // [Cy, Cx / groups, R, S]
   int64_t weight_stride[4] = {};
-  const void* bias = nullptr;     // [outputs] or null
-  void* output = nullptr;         // [batch, outputs, H, W]: act(sum + bias)
+  const void* bias = nullptr;     // [output channels] or null
+  void* output = nullptr;         // [N, output channels, H, W]: act(sum + bias)
   void* preactivation = nullptr;  // sum + bias, with the strides of output, or null
   int64_t output_stride[4] = {};
-  // [implicit_gemm_plan(p).statistics, 2, outputs] in the compute type, or null: by channel the sums of output, as stored,
-  // and of its squares, one row for each tile of pixels, to be added in order. K is then not split. No op asks for it
-  // yet.
-  void* statistics = nullptr;
-  void* workspace = nullptr;  // implicit_gemm_plan(p).workspace bytes, 16-byte aligned, not initialised
-  int64_t force_splits = 0;   // for the tests: the number of splits of K, and the tile; 0 leaves the choice
-  int force_tile = 0;
+  void* workspace = nullptr;  // implicit_gemm_workspace(p, plan) bytes, 16-byte aligned, not initialised
 
-  SDGAN_HD int64_t phases() const { return to_fine ? vertical.stride * horizontal.stride : 1; }
-  SDGAN_HD int64_t group_inputs() const { return inputs / groups; }
-  SDGAN_HD int64_t group_outputs() const { return outputs / groups; }
-  SDGAN_HD const ImplicitGemmAxis& axis(int i) const { return i == 0 ? vertical : horizontal; }
-  SDGAN_HD int64_t input_size(int i) const { return to_fine ? axis(i).coarse : axis(i).fine; }
-  SDGAN_HD int64_t output_size(int i) const { return to_fine ? axis(i).fine : axis(i).coarse; }
-  SDGAN_HD int64_t pixels() const { return batch * output_size(0) * output_size(1); }
-  // Of the weight, along the output and the input channels of this product.
-  SDGAN_HD int64_t weight_output_stride() const { return weight_stride[to_fine ? 1 : 0]; }
-  SDGAN_HD int64_t weight_input_stride() const { return weight_stride[to_fine ? 0 : 1]; }
+  SDGAN_HD bool is_dgrad() const { return pass == Pass::dgrad; }
+  SDGAN_HD int64_t residues() const {
+    return residue_count(geometry.vertical, pass) * residue_count(geometry.horizontal, pass);
+  }
+  // Channels of all groups, then of one.
+  SDGAN_HD int64_t input_channels() const { return is_dgrad() ? geometry.y_channels : geometry.x_channels; }
+  SDGAN_HD int64_t output_channels() const { return is_dgrad() ? geometry.x_channels : geometry.y_channels; }
+  SDGAN_HD int64_t group_inputs() const { return input_channels() / geometry.groups; }
+  SDGAN_HD int64_t group_outputs() const { return output_channels() / geometry.groups; }
+  // Height (axis 0) and width (axis 1).
+  SDGAN_HD int64_t input_size(int axis) const { return is_dgrad() ? geometry.axis(axis).y : geometry.axis(axis).x; }
+  SDGAN_HD int64_t output_size(int axis) const { return is_dgrad() ? geometry.axis(axis).x : geometry.axis(axis).y; }
+  SDGAN_HD int64_t output_pixels() const { return is_dgrad() ? geometry.x_pixels() : geometry.y_pixels(); }
+  // The weight's dimensions of the output's and of the input's channels.
+  SDGAN_HD int output_dimension() const { return is_dgrad() ? 1 : 0; }
+  SDGAN_HD int input_dimension() const { return is_dgrad() ? 0 : 1; }
+  SDGAN_HD int64_t weight_output_stride() const { return weight_stride[output_dimension()]; }
+  SDGAN_HD int64_t weight_input_stride() const { return weight_stride[input_dimension()]; }
 };
 
 struct ImplicitGemmWgradParams {
-  ImplicitGemmAxis vertical, horizontal;
-  int64_t batch = 0;
-  int64_t groups = 1;
-  int64_t coarse_channels = 0;  // of all groups
-  int64_t fine_channels = 0;
+  ConvGeometry geometry;
   DType dtype = DType::f32;
-  bool tensor_cores = false;
+  bool tensor_cores = false;  // as in ImplicitGemmParams
   bool tf32 = false;
 
-  const void* coarse = nullptr;  // [batch, coarse_channels, vertical.coarse, horizontal.coarse]
-  int64_t coarse_stride[4] = {};
-  const void* fine = nullptr;  // [batch, fine_channels, vertical.fine, horizontal.fine]
-  int64_t fine_stride[4] = {};
-  void* grad_weight = nullptr;  // [coarse_channels, fine_channels / groups, R, S]
+  const void* y = nullptr;  // [N, Cy, P, Q]: the gradient of conv2d's output, or conv_transpose2d's input
+  int64_t y_stride[4] = {};
+  const void* x = nullptr;  // [N, Cx, H, W]: conv2d's input, or the gradient of conv_transpose2d's output
+  int64_t x_stride[4] = {};
+  void* grad_weight = nullptr;  // [Cy, Cx / groups, R, S]
   int64_t grad_weight_stride[4] = {};
   void* workspace = nullptr;  // as in ImplicitGemmParams
-  int64_t force_splits = 0;
-  int force_tile = 0;
 
-  SDGAN_HD int64_t group_coarse() const { return coarse_channels / groups; }
-  SDGAN_HD int64_t group_fine() const { return fine_channels / groups; }
-  SDGAN_HD int64_t columns() const { return vertical.taps * horizontal.taps * group_fine(); }  // (r, s, cf)
-  SDGAN_HD int64_t pixels() const { return batch * vertical.coarse * horizontal.coarse; }
+  SDGAN_HD int64_t group_y_channels() const { return geometry.y_channels / geometry.groups; }
+  SDGAN_HD int64_t group_x_channels() const { return geometry.x_channels / geometry.groups; }
+  SDGAN_HD int64_t columns() const { return geometry.taps() * group_x_channels(); }  // (r, s, channel of x)
 };
 
-// Whether the kernels for tensor cores can run on the current device: it and the code in this build are sm_80 or later.
-#if SDGAN_CUDA
-bool implicit_gemm_tensor_cores();
-#else
-inline bool implicit_gemm_tensor_cores() { return false; }
-#endif
+// What is chosen for a product; implicit_gemm_plan.h chooses. Tests ask for another tile or another number of splits.
+struct ImplicitGemmPlan {
+  bool tensor_cores = false;
+  bool packs_weight = false;  // tensor cores: the weight is copied to [R, S, outputs, inputs] first
+  int tile = 64;              // rows and columns of sums that a block makes; on tensor cores it may also be 128
+  int64_t splits = 1;         // parts of K, with fixed bounds; they are added in order
+};
 
 // float32, float64, bfloat16 and float16, any strides. 16-bit types, and float32 where tf32 may stand for it, run on
-// tensor cores where there is one group and each pixel's channels are contiguous and 16-byte aligned.
-SDGAN_CUDA_KERNEL(implicit_gemm, ImplicitGemmParams)
-SDGAN_CUDA_KERNEL(implicit_gemm_wgrad, ImplicitGemmWgradParams)
+// tensor cores where there is one group and each pixel's channels are contiguous and 16-byte aligned. The launchers are
+// as launcher.h says, with the plan of implicit_gemm_plan(p).
+#if SDGAN_CUDA
+// Whether the kernels for tensor cores can run on the current device: it and the code in this build are sm_80 or later.
+bool implicit_gemm_tensor_cores();
+CudaError launch_implicit_gemm(const ImplicitGemmParams& p, const ImplicitGemmPlan& plan, CudaStream stream);
+CudaError launch_implicit_gemm_wgrad(const ImplicitGemmWgradParams& p, const ImplicitGemmPlan& plan,
+                                     CudaStream stream);
+#else
+inline bool implicit_gemm_tensor_cores() { return false; }
+inline CudaError launch_implicit_gemm(const ImplicitGemmParams&, const ImplicitGemmPlan&, CudaStream) {
+  return kCudaNotBuilt;
+}
+inline CudaError launch_implicit_gemm_wgrad(const ImplicitGemmWgradParams&, const ImplicitGemmPlan&, CudaStream) {
+  return kCudaNotBuilt;
+}
+#endif
 
 }  // namespace sdgan

@@ -1,4 +1,4 @@
-// The products of implicit_gemm.h without tensor cores: every architecture, dtype, stride, group and number of channels.
+// The passes of implicit_gemm.h without tensor cores: every architecture, dtype, stride, group and number of channels.
 //
 // A block of 128 threads makes a tile of 64 x 64 sums, 8 x 4 a thread, in steps of 16 along K through two buffers in
 // shared memory: while one is multiplied the next is on its way in registers. 12 reads of shared memory feed 32
@@ -8,9 +8,9 @@
 // belongs to i and one that belongs to k, and so is its image coordinate, which decides whether it is 0 (padding). Both
 // halves are looked up in small tables in shared memory (Place): 64 rows once, 16 of K for each step.
 //
-//                 A (i = row)                      B (i = column)                  k
-//   gather GEMM   input    i: output pixel         weight   i: output channel      tap, input channel
-//   wgrad         coarse   i: channel              fine     i: tap, channel        coarse pixel
+//                   A (i = row)                   B (i = column)                  k
+//   fprop, dgrad    input   i: output pixel       weight   i: output channel      tap, input channel
+//   wgrad           y       i: channel            x        i: tap, channel        pixel of y
 //
 // Bytes of a block and step: 2 * 64 * 16 elements for 2 * 64 * 64 * 16 operations. Exact float32 (or float64) sums.
 #include "kernels/conv/implicit_gemm.cuh"
@@ -134,12 +134,11 @@ SDGAN_DEVICE Place* tables(compute_t<S>* buffers) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_simt_kernel(GatherGemm g) {
+__global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_simt_kernel(ImplicitGemmArguments g) {
   using T = compute_t<S>;
   const ImplicitGemmParams& p = g.p;
-  const GatherTile t = gather_tile(g, kTile, kStep);
-  ColumnSums<T> statistics;
-  if (t.first_row >= t.rows) return statistics.template store<kTile>(g, t);
+  const GemmTile t = tile_of_block(g, kTile, kStep);
+  if (t.first_row >= t.rows) return;
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
   const Operand<S> a{static_cast<const S*>(p.input),
@@ -164,8 +163,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_
       int64_t n;
       int i, j;
       t.pixel(row, n, i, j);
-      at.v = i * t.vertical.in_step + t.vertical.in_first;
-      at.h = j * t.horizontal.in_step + t.horizontal.in_first;
+      at.v = i * t.vertical.read_step + t.vertical.read_first;
+      at.h = j * t.horizontal.read_step + t.horizontal.read_first;
       at.offset = n * p.input_stride[0] + at.v * p.input_stride[2] + at.h * p.input_stride[3] +
                   static_cast<int64_t>(t.group) * inputs * p.input_stride[1];
     }
@@ -174,8 +173,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_
     const int i = threadIdx.x - kTile, column = t.first_column + i;
     Place at = nowhere();
     if (column < p.group_outputs()) {
-      const int64_t coarse = p.to_fine ? p.group_inputs() : p.group_outputs();  // channels of a group
-      at = {t.group * coarse * p.weight_stride[0] + column * p.weight_output_stride(), 0, 0};
+      const int64_t y_channels = p.geometry.y_channels / p.geometry.groups;
+      at = {t.group * y_channels * p.weight_stride[0] + column * p.weight_output_stride(), 0, 0};
     }
     b.rows[i] = at;
   }
@@ -186,8 +185,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_
     if (k < t.depth) {
       const int tap = k / inputs, c = k - tap * inputs;
       const int r = tap / t.horizontal.taps, s = tap - r * t.horizontal.taps;
-      in.v = r * t.vertical.in_tap;
-      in.h = s * t.horizontal.in_tap;
+      in.v = r * t.vertical.read_tap;
+      in.h = s * t.horizontal.read_tap;
       in.offset = in.v * p.input_stride[2] + in.h * p.input_stride[3] + c * p.input_stride[1];
       weight = {(t.vertical.tap_first + static_cast<int64_t>(r) * t.vertical.tap_step) * p.weight_stride[2] +
                     (t.horizontal.tap_first + static_cast<int64_t>(s) * t.horizontal.tap_step) * p.weight_stride[3] +
@@ -208,86 +207,91 @@ __global__ void __launch_bounds__(kBlock, sizeof(S) == 8 ? 2 : 3) implicit_gemm_
     fours[row_of(i) * (kRow / 4) + threadIdx.x % 16] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
   }
   __syncthreads();
-  finish_rows<S, kTile, kTile, kBlock>(g, t, buffers, place, [](int row) { return row; }, statistics);
-  statistics.template store<kTile>(g, t);
+  finish_rows<S, kTile, kTile, kBlock>(g, t, buffers, place, [](int row) { return row; });
 }
 
 template <class S>
-__global__ void __launch_bounds__(kBlock) implicit_gemm_wgrad_simt_kernel(WgradGemm g) {
+__global__ void __launch_bounds__(kBlock) implicit_gemm_wgrad_simt_kernel(ImplicitGemmWgradArguments g) {
   using T = compute_t<S>;
   const ImplicitGemmWgradParams& p = g.p;
+  const ConvAxis &vertical = p.geometry.vertical, &horizontal = p.geometry.horizontal;
   unsigned block = blockIdx.x;
   const int first_column = static_cast<int>(block % g.column_tiles) * kTile;
   block /= g.column_tiles;
   const int first_row = static_cast<int>(block % g.row_tiles) * kTile;
   block /= g.row_tiles;
-  const int64_t group = block % static_cast<unsigned>(p.groups), split = block / static_cast<unsigned>(p.groups);
+  const unsigned groups = static_cast<unsigned>(p.geometry.groups);
+  const int64_t group = block % groups, split = block / groups;
 
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
-  const Operand<S> a{static_cast<const S*>(p.coarse), 1, 1, {table}, {table + 2 * kTile}, p.coarse_stride[1] != 1};
-  const Operand<S> b{static_cast<const S*>(p.fine),       static_cast<int>(p.vertical.fine),
-                     static_cast<int>(p.horizontal.fine), {table + kTile},
-                     {table + 2 * kTile + 2 * kStep},     p.fine_stride[1] != 1};
-  const int coarse = static_cast<int>(p.group_coarse()), columns = static_cast<int>(p.columns());
+  const Operand<S> a{static_cast<const S*>(p.y), 1, 1, {table}, {table + 2 * kTile}, p.y_stride[1] != 1};
+  const Operand<S> b{static_cast<const S*>(p.x),
+                     static_cast<int>(vertical.x),
+                     static_cast<int>(horizontal.x),
+                     {table + kTile},
+                     {table + 2 * kTile + 2 * kStep},
+                     p.x_stride[1] != 1};
+  const int rows = static_cast<int>(p.group_y_channels()), columns = static_cast<int>(p.columns());
   if (threadIdx.x < kTile) {
     const int row = first_row + threadIdx.x;
-    a.rows[threadIdx.x] = row < coarse ? Place{(group * coarse + row) * p.coarse_stride[1], 0, 0} : nowhere();
+    a.rows[threadIdx.x] = row < rows ? Place{(group * rows + row) * p.y_stride[1], 0, 0} : nowhere();
   } else {
     const int i = threadIdx.x - kTile, column = first_column + i;
     Place at = nowhere();
     if (column < columns) {
-      const int fine = static_cast<int>(p.group_fine()), across = static_cast<int>(p.horizontal.taps);
-      const int tap = column / fine, c = column - tap * fine, r = tap / across, s = tap - r * across;
-      at.v = r * static_cast<int>(p.vertical.dilation);
-      at.h = s * static_cast<int>(p.horizontal.dilation);
-      at.offset = at.v * p.fine_stride[2] + at.h * p.fine_stride[3] + (group * fine + c) * p.fine_stride[1];
+      const int channels = static_cast<int>(p.group_x_channels()), across = static_cast<int>(horizontal.taps);
+      const int tap = column / channels, c = column - tap * channels;
+      const int r = tap / across, s = tap - r * across;
+      at.v = r * static_cast<int>(vertical.dilation);
+      at.h = s * static_cast<int>(horizontal.dilation);
+      at.offset = at.v * p.x_stride[2] + at.h * p.x_stride[3] + (group * channels + c) * p.x_stride[1];
     }
     b.rows[i] = at;
   }
-  const int64_t pixels = p.pixels();
+  const int64_t pixels = p.geometry.y_pixels();
   const int64_t steps = (pixels + kStep - 1) / kStep;
   const int64_t begin = steps * split / g.splits, end = steps * (split + 1) / g.splits;
   const auto place_k = [&](int step) {
     if (threadIdx.x >= kStep) return;
     const int64_t pixel = (begin + step) * kStep + threadIdx.x;
-    Place in = nowhere(), out = nowhere();
+    Place of_y = nowhere(), of_x = nowhere();
     if (pixel < pixels) {
-      const int64_t line = pixel / p.horizontal.coarse, n = line / p.vertical.coarse;
-      const int64_t i = line - n * p.vertical.coarse, j = pixel - line * p.horizontal.coarse;
-      out = {n * p.coarse_stride[0] + i * p.coarse_stride[2] + j * p.coarse_stride[3], 0, 0};
-      in.v = static_cast<int>(i * p.vertical.stride - p.vertical.pad);
-      in.h = static_cast<int>(j * p.horizontal.stride - p.horizontal.pad);
-      in.offset = n * p.fine_stride[0] + in.v * p.fine_stride[2] + in.h * p.fine_stride[3];
+      const int64_t line = pixel / horizontal.y, n = line / vertical.y;
+      const int64_t i = line - n * vertical.y, j = pixel - line * horizontal.y;
+      of_y = {n * p.y_stride[0] + i * p.y_stride[2] + j * p.y_stride[3], 0, 0};
+      of_x.v = static_cast<int>(i * vertical.stride - vertical.pad);
+      of_x.h = static_cast<int>(j * horizontal.stride - horizontal.pad);
+      of_x.offset = n * p.x_stride[0] + of_x.v * p.x_stride[2] + of_x.h * p.x_stride[3];
     }
-    a.ks[step % 2 * kStep + threadIdx.x] = out;
-    b.ks[step % 2 * kStep + threadIdx.x] = in;
+    a.ks[step % 2 * kStep + threadIdx.x] = of_y;
+    b.ks[step % 2 * kStep + threadIdx.x] = of_x;
   };
 
   T sums[8][4];
   multiply<S>(a, b, 0, static_cast<int>(end - begin), place_k, buffers, sums);
-  T* parts = static_cast<T*>(g.parts) + (split * p.coarse_channels + group * coarse) * columns;
+  T* parts = static_cast<T*>(g.parts) + (split * p.geometry.y_channels + group * rows) * columns;
   PRAGMA_UNROLL
   for (int i = 0; i < 8; ++i) {
     const int row = first_row + row_of(i);
     PRAGMA_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int column = first_column + 4 * (threadIdx.x % 16) + j;
-      if (row < coarse && column < columns) parts[static_cast<int64_t>(row) * columns + column] = sums[i][j];
+      if (row < rows && column < columns) parts[static_cast<int64_t>(row) * columns + column] = sums[i][j];
     }
   }
 }
 
 }  // namespace
 
-CudaError launch_gather_simt(const GatherGemm& g, unsigned blocks, CudaStream stream) {
+CudaError launch_implicit_gemm_simt(const ImplicitGemmArguments& g, unsigned blocks, CudaStream stream) {
   return dispatch(g.p.dtype, [&](auto storage) {
     using S = decltype(storage);
     return launch(implicit_gemm_simt_kernel<S>, blocks, kBlock, kSharedBytes<S>, stream, g);
   });
 }
 
-CudaError launch_wgrad_simt(const WgradGemm& g, unsigned blocks, CudaStream stream) {
+CudaError launch_implicit_gemm_wgrad_simt(const ImplicitGemmWgradArguments& g, unsigned blocks, CudaStream stream) {
   return dispatch(g.p.dtype, [&](auto storage) {
     using S = decltype(storage);
     return launch(implicit_gemm_wgrad_simt_kernel<S>, blocks, kBlock, kSharedBytes<S>, stream, g);

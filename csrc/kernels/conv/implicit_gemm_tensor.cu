@@ -1,7 +1,7 @@
-// The gather GEMM of implicit_gemm.h on tensor cores (sm_80 and later): bfloat16, float16, and float32 as tf32.
+// fprop and dgrad of implicit_gemm.h on tensor cores (sm_80 and later): bfloat16, float16, and float32 as tf32.
 //
-//   rows      output pixels of a phase                A  input[n, i * in_step + in_first + t * in_tap, c]   NHWC
-//   columns   output channels                         B  weight[tap][m][c], c contiguous
+//   rows      output pixels of a residue   A  input[n, read_first + i * read_step + tap * read_tap, ..., c]   NHWC
+//   columns   output channels              B  weight[tap][output channel][c], c contiguous
 //   K         (tap, c), c fastest, without padding: 16 bytes of K are channels of one tap, as C is a multiple of that
 //
 // A block makes a tile of kTile x kTile sums, a warp of kTile/2 x 32, in steps of 64 bytes along K (32 elements of 16
@@ -35,26 +35,27 @@ SDGAN_DEVICE int swizzled(int r, int c) {
 template <int kTile>
 constexpr size_t kSharedBytes = size_t{kStages} * 2 * kTile * kStepBytes;
 
-// A thread's copies. Everything it needs to know about the next step follows from the last one by adding: within a tap
-// the channel moves on, and at the end of a tap all offsets jump by the same amounts.
+// A thread's copies. All that it needs for the next step follows from the last one by adding: within a tap the channel
+// moves on, and at the end of a tap all offsets jump by the same amounts.
 template <class S, int kTile>
 struct Loader {
   static constexpr int kBlock = 2 * kTile;
   static constexpr int kApart = kBlock / kChunks;  // kTile / 2: two rows of each operand a thread
   static constexpr int kStep = kStepBytes / static_cast<int>(sizeof(S));
 
-  const GatherGemm& g;
-  const GatherTile& t;
+  const ImplicitGemmArguments& g;
+  const GemmTile& t;
   S* to;             // of this thread in stage 0, row 0 of its two
-  int c, r, s;       // channel of tap (r, s) of the phase
+  int c, r, s;       // channel of tap (r, s) of the residue
   int v[2], h[2];    // of the rows' input pixels
   int64_t image[2];  // their offsets, with the channel
   int64_t weight;    // of the first column, with the channel
   bool column[2];    // there is one
 
-  SDGAN_DEVICE Loader(const GatherGemm& g, const GatherTile& t, S* stages) : g(g), t(t) {
+  SDGAN_DEVICE Loader(const ImplicitGemmArguments& arguments, const GemmTile& tile, S* stages)
+      : g(arguments), t(tile) {
     const ImplicitGemmParams& p = g.p;
-    const int inputs = static_cast<int>(p.inputs), across = max(t.horizontal.taps, 1);
+    const int inputs = static_cast<int>(p.input_channels()), across = max(t.horizontal.taps, 1);
     const int first = t.first_step * kStep + threadIdx.x % kChunks * kPack<S>, tap = first / inputs;
     c = first - tap * inputs;
     r = tap / across;
@@ -69,13 +70,13 @@ struct Loader {
       image[i] = 0;
       if (row < t.rows) {
         int64_t n;
-        int y, x;
-        t.pixel(row, n, y, x);
-        v[i] = y * t.vertical.in_step + t.vertical.in_first + r * t.vertical.in_tap;
-        h[i] = x * t.horizontal.in_step + t.horizontal.in_first + s * t.horizontal.in_tap;
+        int down, right;
+        t.pixel(row, n, down, right);
+        v[i] = down * t.vertical.read_step + t.vertical.read_first + r * t.vertical.read_tap;
+        h[i] = right * t.horizontal.read_step + t.horizontal.read_first + s * t.horizontal.read_tap;
         image[i] = n * p.input_stride[0] + v[i] * p.input_stride[2] + h[i] * p.input_stride[3] + c;
       }
-      column[i] = t.first_column + local < p.outputs;
+      column[i] = t.first_column + local < p.output_channels();
     }
     weight = (t.first_column + static_cast<int>(threadIdx.x) / kChunks) * p.weight_output_stride() +
              (t.vertical.tap_first + static_cast<int64_t>(r) * t.vertical.tap_step) * p.weight_stride[2] +
@@ -101,18 +102,23 @@ struct Loader {
     c += kStep;
     int64_t image_jump = kStep;
     weight += kStep;
-    while (c >= p.inputs) {
+    const int inputs = static_cast<int>(p.input_channels());
+    while (c >= inputs) {
       const int width = t.horizontal.taps;
-      const bool line = ++s == width;  // of taps has ended
-      const int dv = line ? t.vertical.in_tap : 0, dh = line ? (1 - width) * t.horizontal.in_tap : t.horizontal.in_tap;
-      s = line ? 0 : s;
-      r += line ? 1 : 0;
-      c -= static_cast<int>(p.inputs);
-      image_jump += dv * p.input_stride[2] + dh * p.input_stride[3] - p.inputs;
-      weight +=
-          (line ? t.vertical.tap_step * p.weight_stride[2] - (width - 1) * t.horizontal.tap_step * p.weight_stride[3]
-                : t.horizontal.tap_step * p.weight_stride[3]) -
-          p.inputs;
+      int dv = 0, dh = t.horizontal.read_tap;
+      int64_t weight_jump = t.horizontal.tap_step * p.weight_stride[3];
+      ++s;
+      if (s == width) {  // a row of taps has ended
+        s = 0;
+        ++r;
+        dv = t.vertical.read_tap;
+        dh = (1 - width) * t.horizontal.read_tap;
+        weight_jump =
+            t.vertical.tap_step * p.weight_stride[2] - (width - 1) * t.horizontal.tap_step * p.weight_stride[3];
+      }
+      c -= inputs;
+      image_jump += dv * p.input_stride[2] + dh * p.input_stride[3] - inputs;
+      weight += weight_jump - inputs;
       PRAGMA_UNROLL
       for (int i = 0; i < 2; ++i) {
         v[i] += dv;
@@ -125,14 +131,13 @@ struct Loader {
 };
 
 template <class S, int kTile>
-__global__ void __launch_bounds__(2 * kTile, 256 / kTile) implicit_gemm_tensor_kernel(GatherGemm g) {
+__global__ void __launch_bounds__(2 * kTile, 256 / kTile) implicit_gemm_tensor_kernel(ImplicitGemmArguments g) {
 #if SDGAN_CUDA_ARCH >= 800
   constexpr int kRows = kTile / 2, kM = kRows / 16, kN = 4, kAcross = kTile / 32;  // of a warp; warps side by side
   constexpr int kSlab = 32;                                                        // rows that are finished at a time
   constexpr int kStage = 2 * kTile * (kStepBytes / static_cast<int>(sizeof(S)));
-  const GatherTile t = gather_tile(g, kTile, kStepBytes / static_cast<int>(sizeof(S)));
-  ColumnSums<float> statistics;
-  if (t.first_row >= t.rows) return statistics.store<kTile>(g, t);
+  const GemmTile t = tile_of_block(g, kTile, kStepBytes / static_cast<int>(sizeof(S)));
+  if (t.first_row >= t.rows) return;
   S* stages = dynamic_smem<S>();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warp_row = warp / kAcross * kRows, warp_column = warp % kAcross * 32;
@@ -208,21 +213,20 @@ __global__ void __launch_bounds__(2 * kTile, 256 / kTile) implicit_gemm_tensor_k
       }
     }
     __syncthreads();
-    finish_rows<S, kSlab, kTile, 2 * kTile>(
-        g, t, slab, place, [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; }, statistics);
+    finish_rows<S, kSlab, kTile, 2 * kTile>(g, t, slab, place,
+                                            [=](int row) { return row / 16 * kRows + turn * 16 + row % 16; });
     __syncthreads();
   }
-  statistics.store<kTile>(g, t);
 #endif
 }
 
 }  // namespace
 
-CudaError launch_gather_tensor(const GatherGemm& g, int tile, unsigned blocks, CudaStream stream) {
+CudaError launch_implicit_gemm_tensor(const ImplicitGemmArguments& g, int tile, unsigned blocks, CudaStream stream) {
   return dispatch_tensor(g.p.dtype, [&](auto storage) {
     using S = decltype(storage);
-    return tile == 128 ? launch(implicit_gemm_tensor_kernel<S, 128>, blocks, 256, kSharedBytes<128>, stream, g)
-                       : launch(implicit_gemm_tensor_kernel<S, 64>, blocks, 128, kSharedBytes<64>, stream, g);
+    if (tile == 128) return launch(implicit_gemm_tensor_kernel<S, 128>, blocks, 256, kSharedBytes<128>, stream, g);
+    return launch(implicit_gemm_tensor_kernel<S, 64>, blocks, 128, kSharedBytes<64>, stream, g);
   });
 }
 
@@ -232,11 +236,12 @@ namespace sdgan {
 
 bool implicit_gemm_tensor_cores() {
 #ifdef __CUDACC__
-  // What the runtime has loaded for this device: its own code, or that of an older architecture without these kernels.
+  // Of the code that the runtime has loaded for this device: it may be that of an older architecture, in which these
+  // kernels are empty.
   cudaFuncAttributes loaded;
   const auto kernel = reinterpret_cast<const void*>(cuda::implicit_gemm_tensor_kernel<bf16, 64>);
   if (cudaFuncGetAttributes(&loaded, kernel) == cudaSuccess) return loaded.ptxVersion >= 80;
-  cudaGetLastError();  // not this call's business: a launch will say it
+  cudaGetLastError();  // cleared: the next launch reports the error itself
   return false;
 #else
   return true;

@@ -1,10 +1,10 @@
 // The weight gradient of implicit_gemm.h on tensor cores (sm_80 and later): bfloat16, float16, and float32 as tf32.
 //
-//   rows      coarse channels                           A  coarse[n, p, q, cc]                                     NHWC
-//   columns   (tap, fine channel), channel fastest      B  fine[n, p * stride + r * dilation - pad, ..., cf]       NHWC
-//   K         coarse pixels, in fixed slices; the slices' sums are added in order by another kernel
+//   rows      channels of y                           A  y[n, p, q, channel]                                  NHWC
+//   columns   (tap, channel of x), channel fastest    B  x[n, p * stride + r * dilation - pad, ..., channel]  NHWC
+//   K         pixels of y, in fixed slices; the slices' sums are added in order by another kernel
 //
-// The plan is that of implicit_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels
+// Organised as implicit_gemm_tensor.cu, but in both operands the contiguous dimension is not K. A step is 32 pixels
 // (16 of tf32), a row of shared memory is a pixel with kTile channels. 16-bit fragments are transposed by ldmatrix;
 // float ones are read word by word. Chunk c of pixel k lies at c ^ (k % 8), for float at c ^ (k % 4 * 2): no bank
 // conflicts. 16 bytes of columns belong to one tap, so a thread's tap is fixed, and a thread follows its two pixels by
@@ -36,35 +36,39 @@ struct Loader {
   static constexpr int kApart = kBlock / kChunks;              // two pixels of each operand a thread
   static_assert(2 * kApart == kPixels<S> && kApart % 8 == 0);  // so that both have the same swizzle
 
-  const WgradGemm& g;
-  S* to;                       // of this thread in stage 0, its first pixel
-  int64_t left;                // pixels from the first one to the end
-  int y[2], x[2];              // the coarse pixels
-  int64_t coarse[2], fine[2];  // offsets of their channels; fine may be outside of the image
-  int dv, dh;
-  bool row, column;  // there are such channels
+  const ImplicitGemmWgradArguments& g;
+  S* to;               // of this thread in stage 0, its first pixel
+  int64_t left;        // pixels from the first one to the end
+  int i[2], j[2];      // rows and columns of the two pixels of y
+  int64_t y[2], x[2];  // offsets of this thread's channels there and in the pixels of x that they meet, if those exist
+  int dv, dh;          // dilated tap - pad: what is added to a strided position of y
+  bool has_y_channel;  // else there is nothing to copy
+  bool has_x_channel;
 
-  SDGAN_DEVICE Loader(const WgradGemm& g, int first_row, int first_column, int64_t first_pixel, S* stages) : g(g) {
+  SDGAN_DEVICE Loader(const ImplicitGemmWgradArguments& arguments, int first_row, int first_column,
+                      int64_t first_pixel, S* stages)
+      : g(arguments) {
     const ImplicitGemmWgradParams& p = g.p;
-    const int height = static_cast<int>(p.vertical.coarse), width = static_cast<int>(p.horizontal.coarse);
+    const ConvAxis &vertical = p.geometry.vertical, &horizontal = p.geometry.horizontal;
+    const int height = static_cast<int>(vertical.y), width = static_cast<int>(horizontal.y);
     const int c = threadIdx.x % kChunks * kPack<S>;
     to = stages + swizzled<S, kTile>(threadIdx.x / kChunks, threadIdx.x % kChunks);
-    row = first_row + c < p.coarse_channels;
-    const int from = first_column + c, channels = static_cast<int>(p.fine_channels);
-    const int across = static_cast<int>(p.horizontal.taps), tap = from / channels;
-    column = from < p.columns();
-    dv = tap / across * static_cast<int>(p.vertical.dilation) - static_cast<int>(p.vertical.pad);
-    dh = tap % across * static_cast<int>(p.horizontal.dilation) - static_cast<int>(p.horizontal.pad);
+    has_y_channel = first_row + c < p.geometry.y_channels;
+    const int column = first_column + c, channels = static_cast<int>(p.geometry.x_channels);
+    const int across = static_cast<int>(horizontal.taps), tap = column / channels;
+    has_x_channel = column < p.columns();
+    dv = tap / across * static_cast<int>(vertical.dilation) - static_cast<int>(vertical.pad);
+    dh = tap % across * static_cast<int>(horizontal.dilation) - static_cast<int>(horizontal.pad);
     const int64_t pixel = first_pixel + threadIdx.x / kChunks;
-    left = p.pixels() - pixel;
+    left = p.geometry.y_pixels() - pixel;
     PRAGMA_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int64_t line = (pixel + i * kApart) / width, n = line / height;
-      x[i] = static_cast<int>(pixel + i * kApart - line * width);
-      y[i] = static_cast<int>(line - n * height);
-      coarse[i] = n * p.coarse_stride[0] + y[i] * p.coarse_stride[2] + x[i] * p.coarse_stride[3] + first_row + c;
-      fine[i] = n * p.fine_stride[0] + (y[i] * p.vertical.stride + dv) * p.fine_stride[2] +
-                (x[i] * p.horizontal.stride + dh) * p.fine_stride[3] + from - tap * channels;
+    for (int k = 0; k < 2; ++k) {
+      const int64_t line = (pixel + k * kApart) / width, n = line / height;
+      j[k] = static_cast<int>(pixel + k * kApart - line * width);
+      i[k] = static_cast<int>(line - n * height);
+      y[k] = n * p.y_stride[0] + i[k] * p.y_stride[2] + j[k] * p.y_stride[3] + first_row + c;
+      x[k] = n * p.x_stride[0] + (i[k] * vertical.stride + dv) * p.x_stride[2] +
+             (j[k] * horizontal.stride + dh) * p.x_stride[3] + column - tap * channels;
     }
   }
 
@@ -72,42 +76,49 @@ struct Loader {
     const ImplicitGemmWgradParams& p = g.p;
     S* a = to + stage * 2 * kTile * kPixels<S>;
     S* b = a + kTile * kPixels<S>;
-    const int height = static_cast<int>(p.vertical.coarse), width = static_cast<int>(p.horizontal.coarse);
+    const ConvAxis &vertical = p.geometry.vertical, &horizontal = p.geometry.horizontal;
+    const int height = static_cast<int>(vertical.y), width = static_cast<int>(horizontal.y);
     PRAGMA_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const bool pixel = i * kApart < left;
-      const bool out = pixel && row;
-      cp_async_16(a + i * kApart * kTile, static_cast<const S*>(p.coarse) + (out ? coarse[i] : 0), out ? 16 : 0);
-      const int v = y[i] * static_cast<int>(p.vertical.stride) + dv;
-      const int h = x[i] * static_cast<int>(p.horizontal.stride) + dh;
-      const bool in = pixel && column && static_cast<unsigned>(v) < static_cast<unsigned>(p.vertical.fine) &&
-                      static_cast<unsigned>(h) < static_cast<unsigned>(p.horizontal.fine);
-      cp_async_16(b + i * kApart * kTile, static_cast<const S*>(p.fine) + (in ? fine[i] : 0), in ? 16 : 0);
+    for (int k = 0; k < 2; ++k) {
+      const bool has_pixel = k * kApart < left;
+      const bool reads_y = has_pixel && has_y_channel;
+      cp_async_16(a + k * kApart * kTile, static_cast<const S*>(p.y) + (reads_y ? y[k] : 0), reads_y ? 16 : 0);
+      const int v = i[k] * static_cast<int>(vertical.stride) + dv;
+      const int h = j[k] * static_cast<int>(horizontal.stride) + dh;
+      const bool reads_x = has_pixel && has_x_channel && static_cast<unsigned>(v) < static_cast<unsigned>(vertical.x) &&
+                           static_cast<unsigned>(h) < static_cast<unsigned>(horizontal.x);
+      cp_async_16(b + k * kApart * kTile, static_cast<const S*>(p.x) + (reads_x ? x[k] : 0), reads_x ? 16 : 0);
 
-      x[i] += g.step_x;
-      y[i] += g.step_y;
-      coarse[i] += g.coarse_step[0];
-      fine[i] += g.fine_step[0];
-      if (x[i] >= width) {
-        x[i] -= width;
-        ++y[i];
-        coarse[i] += g.coarse_step[1];
-        fine[i] += g.fine_step[1];
+      j[k] += g.column_step;
+      i[k] += g.row_step;
+      y[k] += g.y_step[0];
+      x[k] += g.x_step[0];
+      if (j[k] >= width) {
+        j[k] -= width;
+        ++i[k];
+        y[k] += g.y_step[1];
+        x[k] += g.x_step[1];
       }
-      if (y[i] >= height) {
-        y[i] -= height;
-        coarse[i] += g.coarse_step[2];
-        fine[i] += g.fine_step[2];
+      if (i[k] >= height) {
+        i[k] -= height;
+        y[k] += g.y_step[2];
+        x[k] += g.x_step[2];
       }
     }
     left -= kPixels<S>;
   }
 };
 
+// Blocks of a processor: what their registers leave room for.
 template <class S, int kTile>
-__global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
-                                             : sizeof(S) == 4 ? 1
-                                                              : 2) implicit_gemm_wgrad_tensor_kernel(WgradGemm g) {
+constexpr int blocks_of_processor() {
+  if (kTile == 64) return 3;
+  return sizeof(S) == 4 ? 1 : 2;
+}
+
+template <class S, int kTile>
+__global__ void __launch_bounds__(2 * kTile, blocks_of_processor<S, kTile>())
+    implicit_gemm_wgrad_tensor_kernel(ImplicitGemmWgradArguments g) {
 #if SDGAN_CUDA_ARCH >= 800
   constexpr int kRows = kTile / 2, kM = kRows / 16, kN = 4, kAcross = kTile / 32;
   constexpr int kStage = 2 * kTile * kPixels<S>;
@@ -117,7 +128,7 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
   block /= g.column_tiles;
   const int first_row = static_cast<int>(block % g.row_tiles) * kTile;
   const int64_t split = block / g.row_tiles;
-  const int64_t all = (p.pixels() + kPixels<S> - 1) / kPixels<S>;
+  const int64_t all = (p.geometry.y_pixels() + kPixels<S> - 1) / kPixels<S>;
   const int64_t begin = all * split / g.splits;
   const int steps = static_cast<int>(all * (split + 1) / g.splits - begin);
   S* stages = dynamic_smem<S>();
@@ -193,8 +204,8 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
   }
   cp_async_wait<0>();
 
-  const int64_t columns = p.columns();
-  float* parts = static_cast<float*>(g.parts) + split * p.coarse_channels * columns;
+  const int64_t rows = p.geometry.y_channels, columns = p.columns();
+  float* parts = static_cast<float*>(g.parts) + split * rows * columns;
   PRAGMA_UNROLL
   for (int m = 0; m < kM; ++m) {
     PRAGMA_UNROLL
@@ -203,7 +214,7 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
       for (int e = 0; e < 4; e += 2) {
         const int row = first_row + warp_row + m * 16 + e / 2 * 8 + lane / 4;
         const int column = first_column + warp_column + n * 8 + lane % 4 * 2;  // both of a pair: columns are even
-        if (row < p.coarse_channels && column < columns) {
+        if (row < rows && column < columns) {
           *reinterpret_cast<float2*>(parts + row * columns + column) = make_float2(sums[m][n][e], sums[m][n][e + 1]);
         }
       }
@@ -214,23 +225,27 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 64      ? 3
 
 }  // namespace
 
-CudaError launch_wgrad_tensor(const WgradGemm& given, int tile, unsigned blocks, CudaStream stream) {
+CudaError launch_implicit_gemm_wgrad_tensor(const ImplicitGemmWgradArguments& given, int tile, unsigned blocks,
+                                            CudaStream stream) {
   return dispatch_tensor(given.p.dtype, [&](auto storage) {
     using S = decltype(storage);
-    WgradGemm g = given;
-    const ImplicitGemmAxis &v = g.p.vertical, &h = g.p.horizontal;
-    const int64_t n = kPixels<S> / h.coarse / v.coarse;
-    g.step_y = static_cast<int>(kPixels<S> / h.coarse % v.coarse);
-    g.step_x = static_cast<int>(kPixels<S> % h.coarse);
-    const auto steps = [&](int64_t (&step)[3], const int64_t (&stride)[4], int64_t down, int64_t right) {
-      step[0] = n * stride[0] + g.step_y * down * stride[2] + g.step_x * right * stride[3];
-      step[1] = down * stride[2] - h.coarse * right * stride[3];
-      step[2] = stride[0] - v.coarse * down * stride[2];
+    ImplicitGemmWgradArguments g = given;
+    const ConvAxis &v = g.p.geometry.vertical, &h = g.p.geometry.horizontal;
+    const int64_t images = kPixels<S> / h.y / v.y;
+    g.row_step = static_cast<int>(kPixels<S> / h.y % v.y);
+    g.column_step = static_cast<int>(kPixels<S> % h.y);
+    // Of an image whose pixels are `down` rows and `right` columns apart for neighbouring pixels of y.
+    const auto set_steps = [&](int64_t (&step)[3], const int64_t (&stride)[4], int64_t down, int64_t right) {
+      step[0] = images * stride[0] + g.row_step * down * stride[2] + g.column_step * right * stride[3];
+      step[1] = down * stride[2] - h.y * right * stride[3];
+      step[2] = stride[0] - v.y * down * stride[2];
     };
-    steps(g.coarse_step, g.p.coarse_stride, 1, 1);
-    steps(g.fine_step, g.p.fine_stride, v.stride, h.stride);
-    return tile == 128 ? launch(implicit_gemm_wgrad_tensor_kernel<S, 128>, blocks, 256, kSharedBytes<128>, stream, g)
-                       : launch(implicit_gemm_wgrad_tensor_kernel<S, 64>, blocks, 128, kSharedBytes<64>, stream, g);
+    set_steps(g.y_step, g.p.y_stride, 1, 1);
+    set_steps(g.x_step, g.p.x_stride, v.stride, h.stride);
+    if (tile == 128) {
+      return launch(implicit_gemm_wgrad_tensor_kernel<S, 128>, blocks, 256, kSharedBytes<128>, stream, g);
+    }
+    return launch(implicit_gemm_wgrad_tensor_kernel<S, 64>, blocks, 128, kSharedBytes<64>, stream, g);
   });
 }
 

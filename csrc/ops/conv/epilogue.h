@@ -1,4 +1,4 @@
-// The passes beside a convolution's product, kernels/conv/epilogue.h, for the paths that need them.
+// The passes before and after a convolution's product, kernels/conv/epilogue.h, for the backends that need them.
 #pragma once
 
 #include "kernels/conv/epilogue.h"

@@ -1,7 +1,7 @@
 // oneDNN or cuDNN through aten::convolution, then one pass for the activation where there is one; on CUDA also for the
-// bias, which cuDNN would leave to a pass of its own. The library knows symmetric padding only; an asymmetric side
-// costs a copy of the image side (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in
-// the pass of the activation).
+// bias, which cuDNN would leave to a pass of its own. The library has one padding for both ends of an axis; other sides
+// cost a copy of the image (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in the pass
+// of the activation).
 #include <algorithm>
 #include <array>
 
@@ -19,150 +19,177 @@ Tensor with_format(const Tensor& t, bool channels_last) {
   return out;
 }
 
+// ------------------------------------------------------------------------------------------------- the sides
+// The four sides as the library's arguments, and what is left of them: zeros around the input of conv2d, or rows and
+// columns to drop from the output of conv_transpose2d.
+struct LibrarySides {
+  IntList padding{0, 0};
+  IntList output_padding{0, 0};
+  Sizes rest{};  // top, bottom, left, right
+  bool extends_input = false;
+  bool trims_output = false;
+};
+
+LibrarySides library_sides(const Convolution& conv) {
+  LibrarySides sides;
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t begin = conv.sides[2 * axis], end = conv.sides[2 * axis + 1];
+    const int64_t limit = std::max(conv.stride[axis], conv.dilation[axis]);  // torch: output_padding is below it
+    if (conv.transposed && end < begin && begin - end < limit) {
+      sides.padding[axis] = begin;
+      sides.output_padding[axis] = begin - end;
+    } else {
+      sides.padding[axis] = std::max<int64_t>(0, std::min(begin, end));
+      sides.output_padding[axis] = std::max<int64_t>(0, -end);
+    }
+    sides.rest[2 * axis] = begin - sides.padding[axis];
+    sides.rest[2 * axis + 1] = end - sides.padding[axis] + sides.output_padding[axis];
+  }
+  const bool exact = sides.rest == Sizes{};
+  sides.extends_input = !exact && !conv.transposed;
+  sides.trims_output = !exact && conv.transposed;
+  return sides;
+}
+
+// A copy of t inside a border of zeros.
+Tensor extended(const Tensor& t, const Sizes& border, bool channels_last) {
+  Tensor out = empty_with_border(t, border, channels_last);
+  Tensor inside = window(out, border);
+  torch::stable::copy_(inside, t);
+  return out;
+}
+
+Tensor library_input(const ConvCall& call, const LibrarySides& sides, const Tensor& input) {
+  return sides.extends_input ? extended(input, sides.rest, call.problem.channels_last) : input;
+}
+
+// ----------------------------------------------------------------------------------------------- the library
 IntList list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
 
-// ---------------------------------------------------------------------------------------------- the library
-Tensor aten_convolution(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const IntList& stride,
-                        const IntList& padding, const IntList& dilation, bool transposed,
-                        const IntList& output_padding, int64_t groups) {
+Tensor aten_convolution(const Convolution& conv, const LibrarySides& sides, const Tensor& input, const Tensor& weight,
+                        const OptionalTensor& bias) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{from(input),   from(weight),     from(bias),           from(stride), from(padding),
-                                    from(dilation), from(transposed), from(output_padding), from(groups)};
+  std::array<StableIValue, 9> stack{from(input),
+                                    from(weight),
+                                    from(bias),
+                                    from(list(conv.stride)),
+                                    from(sides.padding),
+                                    from(list(conv.dilation)),
+                                    from(conv.transposed),
+                                    from(sides.output_padding),
+                                    from(conv.groups)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                                                const IntList& bias_sizes, const IntList& stride,
-                                                const IntList& padding, const IntList& dilation, bool transposed,
-                                                const IntList& output_padding, int64_t groups, Wanted wanted) {
+Gradients aten_convolution_backward(const Convolution& conv, const LibrarySides& sides, const Tensor& grad_output,
+                                    const Tensor& input, const Tensor& weight, Wanted wanted) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
+  const IntList bias_sizes{grad_output.size(1)};
   const std::array<bool, 3> mask{wanted.input, wanted.weight, wanted.bias};
   std::array<StableIValue, 11> stack{from(grad_output),
                                      from(input),
                                      from(weight),
                                      from(std::optional<IntList>(bias_sizes)),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(transposed),
-                                     from(output_padding),
-                                     from(groups),
+                                     from(list(conv.stride)),
+                                     from(sides.padding),
+                                     from(list(conv.dilation)),
+                                     from(conv.transposed),
+                                     from(sides.output_padding),
+                                     from(conv.groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask))};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 
-// What the library can do of a convolution, and what is left: zeros around the input of conv2d, or rows and columns to
-// drop from the output of conv_transpose2d.
-struct LibraryCall {
-  IntList padding{0, 0};
-  IntList output_padding{0, 0};
-  Sizes rest{};  // top, bottom, left, right
-
-  bool exact() const { return rest == Sizes{}; }
+// ------------------------------------------------------------------------------------------------ the passes
+struct Product {
+  Tensor output;          // convolution, with the bias on the CPU
+  Activation activation;  // that is left to apply
 };
 
-LibraryCall library_call(const Convolution& conv) {
-  LibraryCall call;
-  for (int axis = 0; axis < 2; ++axis) {
-    const int64_t begin = conv.sides[2 * axis], end = conv.sides[2 * axis + 1];
-    const int64_t below = std::max(conv.stride[axis], conv.dilation[axis]);  // torch: output_padding < below
-    if (conv.transposed && end < begin && begin - end < below) {
-      call.padding[axis] = begin;
-      call.output_padding[axis] = begin - end;
-    } else {
-      call.padding[axis] = std::max<int64_t>(0, std::min(begin, end));
-      call.output_padding[axis] = std::max<int64_t>(0, -end);
-    }
-    call.rest[2 * axis] = begin - call.padding[axis];
-    call.rest[2 * axis + 1] = end - call.padding[axis] + call.output_padding[axis];
-  }
-  return call;
+Product product(const ConvCall& call, const LibrarySides& sides, const Tensor& image, const Tensor& weight,
+                const OptionalTensor& bias) {
+  const Convolution& conv = call.conv;
+  if (call.problem.cuda) return {aten_convolution(conv, sides, image, weight, std::nullopt), conv.activation};
+  const std::optional<Tensor> fused =
+      onednn_convolution(call, image, weight, bias, sides.padding, sides.output_padding);
+  if (!fused) return {aten_convolution(conv, sides, image, weight, bias), conv.activation};
+  return {*fused, onednn_fuses(conv.activation) ? Activation::none : conv.activation};
 }
 
-Tensor extended(const Tensor& t, const Sizes& rest, bool channels_last) {
-  Tensor out = empty_with_border(t, rest, channels_last);
-  Tensor inside = window(out, rest);
-  torch::stable::copy_(inside, t);
-  return out;
+// act(source + bias). Where the preactivation is not kept, the output overwrites source if it may; else it is source.
+Outputs activated(const ConvCall& call, const Tensor& source, bool may_overwrite, Activation activation,
+                  const OptionalTensor& cuda_bias) {
+  const bool channels_last = call.problem.channels_last;
+  const bool keeps = derivative_needs_input(activation);
+  const auto fresh = [&] { return empty_image(sizes_of(source), source, channels_last); };
+  Tensor output = may_overwrite && !keeps ? source : fresh();
+  Tensor preactivation = empty_none(source);
+  if (keeps) preactivation = may_overwrite ? source : fresh();
+
+  ConvEpilogueParams p;
+  p.shape = epilogue_shape(source, channels_last);
+  p.dtype = call.problem.dtype;
+  p.activation = activation;
+  p.negative_slope = call.conv.negative_slope;
+  p.input = source.const_data_ptr();
+  p.output = output.mutable_data_ptr();
+  p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
+  if (!call.problem.cuda) {
+    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
+                    [&](int64_t begin, int64_t end) { conv_epilogue(p, begin, end); });
+  } else if (source.numel() > 0) {
+    OptionalTensor dense_bias;
+    if (cuda_bias) dense_bias = to_contiguous(*cuda_bias);
+    p.bias = pointer(dense_bias);
+    launch(source, [&](CudaStream stream) { return launch_conv_epilogue(p, stream); });
+  }
+  return {output, preactivation};
 }
 
 const char* supports(const ConvQuery&) { return nullptr; }
 Estimate estimate(const ConvQuery&) { return {true, 1, 1}; }
 
 Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  const Convolution& conv = call.conv;
-  const bool channels_last = call.problem.channels_last, cuda = call.problem.cuda;
-  const LibraryCall library = library_call(conv);
-  const bool trims = conv.transposed && !library.exact();
-  const Tensor image = conv.transposed || library.exact() ? input : extended(input, library.rest, channels_last);
-  const auto fused = cuda ? std::nullopt
-                          : onednn_convolution(call, image, weight, bias, library.padding, library.output_padding);
-  const Activation activation = fused && onednn_fuses(conv.activation) ? Activation::none : conv.activation;
-  const Tensor raw = with_format(
-      fused ? *fused
-            : aten_convolution(image, weight, cuda ? std::nullopt : bias, list(conv.stride), library.padding,
-                               list(conv.dilation), conv.transposed, library.output_padding, conv.groups),
-      channels_last);
-  if (!trims && activation == Activation::none && !(cuda && bias)) return {raw, empty_none(raw)};
-
-  const Tensor source = trims ? window(raw, library.rest) : raw;
-  const bool keeps = derivative_needs_input(activation);
-  const auto fresh = [&] { return empty_image(sizes_of(source), source, channels_last); };
-  Tensor output = trims || keeps ? fresh() : raw;
-  Tensor preactivation = !keeps ? empty_none(raw) : trims ? fresh() : raw;
-
-  ConvEpilogueParams p;
-  p.shape = epilogue_shape(source, channels_last);
-  p.dtype = dtype_of(source, "input");
-  p.activation = activation;
-  p.negative_slope = conv.negative_slope;
-  p.input = source.const_data_ptr();
-  p.output = output.mutable_data_ptr();
-  p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
-  if (cuda) {
-    OptionalTensor vector;
-    if (bias) vector = to_contiguous(*bias);
-    p.bias = pointer(vector);
-    if (source.numel() > 0) launch(source, [&](CudaStream stream) { return launch_conv_epilogue(p, stream); });
-  } else {
-    parallel_slices(p.shape.slice_count(), p.shape.slice_elements(),
-                    [&](int64_t begin, int64_t end) { conv_epilogue(p, begin, end); });
-  }
-  return {output, preactivation};
+  const bool channels_last = call.problem.channels_last;
+  const LibrarySides sides = library_sides(call.conv);
+  const auto [computed, activation] = product(call, sides, library_input(call, sides, input), weight, bias);
+  const Tensor raw = with_format(computed, channels_last);
+  const bool adds_bias = call.problem.cuda && bias;
+  if (!sides.trims_output && activation == Activation::none && !adds_bias) return {raw, empty_none(raw)};
+  const Tensor source = sides.trims_output ? window(raw, sides.rest) : raw;
+  return activated(call, source, !sides.trims_output, activation, bias);
 }
 
 Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor& input, const Tensor& weight,
                    const Tensor& saved, Wanted wanted) {
   const Convolution& conv = call.conv;
   const bool channels_last = call.problem.channels_last, cuda = call.problem.cuda;
-  const LibraryCall library = library_call(conv);
-  const bool trims = conv.transposed && !library.exact();
+  const LibrarySides sides = library_sides(conv);
 
+  // The gradient of the library's own output: before the activation, and before the output was trimmed.
   Tensor grad = grad_output;
   Tensor grad_bias = empty_none(input);
-  if (conv.activation != Activation::none || (cuda && (trims || wanted.bias))) {
-    std::tie(grad, grad_bias) =
-        before_activation(conv, grad_output, saved, trims ? library.rest : Sizes{}, wanted.bias, channels_last);
+  if (conv.activation != Activation::none || (cuda && (sides.trims_output || wanted.bias))) {
+    const Sizes border = sides.trims_output ? sides.rest : Sizes{};
+    std::tie(grad, grad_bias) = before_activation(conv, grad_output, saved, border, wanted.bias, channels_last);
     wanted.bias = false;
-  } else if (trims) {
-    grad = extended(grad_output, library.rest, channels_last);
+  } else if (sides.trims_output) {
+    grad = extended(grad_output, sides.rest, channels_last);
   }
 
   Tensor grad_input = empty_none(input), grad_weight = empty_none(input);
   if (wanted.input || wanted.weight || wanted.bias) {
-    const Tensor image = conv.transposed || library.exact() ? input : extended(input, library.rest, channels_last);
-    auto grads = aten_convolution_backward(grad, image, weight, {grad_output.size(1)}, list(conv.stride), library.padding,
-                                           list(conv.dilation), conv.transposed, library.output_padding, conv.groups, wanted);
+    const Tensor image = library_input(call, sides, input);
+    const auto [image_grad, library_weight_grad, library_bias_grad] =
+        aten_convolution_backward(conv, sides, grad, image, weight, wanted);
     if (wanted.input) {
-      grad_input = conv.transposed || library.exact() ? grads[0] : window(grads[0], library.rest);
-      grad_input = with_format(grad_input, channels_last);
+      grad_input = with_format(sides.extends_input ? window(image_grad, sides.rest) : image_grad, channels_last);
     }
-    if (wanted.weight) grad_weight = with_format(grads[1], is_channels_last(weight));
-    if (wanted.bias) grad_bias = grads[2];
+    if (wanted.weight) grad_weight = with_format(library_weight_grad, is_channels_last(weight));
+    if (wanted.bias) grad_bias = library_bias_grad;
   }
   return {grad_input, grad_weight, grad_bias};
 }

@@ -1,5 +1,5 @@
-// oneDNN's convolution with the activation in it, as torch.compile calls it: a pass over the output less, and no search
-// for an operator by name. For the activations of which oneDNN keeps a NaN; its relu makes 0 of one.
+// oneDNN's convolution with the activation in it, as torch.compile calls it: one pass over the output less, and no
+// search for an operator by name. Only for the activations in which oneDNN lets a NaN through; its relu turns a NaN into 0.
 #include <dlfcn.h>
 
 #include "kernels/isa.h"
@@ -8,7 +8,7 @@
 namespace sdgan {
 namespace {
 
-// Of libtorch_cpu; a torch that was built without oneDNN has none.
+// A function of libtorch_cpu, or null in a torch that was built without oneDNN.
 template <class Function>
 Function find(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
@@ -24,9 +24,10 @@ using TransposedForward = AOTITorchError (*)(AtenTensorHandle input, AtenTensorH
                                              int64_t groups, const char* activation, const double** arguments, int64_t,
                                              const char** algorithm, AtenTensorHandle* output);
 
+// Whether a call of oneDNN is possible, and not slower than aten's.
 bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, const IntList& output_padding) {
   const int64_t channels = conv.transposed ? weight.size(1) * conv.groups : weight.size(0);
-  // It computes 16 channels at a time, and the activation of those that are not there as well.
+  // It computes 16 output channels at a time, also where there are fewer.
   if (input.numel() == 0 || channels < 16) return false;
   for (int axis = 0; axis < 2; ++axis) {
     if (output_padding[axis] >= conv.stride[axis]) return false;
@@ -34,6 +35,22 @@ bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, 
   if (input.scalar_type() == ScalarType::BFloat16) return isa_usable(Isa::avx512);  // as torch decides
   // float32, transposed: three to five times slower than torch's own call for some shapes.
   return input.scalar_type() == ScalarType::Float && !conv.transposed && onednn_fuses(conv.activation);
+}
+
+struct FusedActivation {
+  const char* name;
+  int64_t arguments;  // how many: leaky_relu has its negative slope
+};
+
+FusedActivation fused_activation(Activation activation) {
+  switch (activation) {
+    case Activation::leaky_relu:
+      return {"leaky_relu", 1};
+    case Activation::tanh:
+      return {"tanh", 0};
+    default:
+      return {"none", 0};
+  }
 }
 
 }  // namespace
@@ -45,29 +62,33 @@ bool onednn_fuses(Activation activation) {
 std::optional<Tensor> onednn_convolution(const ConvCall& call, const Tensor& input, const Tensor& weight,
                                          const OptionalTensor& bias, const IntList& padding,
                                          const IntList& output_padding) {
-  const Convolution& conv = call.conv;
-  const bool channels_last = call.problem.channels_last;
   static const auto forward = find<Forward>("aoti_torch_cpu_mkldnn__convolution_pointwise");
-  static const auto transposed = find<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
-  if (forward == nullptr || transposed == nullptr || !serves(conv, input, weight, output_padding)) return std::nullopt;
+  static const auto transposed_forward =
+      find<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
+  const Convolution& conv = call.conv;
+  if (forward == nullptr || transposed_forward == nullptr) return std::nullopt;
+  if (!serves(conv, input, weight, output_padding)) return std::nullopt;
 
-  const Tensor image = dense(input, channels_last), filter = dense(weight, channels_last);
-  const OptionalTensor vector = bias ? OptionalTensor(to_contiguous(*bias)) : std::nullopt;
-  AtenTensorHandle of_bias = vector ? vector->get() : nullptr;
-  AtenTensorHandle* bias_pointer = vector ? &of_bias : nullptr;
-  const char* activation = conv.activation == Activation::leaky_relu ? "leaky_relu"
-                           : conv.activation == Activation::tanh     ? "tanh"
-                                                                     : "none";
-  const double* slope = &conv.negative_slope;
-  const int64_t arguments = conv.activation == Activation::leaky_relu ? 1 : 0;
+  const bool channels_last = call.problem.channels_last;
+  const Tensor dense_input = dense(input, channels_last), dense_weight = dense(weight, channels_last);
+  OptionalTensor dense_bias;
+  if (bias) dense_bias = to_contiguous(*bias);
+  AtenTensorHandle bias_handle = dense_bias ? dense_bias->get() : nullptr;
+  AtenTensorHandle* optional_bias = dense_bias ? &bias_handle : nullptr;
+  const FusedActivation activation = fused_activation(conv.activation);
+  const double* negative_slope = &conv.negative_slope;
   const char* algorithm = "";
-  const int64_t *p = padding.data(), *o = output_padding.data(), *s = conv.stride.data(), *d = conv.dilation.data();
   AtenTensorHandle output;
-  const AOTITorchError error =
-      conv.transposed ? transposed(image.get(), filter.get(), bias_pointer, p, 2, o, 2, s, 2, d, 2, conv.groups,
-                                   activation, &slope, arguments, &algorithm, &output)
-                      : forward(image.get(), filter.get(), bias_pointer, p, 2, s, 2, d, 2, conv.groups, activation,
-                                &slope, arguments, &algorithm, &output);
+  AOTITorchError error;
+  if (conv.transposed) {
+    error = transposed_forward(dense_input.get(), dense_weight.get(), optional_bias, padding.data(), 2,
+                               output_padding.data(), 2, conv.stride.data(), 2, conv.dilation.data(), 2, conv.groups,
+                               activation.name, &negative_slope, activation.arguments, &algorithm, &output);
+  } else {
+    error = forward(dense_input.get(), dense_weight.get(), optional_bias, padding.data(), 2, conv.stride.data(), 2,
+                    conv.dilation.data(), 2, conv.groups, activation.name, &negative_slope, activation.arguments,
+                    &algorithm, &output);
+  }
   if (error != AOTI_TORCH_SUCCESS) return std::nullopt;
   return Tensor(output);
 }

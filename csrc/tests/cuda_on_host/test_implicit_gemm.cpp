@@ -1,6 +1,5 @@
-// The products of implicit_gemm.h against plain loops in double: both directions and the weight gradient, without and with
-// tensor cores, dtypes, strides, dilations, pads, kernels, phases without taps, ragged channels, groups, layouts,
-// split K, statistics.
+// The products of implicit_gemm.h against plain loops in double: fprop, dgrad and wgrad, without and with tensor cores,
+// dtypes, strides, dilations, pads, kernels, residues without taps, ragged channels, groups, layouts, split K.
 // Every case runs twice, in another order of threads, and must give the same bits; the first run checks for races.
 #include "kernels/conv/implicit_gemm.h"
 
@@ -119,42 +118,81 @@ void fill(const Image& t, int salt, bool exact) {
 struct Case {
   DType dtype = DType::f32;
   bool tensor = false;  // float32 is then tf32
-  int64_t batch = 2, groups = 1, coarse_channels = 8, fine_channels = 8;
-  ImplicitGemmAxis v{7, 4, 3, 2, 1, 1}, h{6, 3, 3, 2, 1, 1};  // fine, coarse, taps, stride, dilation, pad
-  Layout coarse_layout = Layout::nhwc, fine_layout = Layout::nhwc, weight_layout = Layout::nchw;
+  int64_t batch = 2, groups = 1, y_channels = 8, x_channels = 8;
+  ConvAxis v{7, 4, 3, 2, 1, 1}, h{6, 3, 3, 2, 1, 1};  // x, y, taps, stride, dilation, pad
+  Layout y_layout = Layout::nhwc, x_layout = Layout::nhwc, weight_layout = Layout::nchw;
   Activation activation = Activation::none;
   bool bias = true;
-  bool statistics = false;
-  int64_t splits = 0;
-  int tile = 0;
+  int64_t splits = 0;  // in place of the plan's own; 0 leaves that
+  int tile = 0;        // likewise
   bool exact = true;
   double tolerance = 0;
 };
 
 double tolerance_of(const Case& c) {
-  return c.tolerance > 0         ? c.tolerance
-         : c.dtype == DType::f64 ? 1e-12
-         : c.dtype == DType::f32 ? 1e-5
-         : c.dtype == DType::f16 ? 2e-3
-                                 : 1e-2;
+  if (c.tolerance > 0) return c.tolerance;
+  switch (c.dtype) {
+    case DType::f64:
+      return 1e-12;
+    case DType::f32:
+      return 1e-5;
+    case DType::f16:
+      return 2e-3;
+    default:
+      return 1e-2;
+  }
 }
 
-// Calls f(n, coarse channel, fine channel in its group, fine channel, tap, coarse pixel, fine pixel) for all that meet.
+ConvGeometry geometry_of(const Case& c) {
+  ConvGeometry g;
+  g.vertical = c.v;
+  g.horizontal = c.h;
+  g.batch = c.batch;
+  g.x_channels = c.x_channels;
+  g.y_channels = c.y_channels;
+  g.groups = c.groups;
+  return g;
+}
+
+template <class Params>
+ImplicitGemmPlan plan_of(const Case& c, const Params& p) {
+  ImplicitGemmPlan plan = implicit_gemm_plan(p);
+  if (c.splits > 0) plan.splits = c.splits;
+  if (c.tile > 0) plan.tile = c.tile;
+  EXPECT(plan.tensor_cores == c.tensor);
+  return plan;
+}
+
+// A channel of x is counted within its group, as in the weight, and in all of the image.
+struct Meeting {
+  int64_t n, y_channel, group_x_channel, x_channel;
+  int64_t r, s;  // the tap
+  int64_t p, q;  // of y
+  int64_t i, j;  // of x
+};
+
+// Calls f(meeting) for all pairs of elements that meet.
 template <class F>
-void each_pair(const Case& c, F f) {
-  const int64_t coarse = c.coarse_channels / c.groups, fine = c.fine_channels / c.groups;
-  for (int64_t n = 0; n < c.batch; ++n) {
-    for (int64_t p = 0; p < c.v.coarse; ++p) {
-      for (int64_t r = 0; r < c.v.taps; ++r) {
-        const int64_t y = p * c.v.stride + r * c.v.dilation - c.v.pad;
-        if (y < 0 || y >= c.v.fine) continue;
-        for (int64_t q = 0; q < c.h.coarse; ++q) {
-          for (int64_t s = 0; s < c.h.taps; ++s) {
-            const int64_t x = q * c.h.stride + s * c.h.dilation - c.h.pad;
-            if (x < 0 || x >= c.h.fine) continue;
-            for (int64_t cc = 0; cc < c.coarse_channels; ++cc) {
-              for (int64_t cf = 0; cf < fine; ++cf) f(n, cc, cf, cc / coarse * fine + cf, r, s, p, q, y, x);
-            }
+void each_meeting(const Case& c, F f) {
+  const int64_t group_y_channels = c.y_channels / c.groups, group_x_channels = c.x_channels / c.groups;
+  const auto each_channel = [&](Meeting m) {
+    for (m.y_channel = 0; m.y_channel < c.y_channels; ++m.y_channel) {
+      for (m.group_x_channel = 0; m.group_x_channel < group_x_channels; ++m.group_x_channel) {
+        m.x_channel = m.y_channel / group_y_channels * group_x_channels + m.group_x_channel;
+        f(m);
+      }
+    }
+  };
+  Meeting m{};
+  for (m.n = 0; m.n < c.batch; ++m.n) {
+    for (m.p = 0; m.p < c.v.y; ++m.p) {
+      for (m.r = 0; m.r < c.v.taps; ++m.r) {
+        m.i = m.p * c.v.stride + m.r * c.v.dilation - c.v.pad;
+        if (m.i < 0 || m.i >= c.v.x) continue;
+        for (m.q = 0; m.q < c.h.y; ++m.q) {
+          for (m.s = 0; m.s < c.h.taps; ++m.s) {
+            m.j = m.q * c.h.stride + m.s * c.h.dilation - c.h.pad;
+            if (m.j >= 0 && m.j < c.h.x) each_channel(m);
           }
         }
       }
@@ -163,8 +201,8 @@ void each_pair(const Case& c, F f) {
 }
 
 template <class Params>
-void* workspace(const Params& p) {
-  const int64_t bytes = (implicit_gemm_plan(p).workspace + 15) / 16 * 16;
+void* workspace(const Params& p, const ImplicitGemmPlan& plan) {
+  const int64_t bytes = (implicit_gemm_workspace(p, plan).bytes() + 15) / 16 * 16;
   void* memory = guarded(bytes);
   std::memset(memory, 0xff, bytes);
   return memory;
@@ -194,35 +232,30 @@ void run(std::initializer_list<const Image*> outputs, Launch launch) {
   cuhost::options = {};
 }
 
-Image coarse_image(const Case& c) {
-  return image(c.batch, c.coarse_channels, c.v.coarse, c.h.coarse, c.coarse_layout, c.dtype);
-}
-Image fine_image(const Case& c) { return image(c.batch, c.fine_channels, c.v.fine, c.h.fine, c.fine_layout, c.dtype); }
+Image y_image(const Case& c) { return image(c.batch, c.y_channels, c.v.y, c.h.y, c.y_layout, c.dtype); }
+Image x_image(const Case& c) { return image(c.batch, c.x_channels, c.v.x, c.h.x, c.x_layout, c.dtype); }
 Image weight_image(const Case& c) {
-  return image(c.coarse_channels, c.fine_channels / c.groups, c.v.taps, c.h.taps, c.weight_layout, c.dtype);
+  return image(c.y_channels, c.x_channels / c.groups, c.v.taps, c.h.taps, c.weight_layout, c.dtype);
 }
 
-void check_gather(const Case& c, bool to_fine) {
-  const Image coarse = coarse_image(c), fine = fine_image(c), weight = weight_image(c);
-  const Image &in = to_fine ? coarse : fine, &out = to_fine ? fine : coarse;
-  const Image kept =
-      image(out.size[0], out.size[1], out.size[2], out.size[3], to_fine ? c.fine_layout : c.coarse_layout, c.dtype);
+void check_pass(const Case& c, Pass pass) {
+  const bool dgrad = pass == Pass::dgrad;
+  const Image y = y_image(c), x = x_image(c), weight = weight_image(c);
+  const Image &in = dgrad ? y : x, &out = dgrad ? x : y;
+  const Layout out_layout = dgrad ? c.x_layout : c.y_layout;
+  const Image kept = image(out.size[0], out.size[1], out.size[2], out.size[3], out_layout, c.dtype);
   const Image bias = image(1, out.size[1], 1, 1, Layout::nchw, c.dtype);
   fill(in, 1, c.exact);
   fill(weight, 2, c.exact);
   fill(bias, 3, c.exact);
   ImplicitGemmParams p;
-  p.vertical = c.v;
-  p.horizontal = c.h;
-  p.batch = c.batch;
-  p.groups = c.groups;
-  p.inputs = in.size[1];
-  p.outputs = out.size[1];
-  p.to_fine = to_fine;
+  p.geometry = geometry_of(c);
+  p.pass = pass;
   p.dtype = c.dtype;
   p.activation = c.activation;
   p.negative_slope = 0.2;
-  p.tensor_cores = p.tf32 = c.tensor;
+  p.tensor_cores = c.tensor;
+  p.tf32 = c.tensor;
   p.input = in.data();
   p.weight = weight.data();
   p.bias = c.bias ? bias.data() : nullptr;
@@ -231,99 +264,70 @@ void check_gather(const Case& c, bool to_fine) {
   std::memcpy(p.input_stride, in.stride, sizeof in.stride);
   std::memcpy(p.weight_stride, weight.stride, sizeof weight.stride);
   std::memcpy(p.output_stride, out.stride, sizeof out.stride);
-  p.force_splits = c.splits;
-  p.force_tile = c.tile;
-  const int64_t rows = implicit_gemm_plan(p).statistics;
-  const Image statistics = image(1, c.statistics ? rows * 2 * p.outputs : 1, 1, 1, Layout::nchw,
-                                 c.dtype == DType::f64 ? DType::f64 : DType::f32);
-  if (c.statistics) p.statistics = statistics.data();
-  p.workspace = workspace(p);
-  EXPECT(implicit_gemm_plan(p).tensor_cores == c.tensor);
-  run({&out, &kept, &statistics}, [&] { return launch_implicit_gemm(p, nullptr); });
+  const ImplicitGemmPlan plan = plan_of(c, p);
+  p.workspace = workspace(p, plan);
+  run({&out, &kept}, [&] { return launch_implicit_gemm(p, plan, nullptr); });
 
   std::vector<double> want(out.span);
-  each_pair(c, [&](int64_t n, int64_t cc, int64_t cf, int64_t f, int64_t r, int64_t s, int64_t i, int64_t j, int64_t y,
-                   int64_t x) {
-    const double w = weight.get(weight.at(cc, cf, r, s));
-    if (to_fine) {
-      want[out.at(n, f, y, x)] += in.get(in.at(n, cc, i, j)) * w;
-    } else {
-      want[out.at(n, cc, i, j)] += in.get(in.at(n, f, y, x)) * w;
-    }
+  each_meeting(c, [&](const Meeting& m) {
+    const double w = weight.get(weight.at(m.y_channel, m.group_x_channel, m.r, m.s));
+    const int64_t of_y = y.at(m.n, m.y_channel, m.p, m.q), of_x = x.at(m.n, m.x_channel, m.i, m.j);
+    want[dgrad ? of_x : of_y] += in.get(dgrad ? of_y : of_x) * w;
   });
-  out.each([&](int64_t n, int64_t m, int64_t y, int64_t x) {
-    const int64_t at = out.at(n, m, y, x);
-    const double sum = want[at] + (c.bias ? bias.get(m) : 0);
+  out.each([&](int64_t n, int64_t channel, int64_t i, int64_t j) {
+    const int64_t at = out.at(n, channel, i, j);
+    const double sum = want[at] + (c.bias ? bias.get(channel) : 0);
     EXPECT_CLOSE(sum, out.get(at), activated(c.activation, sum, 0.2), tolerance_of(c));
     if (p.preactivation) EXPECT_CLOSE(sum, kept.get(at), sum, tolerance_of(c));
   });
-  for (int64_t m = 0; c.statistics && m < p.outputs; ++m) {
-    double sum = 0, squares = 0, want_sum = 0, want_squares = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      sum += statistics.get(row * 2 * p.outputs + m);
-      squares += statistics.get((row * 2 + 1) * p.outputs + m);
-    }
-    out.each([&](int64_t n, int64_t channel, int64_t y, int64_t x) {
-      const double value = channel == m ? out.get(out.at(n, m, y, x)) : 0;
-      want_sum += value;
-      want_squares += value * value;
-    });
-    EXPECT_CLOSE(m, sum, want_sum, 1e-5);
-    EXPECT_CLOSE(m, squares, want_squares, 1e-5);
-  }
 }
 
 void check_wgrad(const Case& c) {
-  const Image coarse = coarse_image(c), fine = fine_image(c), weight = weight_image(c);
-  fill(coarse, 1, c.exact);
-  fill(fine, 2, c.exact);
+  const Image y = y_image(c), x = x_image(c), weight = weight_image(c);
+  fill(y, 1, c.exact);
+  fill(x, 2, c.exact);
   ImplicitGemmWgradParams p;
-  p.vertical = c.v;
-  p.horizontal = c.h;
-  p.batch = c.batch;
-  p.groups = c.groups;
-  p.coarse_channels = c.coarse_channels;
-  p.fine_channels = c.fine_channels;
+  p.geometry = geometry_of(c);
   p.dtype = c.dtype;
-  p.tensor_cores = p.tf32 = c.tensor;
-  p.coarse = coarse.data();
-  p.fine = fine.data();
+  p.tensor_cores = c.tensor;
+  p.tf32 = c.tensor;
+  p.y = y.data();
+  p.x = x.data();
   p.grad_weight = weight.data();
-  std::memcpy(p.coarse_stride, coarse.stride, sizeof coarse.stride);
-  std::memcpy(p.fine_stride, fine.stride, sizeof fine.stride);
+  std::memcpy(p.y_stride, y.stride, sizeof y.stride);
+  std::memcpy(p.x_stride, x.stride, sizeof x.stride);
   std::memcpy(p.grad_weight_stride, weight.stride, sizeof weight.stride);
-  p.force_splits = c.splits;
-  p.force_tile = c.tile;
-  p.workspace = workspace(p);
-  run({&weight}, [&] { return launch_implicit_gemm_wgrad(p, nullptr); });
+  const ImplicitGemmPlan plan = plan_of(c, p);
+  p.workspace = workspace(p, plan);
+  run({&weight}, [&] { return launch_implicit_gemm_wgrad(p, plan, nullptr); });
 
   std::vector<double> want(weight.span);
-  each_pair(c, [&](int64_t n, int64_t cc, int64_t cf, int64_t f, int64_t r, int64_t s, int64_t i, int64_t j, int64_t y,
-                   int64_t x) {
-    want[weight.at(cc, cf, r, s)] += coarse.get(coarse.at(n, cc, i, j)) * fine.get(fine.at(n, f, y, x));
+  each_meeting(c, [&](const Meeting& m) {
+    want[weight.at(m.y_channel, m.group_x_channel, m.r, m.s)] +=
+        y.get(y.at(m.n, m.y_channel, m.p, m.q)) * x.get(x.at(m.n, m.x_channel, m.i, m.j));
   });
-  weight.each([&](int64_t cc, int64_t cf, int64_t r, int64_t s) {
-    const int64_t at = weight.at(cc, cf, r, s);
+  weight.each([&](int64_t y_channel, int64_t x_channel, int64_t r, int64_t s) {
+    const int64_t at = weight.at(y_channel, x_channel, r, s);
     EXPECT_CLOSE(want[at], weight.get(at), want[at], tolerance_of(c));
   });
 }
 
 void check(const Case& c) {
-  check_gather(c, false);
-  check_gather(c, true);
+  check_pass(c, Pass::fprop);
+  check_pass(c, Pass::dgrad);
   check_wgrad(c);
 }
 
-// fine, coarse, taps, stride, dilation, pad of both axes
-constexpr ImplicitGemmAxis kGeometries[][2] = {
+// x, y, taps, stride, dilation, pad of both axes
+constexpr ConvAxis kGeometries[][2] = {
     {{5, 5, 3, 1, 1, 1}, {4, 4, 3, 1, 1, 1}},   {{8, 4, 4, 2, 1, 1}, {6, 3, 4, 2, 1, 1}},
     {{7, 4, 5, 2, 1, 1}, {8, 4, 5, 2, 1, 2}},    // Keras' same
     {{9, 3, 3, 3, 1, 0}, {7, 4, 2, 2, 1, 0}},    // strides differ
-    {{7, 3, 1, 2, 1, 0}, {9, 3, 1, 3, 1, 0}},    // phases without taps
+    {{7, 3, 1, 2, 1, 0}, {9, 3, 1, 3, 1, 0}},    // residues without taps
     {{9, 4, 3, 2, 2, 2}, {8, 3, 2, 3, 2, 1}},    // stride and dilation with and without a common divisor
     {{11, 3, 2, 4, 2, 3}, {10, 2, 3, 6, 4, 5}},  // divisor 2, residues skipped
-    {{1, 1, 1, 1, 1, 0}, {1, 1, 3, 1, 1, 1}},   {{6, 9, 2, 1, 3, 2}, {2, 5, 5, 3, 1, 4}},  // more coarse than fine
-    {{2, 2, 1, 5, 1, 0}, {3, 1, 1, 7, 1, 0}},                                              // more phases than pixels
+    {{1, 1, 1, 1, 1, 0}, {1, 1, 3, 1, 1, 1}},   {{6, 9, 2, 1, 3, 2}, {2, 5, 5, 3, 1, 4}},  // y larger than x
+    {{2, 2, 1, 5, 1, 0}, {3, 1, 1, 7, 1, 0}},                                              // more residues than pixels
 };
 
 void check_all(DType dtype, bool tensor) {
@@ -334,12 +338,10 @@ void check_all(DType dtype, bool tensor) {
     Case c = base;
     c.v = g[0];
     c.h = g[1];
-    c.coarse_channels = tensor ? 16 : 5;
-    c.fine_channels = tensor ? 8 : 3;
-    c.statistics = true;
+    c.y_channels = tensor ? 16 : 5;
+    c.x_channels = tensor ? 8 : 3;
     check(c);
-    c.statistics = false;
-    std::swap(c.coarse_channels, c.fine_channels);
+    std::swap(c.y_channels, c.x_channels);
     std::swap(c.v, c.h);
     c.splits = 3;
     c.weight_layout = Layout::nhwc;
@@ -353,9 +355,10 @@ void check_all(DType dtype, bool tensor) {
       c.splits = splits;
       c.bias = splits == 1;
       c.batch = splits == 1 ? 1 : 3;
-      check_gather(c, a != Activation::tanh);
-      c.fine_layout = c.coarse_layout = tensor ? Layout::nhwc_window : Layout::nchw_window;
-      check_gather(c, a == Activation::tanh);
+      check_pass(c, a != Activation::tanh ? Pass::dgrad : Pass::fprop);
+      c.y_layout = tensor ? Layout::nhwc_window : Layout::nchw_window;
+      c.x_layout = c.y_layout;
+      check_pass(c, a == Activation::tanh ? Pass::dgrad : Pass::fprop);
     }
   }
   {
@@ -366,14 +369,14 @@ void check_all(DType dtype, bool tensor) {
 }
 
 void check_layouts(DType dtype) {
-  for (Layout coarse : {Layout::nchw, Layout::nhwc, Layout::nchw_window, Layout::nhwc_window, Layout::nhwc_unaligned}) {
-    for (Layout fine : {Layout::nchw, Layout::nhwc_window, Layout::nhwc_unaligned}) {
+  for (Layout y : {Layout::nchw, Layout::nhwc, Layout::nchw_window, Layout::nhwc_window, Layout::nhwc_unaligned}) {
+    for (Layout x : {Layout::nchw, Layout::nhwc_window, Layout::nhwc_unaligned}) {
       Case c;
       c.dtype = dtype;
-      c.coarse_layout = coarse;
-      c.fine_layout = fine;
-      c.coarse_channels = 20;
-      c.fine_channels = 6;
+      c.y_layout = y;
+      c.x_layout = x;
+      c.y_channels = 20;
+      c.x_channels = 6;
       c.activation = Activation::silu;
       check(c);
     }
@@ -382,19 +385,19 @@ void check_layouts(DType dtype) {
     Case c;
     c.dtype = dtype;
     c.groups = groups;
-    c.coarse_channels = 12;
-    c.fine_channels = 6 * groups;
+    c.y_channels = 12;
+    c.x_channels = 6 * groups;
     c.splits = groups - 1;
     check(c);
-    c.fine_layout = Layout::nchw;
-    c.coarse_layout = Layout::nchw;
+    c.x_layout = Layout::nchw;
+    c.y_layout = Layout::nchw;
     c.weight_layout = Layout::nhwc;
     check(c);
   }
   Case c;  // several tiles
   c.dtype = dtype;
-  c.coarse_channels = 70;
-  c.fine_channels = 67;
+  c.y_channels = 70;
+  c.x_channels = 67;
   c.v = {9, 9, 2, 1, 1, 0};
   c.h = {9, 9, 1, 1, 1, 0};
   check(c);
@@ -408,16 +411,16 @@ void check_tensor_tiles(DType dtype) {
       c.tensor = true;
       c.tile = tile;
       c.splits = splits;
-      c.coarse_channels = splits == 1 ? 136 : 24;
-      c.fine_channels = 72;
+      c.y_channels = splits == 1 ? 136 : 24;
+      c.x_channels = 72;
       c.v = {9, 5, 3, 2, 1, 1};
       c.h = {11, 6, 2, 2, 1, 0};
       c.activation = Activation::silu;
-      c.statistics = splits == 1;
       check(c);
-      c.coarse_channels = 8;
-      c.weight_layout = Layout::nhwc_window;  // is not packed to_coarse
-      c.fine_layout = c.coarse_layout = Layout::nhwc_window;
+      c.y_channels = 8;
+      c.weight_layout = Layout::nhwc_window;  // is not packed for fprop
+      c.y_layout = Layout::nhwc_window;
+      c.x_layout = Layout::nhwc_window;
       check(c);
     }
   }
@@ -425,19 +428,19 @@ void check_tensor_tiles(DType dtype) {
   c.dtype = dtype;
   c.tensor = true;
   c.activation = Activation::silu;
-  c.coarse_channels = 13;
-  c.coarse_layout = Layout::nchw;
-  check_gather(c, false);
-  c.coarse_layout = Layout::nhwc_unaligned;
-  check_gather(c, false);
-  c.coarse_layout = Layout::nhwc;
+  c.y_channels = 13;
+  c.y_layout = Layout::nchw;
+  check_pass(c, Pass::fprop);
+  c.y_layout = Layout::nhwc_unaligned;
+  check_pass(c, Pass::fprop);
+  c.y_layout = Layout::nhwc;
   c.splits = 2;
-  check_gather(c, false);
+  check_pass(c, Pass::fprop);
   c.splits = 0;
-  c.coarse_channels = 8;
-  c.fine_channels = 70;
-  c.fine_layout = Layout::nchw_window;
-  check_gather(c, true);
+  c.y_channels = 8;
+  c.x_channels = 70;
+  c.x_layout = Layout::nchw_window;
+  check_pass(c, Pass::dgrad);
 }
 
 }  // namespace
@@ -470,10 +473,10 @@ void test_implicit_gemm() {
   c = {};  // groups, ragged tiles, any layout
   c.dtype = DType::f16;
   c.groups = 2;
-  c.coarse_channels = 70;
-  c.fine_channels = 6;
-  c.coarse_layout = Layout::nhwc_unaligned;
-  c.fine_layout = Layout::nchw_window;
+  c.y_channels = 70;
+  c.x_channels = 6;
+  c.y_layout = Layout::nhwc_unaligned;
+  c.x_layout = Layout::nchw_window;
   check(c);
 }
 
