@@ -5,7 +5,7 @@
 //   small_channel.cpp   kernels/conv/small_channel.h
 //   winograd.cpp        kernels/conv/winograd/, CPU alone
 //   implicit_gemm.cpp   kernels/conv/implicit_gemm.h, CUDA alone
-//   library.cpp         oneDNN or cuDNN through aten;  onednn.cpp: with the activation inside, where it can
+//   library.cpp         oneDNN or cuDNN: through aten.cpp, or onednn.cpp with the activation inside, where it can
 //   epilogue.cpp        the passes beside a product, kernels/conv/epilogue.h
 #pragma once
 
@@ -62,8 +62,8 @@ Gradients dispatch_backward(const ConvCall& call, const Tensor& grad_output, con
 // act(convolution + bias) by oneDNN, without the activations that it does not fuse; or nothing, where it would not pay.
 bool onednn_fuses(Activation activation);
 std::optional<Tensor> onednn_convolution(const ConvCall& call, const Tensor& input, const Tensor& weight,
-                                         const OptionalTensor& bias, const IntList& padding,
-                                         const IntList& output_padding);
+                                         const OptionalTensor& bias, const std::array<int64_t, 2>& padding,
+                                         const std::array<int64_t, 2>& output_padding);
 
 // As Tensor::suggest_memory_format: channels_last when the strides say so; ambiguous ones are contiguous.
 bool is_channels_last(const Tensor& t);

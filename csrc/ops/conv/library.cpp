@@ -3,8 +3,8 @@
 // cost a copy of the image (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in the pass
 // of the activation).
 #include <algorithm>
-#include <array>
 
+#include "ops/conv/aten.h"
 #include "ops/conv/backend.h"
 #include "ops/conv/epilogue.h"
 
@@ -23,8 +23,8 @@ Tensor with_format(const Tensor& t, bool channels_last) {
 // The four sides as the library's arguments, and what is left of them: zeros around the input of conv2d, or rows and
 // columns to drop from the output of conv_transpose2d.
 struct LibrarySides {
-  IntList padding{0, 0};
-  IntList output_padding{0, 0};
+  std::array<int64_t, 2> padding{};
+  std::array<int64_t, 2> output_padding{};
   Sizes rest{};  // top, bottom, left, right
   bool extends_input = false;
   bool trims_output = false;
@@ -59,48 +59,12 @@ Tensor extended(const Tensor& t, const Sizes& border, bool channels_last) {
   return out;
 }
 
+AtenConvolution aten_arguments(const Convolution& conv, const LibrarySides& sides) {
+  return {conv.stride, sides.padding, conv.dilation, conv.transposed, sides.output_padding, conv.groups};
+}
+
 Tensor library_input(const ConvCall& call, const LibrarySides& sides, const Tensor& input) {
   return sides.extends_input ? extended(input, sides.rest, call.problem.channels_last) : input;
-}
-
-// ----------------------------------------------------------------------------------------------- the library
-IntList list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
-
-Tensor aten_convolution(const Convolution& conv, const LibrarySides& sides, const Tensor& input, const Tensor& weight,
-                        const OptionalTensor& bias) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{from(input),
-                                    from(weight),
-                                    from(bias),
-                                    from(list(conv.stride)),
-                                    from(sides.padding),
-                                    from(list(conv.dilation)),
-                                    from(conv.transposed),
-                                    from(sides.output_padding),
-                                    from(conv.groups)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-Gradients aten_convolution_backward(const Convolution& conv, const LibrarySides& sides, const Tensor& grad_output,
-                                    const Tensor& input, const Tensor& weight, Wanted wanted) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  const IntList bias_sizes{grad_output.size(1)};
-  const std::array<bool, 3> mask{wanted.input, wanted.weight, wanted.bias};
-  std::array<StableIValue, 11> stack{from(grad_output),
-                                     from(input),
-                                     from(weight),
-                                     from(std::optional<IntList>(bias_sizes)),
-                                     from(list(conv.stride)),
-                                     from(sides.padding),
-                                     from(list(conv.dilation)),
-                                     from(conv.transposed),
-                                     from(sides.output_padding),
-                                     from(conv.groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask))};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 
 // ------------------------------------------------------------------------------------------------ the passes
@@ -112,10 +76,10 @@ struct Product {
 Product product(const ConvCall& call, const LibrarySides& sides, const Tensor& image, const Tensor& weight,
                 const OptionalTensor& bias) {
   const Convolution& conv = call.conv;
-  if (call.problem.cuda) return {aten_convolution(conv, sides, image, weight, std::nullopt), conv.activation};
+  if (call.problem.cuda) return {aten_convolution(aten_arguments(conv, sides), image, weight, std::nullopt), conv.activation};
   const std::optional<Tensor> fused =
       onednn_convolution(call, image, weight, bias, sides.padding, sides.output_padding);
-  if (!fused) return {aten_convolution(conv, sides, image, weight, bias), conv.activation};
+  if (!fused) return {aten_convolution(aten_arguments(conv, sides), image, weight, bias), conv.activation};
   return {*fused, onednn_fuses(conv.activation) ? Activation::none : conv.activation};
 }
 
@@ -184,7 +148,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
   if (wanted.input || wanted.weight || wanted.bias) {
     const Tensor image = library_input(call, sides, input);
     const auto [image_grad, library_weight_grad, library_bias_grad] =
-        aten_convolution_backward(conv, sides, grad, image, weight, wanted);
+        aten_convolution_backward(aten_arguments(conv, sides), grad, image, weight, wanted);
     if (wanted.input) {
       grad_input = with_format(sides.extends_input ? window(image_grad, sides.rest) : image_grad, channels_last);
     }

@@ -25,7 +25,7 @@ using TransposedForward = AOTITorchError (*)(AtenTensorHandle input, AtenTensorH
                                              const char** algorithm, AtenTensorHandle* output);
 
 // Whether a call of oneDNN is possible, and not slower than aten's.
-bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, const IntList& output_padding) {
+bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, const std::array<int64_t, 2>& output_padding) {
   const int64_t channels = conv.transposed ? weight.size(1) * conv.groups : weight.size(0);
   // It computes 16 output channels at a time, also where there are fewer.
   if (input.numel() == 0 || channels < 16) return false;
@@ -60,8 +60,8 @@ bool onednn_fuses(Activation activation) {
 }
 
 std::optional<Tensor> onednn_convolution(const ConvCall& call, const Tensor& input, const Tensor& weight,
-                                         const OptionalTensor& bias, const IntList& padding,
-                                         const IntList& output_padding) {
+                                         const OptionalTensor& bias, const std::array<int64_t, 2>& padding,
+                                         const std::array<int64_t, 2>& output_padding) {
   static const auto forward = find<Forward>("aoti_torch_cpu_mkldnn__convolution_pointwise");
   static const auto transposed_forward =
       find<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
