@@ -47,7 +47,7 @@ def test_a_compiled_part_that_does_not_load_is_a_line_with_its_mending(monkeypat
     assert "rebuild it with" in capsys.readouterr().out
 
 
-def test_variables_that_are_not_read_are_told(monkeypatch, capsys):
-    monkeypatch.setenv("SDGAN_CNV", "direct")
+def test_variables_that_are_not_read_are_named(monkeypatch, capsys):
+    monkeypatch.setenv("SDGAN_CNV", "winograd")
     assert main(["doctor"]) == 0
     assert "SDGAN_CNV" in capsys.readouterr().out

@@ -44,13 +44,13 @@ def test_a_model():
     assert stock.forward.direct == 2 * 14 * 14 * 8 * 32 * 9
 
 
-def test_what_it_says_is_what_the_operation_is_told():
+def test_it_says_what_explain_conv_says():
     x = torch.randn(4, 64, 8, 8).contiguous(memory_format=torch.channels_last)
     w = torch.randn(64, 32, 5, 5)
     (row,) = sd.explain(ops.conv_transpose2d, x, w, stride=2, padding=2, output_padding=1)
-    told = ops.explain_conv(x, w, transposed=True, stride=2, sides=(2, 1, 2, 1))
+    explained = ops.explain_conv(x, w, transposed=True, stride=2, sides=(2, 1, 2, 1))
     for name, taken in row.passes.items():
-        assert told[name] == f"{taken.kernel}: {taken.reason}"
+        assert explained[name] == f"{taken.kernel}: {taken.reason}"
     assert set(row.passes) == {"forward", "grad_input", "grad_weight"} and row.channels_last
 
 

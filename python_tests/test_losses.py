@@ -89,7 +89,7 @@ def test_penalties_have_a_gradient_in_every_weight(kind, norm):
         torch.testing.assert_close((grad * direction).sum(), numeric, rtol=1e-4, atol=1e-7)
 
 
-def test_gradient_penalty_is_zero_at_slope_one():
+def test_gradient_penalty_is_zero_at_gradients_of_norm_one():
     weight = torch.randn(42, 1, dtype=torch.float64)
     weight = weight / weight.norm()
     penalty = losses.gradient_penalty(lambda u: u.flatten(1) @ weight, batch(), batch(seed=1), 10.0)
@@ -98,14 +98,14 @@ def test_gradient_penalty_is_zero_at_slope_one():
     torch.testing.assert_close(penalty, torch.full((), 40.0, dtype=torch.float64))
 
 
-def test_gradient_penalty_has_a_gradient_where_the_slope_is_zero():
+def test_gradient_penalty_is_differentiable_where_the_gradient_is_zero():
     weight = torch.zeros(42, 1, dtype=torch.float64, requires_grad=True)
     penalty = losses.gradient_penalty(lambda u: u.flatten(1) @ weight, batch(), batch(seed=1), 10.0)
     (grad,) = torch.autograd.grad(penalty, weight)
     assert penalty == 10 and grad.isfinite().all()
 
 
-def test_gradient_penalty_looks_where_it_is_told():
+def test_gradient_penalty_is_taken_at_the_given_points():
     seen = []
     x, x_hat, t = batch(), batch(seed=1), torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     losses.gradient_penalty(lambda u: seen.append(u.detach()) or u.flatten(1), x, x_hat, 10.0, t=t)
@@ -115,8 +115,8 @@ def test_gradient_penalty_looks_where_it_is_told():
 def test_r2_is_r1_at_generated_images():
     d, x_hat = discriminator(), batch(seed=1).requires_grad_()
     logits = d(x_hat)
-    slope = torch.autograd.grad(logits.sum(), x_hat, retain_graph=True)[0]
-    torch.testing.assert_close(losses.r2_penalty(logits, x_hat, 0.3), 0.15 * slope.square().sum() / 4)
+    gradient = torch.autograd.grad(logits.sum(), x_hat, retain_graph=True)[0]
+    torch.testing.assert_close(losses.r2_penalty(logits, x_hat, 0.3), 0.15 * gradient.square().sum() / 4)
 
 
 def test_free_bits():

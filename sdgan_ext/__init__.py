@@ -7,12 +7,12 @@
     preset = sd.preset("mnist-small")
     run = sd.Trainer(sd.VAEGAN(preset.model), preset.train).fit("mnist")
 
-The parts are loaded when first used, so that ``sdgan-ext --help`` does not wait for torch and ``sdgan-ext doctor`` can
-speak where the compiled part does not load. ``import sdgan_ext.ops`` registers ``torch.ops.sdgan_ext``.
+The parts are loaded when first used, so that ``sdgan-ext --help`` does not wait for torch and ``sdgan-ext doctor``
+works where the compiled part does not load. ``import sdgan_ext.ops`` registers ``torch.ops.sdgan_ext``.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data, evaluation, export, losses, models, nn, ops, training
@@ -67,7 +67,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
+    value: Any
     if name in _MODULES:
         value = importlib.import_module(f".{name}", __name__)
     elif name in _HOMES:
@@ -80,7 +81,7 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
@@ -91,4 +92,4 @@ def _version() -> str:
     try:
         return metadata.version(__name__)
     except metadata.PackageNotFoundError:
-        return __getattr__("build_info")()["version"]
+        return str(__getattr__("build_info")()["version"])

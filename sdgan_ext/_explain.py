@@ -1,7 +1,10 @@
 """``sd.explain``: which kernels a model's convolutions take, without computing anything. docs/ops/conv.md."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,10 +49,19 @@ class Pass:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution that ran. A pass that nobody asks for is None: the gradient of an input or weight that needs none.
+    """A convolution that ran.
 
-    ``module``: its name in the model, or where there is no name its class; empty outside of modules. ``op``: that of
-    ``ops``, or ``torch.`` and that of torch.
+    Attributes:
+        module: its name in the model, or where there is no name its class; empty outside of modules.
+        op: that of ``ops``, or ``torch.`` and that of torch.
+        input: shape.
+        weight: shape.
+        stride: vertical and horizontal.
+        dtype: of the weight.
+        channels_last: whether the kernel computes in that layout.
+        forward: what the pass takes.
+        grad_input: likewise; None where autograd does not need the gradient.
+        grad_weight: likewise.
     """
 
     module: str
@@ -65,11 +77,12 @@ class Convolution:
 
     @property
     def passes(self) -> dict[str, Pass]:
-        names = ("forward", "grad_input", "grad_weight")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """By name, those that run."""
+        passes = {"forward": self.forward, "grad_input": self.grad_input, "grad_weight": self.grad_weight}
+        return {name: taken for name, taken in passes.items() if taken is not None}
 
 
-class Explanation(list):
+class Explanation(list[Convolution]):
     """A list of :class:`Convolution`, in the order in which they ran; ``str`` makes a table."""
 
     def __str__(self) -> str:
@@ -83,11 +96,11 @@ class Explanation(list):
         ]
         reasons: dict[str, list[str]] = {}
         for row in self:
-            told: dict[str, list[str]] = {}
+            of_row: dict[str, list[str]] = {}
             for name, taken in row.passes.items():
                 if taken.kernel != "winograd" or taken.reason.startswith("asked for"):
-                    told.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
-            for reason, names in told.items():
+                    of_row.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
+            for reason, names in of_row.items():
                 which = "" if len(names) == len(row.passes) else f" {', '.join(names)}"
                 reasons.setdefault(reason, []).append(f"{row.module or row.op}{which}")
         return "\n".join([*text, *(f"{reason} ({'; '.join(where)})" for reason, where in reasons.items())])
@@ -105,7 +118,7 @@ def _cells(row: Convolution) -> list[str]:
     return [row.module, row.op, *sizes, str(row.dtype).removeprefix("torch."), layout, *passes, share]
 
 
-def explain(function: Callable, *inputs, **options) -> Explanation:
+def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Explanation:
     """Which kernel each convolution takes in ``function(*inputs, **options)``, and why::
 
         print(sd.explain(model.generator, torch.empty(64, 128)))
@@ -119,7 +132,7 @@ def explain(function: Callable, *inputs, **options) -> Explanation:
 
     Returns:
         A list of :class:`Convolution` that prints as a table: for each of ours and of torch's own, the kernel and the
-        estimated speed-up over the library of the forward pass and of the gradients that autograd would ask for
+        estimated speed-up over the library of the forward pass and of the gradients that autograd would compute
         (where neither input nor weight require one, of both), by ``csrc/kernels/conv/cost_table.h``.
 
     Raises:
@@ -154,12 +167,12 @@ def explain(function: Callable, *inputs, **options) -> Explanation:
 class _Caller(torch.nn.Module):
     """A function of ``model``, a method of it perhaps, as a module that functional_call takes."""
 
-    def __init__(self, function: Callable, model: torch.nn.Module):
+    def __init__(self, function: Callable[..., Any], model: torch.nn.Module):
         super().__init__()
         self.model = model
         self._function = (function,)  # not a submodule
 
-    def forward(self, *inputs, **options):
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         return self._function[0](*inputs, **options)
 
 
@@ -173,7 +186,7 @@ class _Recorder:
         self._inside: list[torch.nn.Module] = []
         self._needs = (True, True)
 
-    def __enter__(self):
+    def __enter__(self) -> _Recorder:
         self._handles = (
             register_module_forward_pre_hook(lambda module, inputs: self._inside.append(module)),
             register_module_forward_hook(lambda module, inputs, output: self._inside.remove(module), always_call=True),
@@ -181,25 +194,40 @@ class _Recorder:
         self._modes = (_Calls(self._called), _Ran(self._ran, self._fake))
         for mode in self._modes:
             mode.__enter__()
+        return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for mode in reversed(self._modes):
             mode.__exit__(*error)
         for handle in self._handles:
             handle.remove()
 
-    def _called(self, input, weight, *_) -> None:
-        """Above autograd, which takes off what it knows before an operation runs."""
+    def _called(self, input: Tensor, weight: Tensor, *_: Any) -> None:
+        """Above autograd, below which no tensor requires a gradient."""
         self._needs = (input.requires_grad, weight.requires_grad)
 
-    def _ran(self, ours: bool, transposed: bool, output, input, weight, stride, sides, dilation, groups) -> None:
+    def _ran(
+        self,
+        ours: bool,
+        transposed: bool,
+        output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        stride: Sequence[int],
+        sides: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> None:
         """Below autograd and autocast: dtypes are those of the kernel."""
         needs_input, needs_weight = self._needs if any(self._needs) else (True, True)
         self._needs = (True, True)
-        asked = _convolution.paths(input, weight, stride, sides, dilation, groups, transposed=transposed)
+        paths = _convolution.paths(input, weight, stride, sides, dilation, groups, transposed=transposed)
         coarse = input if transposed else output
         direct = coarse.numel() // coarse.shape[1] * weight.numel()
-        passes = {case: Pass(*path[:2], path[2] or None, round(path[3]), direct) for case, path in asked.items()}
+        passes = {
+            case: Pass(path.backend, path.reason, path.speedup or None, round(path.multiplications), direct)
+            for case, path in paths.items()
+        }
         if not ours:
             passes = dict.fromkeys(passes, Pass("torch", "a convolution of torch's own", None, direct, direct))
         name = "conv_transpose2d" if transposed else "conv2d"
@@ -212,7 +240,7 @@ class _Recorder:
                 tuple(weight.shape),
                 tuple(stride),
                 weight.dtype,
-                _convolution._is_channels_last(input) or _convolution._is_channels_last(weight),
+                _convolution.is_channels_last(input) or _convolution.is_channels_last(weight),
                 passes["forward"],
                 passes["grad_input"] if needs_input else None,
                 passes[weights] if needs_weight else None,
@@ -230,23 +258,27 @@ class _Calls(TorchFunctionMode):
     _OURS = (torch.ops.sdgan_ext.conv2d, torch.ops.sdgan_ext.conv_transpose2d)
     FUNCTIONS = (torch.conv2d, torch.conv_transpose2d, *_OURS, *(op.default for op in _OURS))
 
-    def __init__(self, called: Callable):
+    def __init__(self, called: Callable[..., None]):
         super().__init__()
         self._called = called
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if function in self.FUNCTIONS and len(args) >= 2:
             self._called(*args)
         return function(*args, **(kwargs or {}))
 
 
 class _Ran(TorchDispatchMode):
-    def __init__(self, ran: Callable, fake: FakeTensorMode):
+    def __init__(self, ran: Callable[..., None], fake: FakeTensorMode):
         super().__init__()
         self._ran = ran
         self._fake = fake
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
         output = function(*args, **(kwargs or {}))
         ops = torch.ops

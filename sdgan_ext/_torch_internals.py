@@ -81,7 +81,7 @@ def transformed() -> bool:
 
 def overload_call(overload: OpOverload) -> Callable[..., Any]:
     """The C++ entry of an operator, without the Python frame around it that handles what plain eager mode has not."""
-    return cast(Callable[..., Any], overload._op)
+    return overload._op
 
 
 def without_autocast_key(device: str) -> Callable[[], Any]:
@@ -93,7 +93,7 @@ def without_autocast_key(device: str) -> Callable[[], Any]:
 # ------------------------------------------------------------------------------------------------------- autograd
 def plain_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """``function.apply`` without what torch does in Python first, for functorch: a third of a small call."""
-    return cast(Callable[..., Any], super(torch.autograd.Function, function).apply)
+    return cast(Callable[..., Any], super(torch.autograd.Function, function).apply)  # type: ignore[misc]
 
 
 def graph_is_kept() -> bool:
@@ -103,7 +103,7 @@ def graph_is_kept() -> bool:
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors lie in one storage; comparing pointers would refuse fake tensors."""
-    return torch._C._is_alias_of(a, b)
+    return torch._C._is_alias_of(a, b)  # type: ignore[attr-defined, no-any-return, unused-ignore]
 
 
 # ------------------------------------------------------------------------- many tensors at once, as in torch.optim
@@ -142,12 +142,13 @@ def check_input_dim(layer: nn.BatchNorm2d, input: Tensor) -> None:
 
 def padding_for_pad(layer: nn.Conv2d) -> list[int]:
     """The padding of a convolution in the order of :func:`torch.nn.functional.pad`."""
-    return cast(list[int], layer._reversed_padding_repeated_twice)
+    return layer._reversed_padding_repeated_twice
 
 
 def output_padding_for(layer: nn.ConvTranspose2d, input: Tensor, output_size: list[int] | None) -> list[int]:
     """The output padding that gives ``output_size``, or the layer's own where that is None; refuses as torch does."""
-    return layer._output_padding(input, output_size, layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
+    geometry: tuple[Any, ...] = layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation
+    return layer._output_padding(input, output_size, *geometry)
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:

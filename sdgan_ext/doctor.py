@@ -6,9 +6,13 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from sdgan_ext import _env
 from sdgan_ext._errors import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["examine"]
 
@@ -31,7 +35,7 @@ def examine(write: Callable[[str], None]) -> bool:
         try:
             line(name, test() or "", "ok")
             return True
-        except Exception as error:  # whatever it is, it is what the user needs to know
+        except Exception as error:  # whatever it is, the user needs to read it
             line(name, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}", "FAIL")
             fine = False
             return False
@@ -95,7 +99,7 @@ def _devices() -> str:
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
-def _cases() -> Iterator[tuple[str, Callable, tuple]]:
+def _cases() -> Iterator[tuple[str, Callable[..., Any], tuple[torch.Tensor, ...]]]:
     """Every operation: its name, a function of a namespace (fused or reference) and of inputs, and those."""
     import torch
 
@@ -141,7 +145,7 @@ def _cases() -> Iterator[tuple[str, Callable, tuple]]:
     yield "reconstruction_loss", lambda f, x_hat, x: f.reconstruction_loss(x_hat, x), (image, random(*image.shape))
 
 
-def _compare(function: Callable, inputs: tuple, device: str) -> str:
+def _compare(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], device: str) -> str:
     """Values and gradients of the fused operation against those of its reference in plain torch."""
     import torch
 
@@ -153,7 +157,7 @@ def _compare(function: Callable, inputs: tuple, device: str) -> str:
             leaves = [tensor.to(device, copy=True).requires_grad_() for tensor in inputs]
             outputs = function(namespace, *leaves)
             outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-            total = sum((output * output.detach().cos()).sum() for output in outputs)
+            total = torch.stack([(output * output.detach().cos()).sum() for output in outputs]).sum()
             results.append([*(output.detach() for output in outputs), *torch.autograd.grad(total, leaves)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

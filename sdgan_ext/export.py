@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from .ops.reference import DECOMPOSITIONS
 __all__ = ["FORMATS", "decompositions", "export_networks", "stock_program", "write_onnx", "write_torch"]
 
 
-def decompositions() -> dict[OpOverload, Callable]:
+def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     """Torch's default decompositions, and every ``torch.ops.sdgan_ext`` operator in stock torch.
 
     For ``program.run_decompositions(decompositions())``. Gradients beside a loss are left out.
@@ -33,7 +34,9 @@ def decompositions() -> dict[OpOverload, Callable]:
     return {**torch.export.default_decompositions(), **own}
 
 
-def stock_program(model: torch.nn.Module, inputs: Sequence[Tensor], *, dynamic_batch: bool = True):
+def stock_program(
+    model: torch.nn.Module, inputs: Sequence[Tensor], *, dynamic_batch: bool = True
+) -> torch.export.ExportedProgram:
     """``model`` traced by :func:`torch.export.export`, in stock operators alone.
 
     Args:
@@ -107,6 +110,7 @@ def write_onnx(
             opset_version=opset,
             dynamic_shapes=({0: "batch"},) * len(inputs) if dynamic_batch else None,
         )
+        assert onnx is not None  # it is with dynamo
         content = onnx.model_proto.SerializeToString()
     with replacing(Path(file)) as opened:
         opened.write(content)
@@ -122,7 +126,7 @@ def _require_onnx() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own insides and on torchvision, which nobody here has."""
+    """Without the exporters' remarks on their own insides and on torchvision, which this package never needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -149,8 +153,19 @@ class _Encoder(torch.nn.Module):
         return posterior.mean, posterior.logvar
 
 
-#: The writer and the ending of a file's name.
-FORMATS = {"onnx": (write_onnx, ".onnx"), "torch": (write_torch, ".pt2")}
+ExportFormat = Literal["onnx", "torch"]
+
+#: The ending of a file's name.
+FORMATS: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
+
+
+class _Network(NamedTuple):
+    """A network with an input for its trace and the names of both its ends in a file."""
+
+    module: torch.nn.Module
+    example: Tensor
+    input_names: list[str]
+    output_names: list[str]
 
 
 def check_format(format: str) -> None:
@@ -161,11 +176,11 @@ def check_format(format: str) -> None:
         _require_onnx()
 
 
-def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> list[Path]:
+def export_networks(model: VAEGAN, folder: str | Path, format: ExportFormat = "onnx") -> list[Path]:
     """Writes every network of ``model`` to a file of its own, each complete or not at all, in evaluation mode.
 
     ``encoder``: x ``[N, channels, H, W]`` to mean and logvar ``[N, latent_dim]``. ``generator``: z ``[N, latent_dim]``
-    to images in [-1, 1]. ``discriminator``: x to logits ``[N, 1]``. N is free.
+    to images in [-1, 1]. ``discriminator``: x to logits ``[N, 1]``. N may be any number.
 
     Args:
         folder: made where it is not there.
@@ -175,28 +190,32 @@ def export_networks(model: VAEGAN, folder: str | Path, format: str = "onnx") -> 
         The files written.
 
     Raises:
-        ConfigError: the format is neither, or the networks take labels.
+        ConfigError: the format is neither, or the networks are conditioned on classes.
         ImportError: onnx or onnxscript are not installed.
         CheckpointError: a file cannot be written.
     """
     check_format(format)
     if model.config.classes:
-        raise ConfigError(f"the model is told of {model.config.classes} classes; one that takes labels is not exported")
-    write, ending = FORMATS[format]
+        raise ConfigError(
+            f"the model is conditioned on {model.config.classes} classes; one that takes labels is not exported"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weight = model.generator.last_weight
-    images = weight.new_zeros(2, model.config.channels, *model.config.image_size)
-    networks = {
-        "encoder": (model.encoder and _Encoder(model.encoder), images, ["x"], ["mean", "logvar"]),
-        "generator": (model.generator, weight.new_zeros(2, model.config.latent_dim), ["z"], ["images"]),
-        "discriminator": (model.discriminator, images, ["x"], ["logits"]),
-    }
-    written = []
+    height, width = cast(tuple[int, int], model.config.image_size)
+    images = weight.new_zeros(2, model.config.channels, height, width)
+    latents = weight.new_zeros(2, model.config.latent_dim)
+    networks = {}
+    if model.encoder is not None:
+        networks["encoder"] = _Network(_Encoder(model.encoder), images, ["x"], ["mean", "logvar"])
+    networks["generator"] = _Network(model.generator, latents, ["z"], ["images"])
+    if model.discriminator is not None:
+        networks["discriminator"] = _Network(model.discriminator, images, ["x"], ["logits"])
+    files = {name: folder / f"{name}{FORMATS[format]}" for name in networks}
     with model._evaluating():
-        for name, (network, example, input_names, output_names) in networks.items():
-            if network is not None:
-                names = dict(input_names=input_names, output_names=output_names) if format == "onnx" else {}
-                written.append(folder / f"{name}{ending}")
-                write(network.eval(), (example,), written[-1], **names)
-    return written
+        for name, (module, example, input_names, output_names) in networks.items():
+            if format == "onnx":
+                write_onnx(module.eval(), (example,), files[name], input_names=input_names, output_names=output_names)
+            else:
+                write_torch(module.eval(), (example,), files[name])
+    return list(files.values())

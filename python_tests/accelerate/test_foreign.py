@@ -104,8 +104,8 @@ def gradient_penalty_steps(critic, steps=50):
     for _ in range(steps):
         real, fake = torch.randn(2, 4, 3, 16, 16, generator=generator)
         between = torch.lerp(real, fake, torch.rand(4, 1, 1, 1, generator=generator)).requires_grad_()
-        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
         optimizer.zero_grad()
         loss.backward()

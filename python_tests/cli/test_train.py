@@ -164,7 +164,7 @@ def test_a_divergence_is_one_sentence_and_exit_code_1(data, capsys):
 
 def test_a_full_disk_while_saving_is_one_sentence_and_the_old_checkpoint_stays(data, tmp_path, monkeypatch, capsys):
     class Full:
-        """Has no room for a checkpoint of step 4."""
+        """Has no space for a checkpoint of step 4."""
 
         def __init__(self, path, mode):
             self.file = builtins.open(path, mode)

@@ -1,7 +1,7 @@
 """The table of cases: every op with arguments, from which the tests of the contract and of the GPU are made.
 
-``case.call(module, *tensors)`` takes ``sdgan_ext.ops`` or its twin ``ops.reference`` as the module. What is to hold for
-the cases is in :mod:`.registry`; `python_tests/cuda` runs them on a GPU.
+``case.call(module, *tensors)`` takes ``sdgan_ext.ops`` or its reference, ``ops.reference``, as the module. What is to
+hold for the cases is in :mod:`.registry`; `python_tests/cuda` runs them on a GPU.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Case:
         kinked: its derivative jumps, so an output that was rounded across the jump has another gradient.
         short: also in the tests that repeat the others under some circumstance.
         conv: of a convolution (transposed, groups).
-        device: where its tensors are unless asked for elsewhere.
+        device: where its tensors are made unless another device is given.
     """
 
     name: str

@@ -178,7 +178,7 @@ _ALL = tuple(op.name for op in OPERATIONS)
 CONTRACTS = [
     Contract(
         "values",
-        "values and gradients of the twin in float32, bfloat16 and float64",
+        "values and gradients of the reference in float32, bfloat16 and float64",
         _OPS + "test_values_and_gradients",
         tests={
             **dict.fromkeys(CONVOLUTIONS, _OPS + "test_activations_and_dtypes"),

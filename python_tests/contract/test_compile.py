@@ -66,30 +66,30 @@ def step(model, x, z, seed):
 def test_a_training_step():
     """Encoder, generator, discriminator and their losses in one graph, with gradients of all parameters."""
     eager, counter = model(), CompileCounterWithBackend("aot_eager")
-    twin = model()
+    uncompiled = model()
     compiled = torch.compile(lambda x, z, seed: step(eager, x, z, seed), fullgraph=True, backend=counter)
     for i, batch in enumerate(BATCHES):
         x, z, seed = torch.randn(batch, 3, 8, 12), torch.randn(batch, 5), torch.tensor(i)
         both = []
-        for run, network in ((compiled, eager), (lambda *a: step(twin, *a), twin)):
+        for run, network in ((compiled, eager), (lambda *a: step(uncompiled, *a), uncompiled)):
             losses = run(x, z, seed)
             both.append([*losses, *torch.autograd.grad(sum(losses), list(network.parameters()))])
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
         assert counter.frame_count <= min(i + 1, 2)
-    torch.testing.assert_close(list(eager.buffers()), list(twin.buffers()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(list(eager.buffers()), list(uncompiled.buffers()), rtol=1e-4, atol=1e-5)
 
 
 def test_inductor():
     """The compiler that torch.compile uses: every family at once, with code of its own between the ops."""
-    network, twin = model(), model()
+    network, uncompiled = model(), model()
     x, z, seed = torch.randn(4, 3, 8, 12), torch.randn(4, 5), torch.tensor(3)
 
     def run(x, z, seed, network=network):
         return torch.stack(step(network, 2 * x - 1, z.tanh(), seed)).log1p().sum()
 
-    got, want = torch.compile(run, fullgraph=True)(x, z, seed), run(x, z, seed, twin)
+    got, want = torch.compile(run, fullgraph=True)(x, z, seed), run(x, z, seed, uncompiled)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-    grads = (torch.autograd.grad(y, list(n.parameters())) for y, n in ((got, network), (want, twin)))
+    grads = (torch.autograd.grad(y, list(n.parameters())) for y, n in ((got, network), (want, uncompiled)))
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
     families = {op.family for op in OPERATIONS}
     assert families == set(

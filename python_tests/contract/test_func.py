@@ -49,14 +49,14 @@ def stacked(leaves, n=3):
 @each_op()
 def test_grad(op):
     ours, leaves = total(representative(op))
-    twin, _ = total(representative(op), reference)
+    theirs, _ = total(representative(op), reference)
     wanted = [t.clone().requires_grad_() for t in leaves]
     close(all_grads(ours, leaves), torch.autograd.grad(ours(*wanted), wanted))  # of the kernels
 
-    def slopes(function):
+    def gradients(function):
         return lambda *t: sum(g.square().sum() for g in all_grads(function, t))
 
-    close(all_grads(slopes(ours), leaves), all_grads(slopes(twin), leaves))
+    close(all_grads(gradients(ours), leaves), all_grads(gradients(theirs), leaves))
     torch._dynamo.reset()
     compiled = torch.compile(lambda *t: all_grads(ours, t), fullgraph=True, backend="aot_eager")
     close(compiled(*leaves), all_grads(ours, leaves))
@@ -92,9 +92,9 @@ def test_per_sample_gradients(op):
 @each_op()
 def test_forward_mode(op):
     ours, leaves = total(representative(op))
-    twin, _ = total(representative(op), reference)
+    theirs, _ = total(representative(op), reference)
     tangents = tuple(torch.cos(i + torch.arange(t.numel(), dtype=t.dtype)).view(t.shape) for i, t in enumerate(leaves))
-    want = jvp(twin, leaves, tangents)
+    want = jvp(theirs, leaves, tangents)
     assert want[1].abs() > 0
     close(jvp(ours, leaves, tangents), want)
     for enabled in (True, False):
@@ -148,8 +148,8 @@ def test_vmap_of_running_statistics_is_refused():
     with pytest.raises(RuntimeError, match="running_mean is one for all samples of vmap"):
         vmap(norm)(x)
     with pytest.raises(RuntimeError, match="running_mean is one for all samples of vmap"):
-        slopes = grad(lambda x, mean, var: ops.batch_norm(x, mean, var, None, None, True).sum())
-        vmap(slopes, (0, None, None))(x, norm.running_mean, norm.running_var)
+        gradients = grad(lambda x, mean, var: ops.batch_norm(x, mean, var, None, None, True).sum())
+        vmap(gradients, (0, None, None))(x, norm.running_mean, norm.running_var)
     assert torch.equal(norm.running_mean, torch.zeros(2))
     evaluated = vmap(norm.eval())(x)
     torch.testing.assert_close(evaluated[1], norm(x[1]))

@@ -20,7 +20,7 @@ def generator(seed):
 
 
 def critics(activation, norm):
-    """Convolutions on thin and on wide channels, transposed too, ours and stock, with the same weights."""
+    """Convolutions of few and of many channels, transposed too, ours and stock, with the same weights."""
 
     def build(layers, activated):
         blocks = []

@@ -57,7 +57,7 @@ def test_no_silent_zeros(op):
         assert torch.autograd.gradgradcheck(differentiable, given, fast_mode=True), case.name
 
 
-def test_a_representative_has_curvature_in_all_its_leaves():
+def test_a_representative_has_a_second_derivative_in_all_its_leaves():
     """Else the test before this one could not fail."""
     for op in OPERATIONS:
         leaves = op.case.tensors(torch.float64)

@@ -1,4 +1,4 @@
-"""Values and gradients on the GPU: against the twin in float64, against the CPU, in every dtype and layout."""
+"""Values and gradients on the GPU: against the reference in float64, against the CPU, in every dtype and layout."""
 
 import matrix
 import pytest

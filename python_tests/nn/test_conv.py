@@ -19,27 +19,27 @@ LAYERS = [
 
 def pair(ours, stock, options, **extra):
     torch.manual_seed(0)
-    layer, twin = ours(4, 6, 3, **options, **extra), stock(4, 6, 3, **options)
-    assert list(layer.state_dict()) == list(twin.state_dict())
-    layer.load_state_dict(twin.state_dict())
-    return layer, twin
+    layer, torchs = ours(4, 6, 3, **options, **extra), stock(4, 6, 3, **options)
+    assert list(layer.state_dict()) == list(torchs.state_dict())
+    layer.load_state_dict(torchs.state_dict())
+    return layer, torchs
 
 
 @pytest.mark.parametrize(("ours", "stock", "options"), LAYERS)
 def test_equals_stock_and_exchanges_state_dicts(ours, stock, options):
-    layer, twin = pair(ours, stock, options)
+    layer, torchs = pair(ours, stock, options)
     x = torch.randn(2, 4, 7, 9)
-    torch.testing.assert_close(layer(x), twin(x))
-    torch.testing.assert_close(layer(x[0]), twin(x[0]))
+    torch.testing.assert_close(layer(x), torchs(x))
+    torch.testing.assert_close(layer(x[0]), torchs(x[0]))
     assert isinstance(layer, stock)
-    twin.load_state_dict(layer.state_dict())
+    torchs.load_state_dict(layer.state_dict())
 
 
 @pytest.mark.parametrize(("ours", "stock", "options"), LAYERS)
 def test_activation_is_part_of_the_layer(ours, stock, options):
-    layer, twin = pair(ours, stock, options, activation="leaky_relu", negative_slope=0.1)
+    layer, torchs = pair(ours, stock, options, activation="leaky_relu", negative_slope=0.1)
     x = torch.randn(2, 4, 7, 9)
-    expected = torch.nn.functional.leaky_relu(twin(x), 0.1)
+    expected = torch.nn.functional.leaky_relu(torchs(x), 0.1)
     torch.testing.assert_close(layer(x), expected)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(other(x), expected)
@@ -47,9 +47,9 @@ def test_activation_is_part_of_the_layer(ours, stock, options):
 
 
 def test_output_size():
-    layer, twin = pair(nn.ConvTranspose2d, torch.nn.ConvTranspose2d, dict(stride=2, padding=1))
+    layer, torchs = pair(nn.ConvTranspose2d, torch.nn.ConvTranspose2d, dict(stride=2, padding=1))
     x = torch.randn(1, 4, 5, 5)
-    torch.testing.assert_close(layer(x, output_size=[10, 9]), twin(x, output_size=[10, 9]))
+    torch.testing.assert_close(layer(x, output_size=[10, 9]), torchs(x, output_size=[10, 9]))
 
 
 def test_keras_same():

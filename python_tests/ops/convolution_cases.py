@@ -35,7 +35,7 @@ def check_against_reference(op, reference, tensors, **options):
     """Values, layout and first derivative of ``op(*tensors, **options)``, with a gradient that is not one.
 
     Where a library rounds to half precision before the bias is added, the sum may end on the other side of a kink: no
-    gradient is asked for near one.
+    gradient is read near one.
     """
     dtype = tensors[0].dtype
     wide = [t.detach().double().requires_grad_() for t in tensors]

@@ -1,4 +1,4 @@
-"""adversarial_loss against its twin: values, first and second derivatives, shapes, dtypes, refusals."""
+"""adversarial_loss against its reference: values, first and second derivatives, shapes, dtypes, refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""batch_norm against its twin: values, first and second derivatives, statistics, layouts, dtypes, refusals."""
+"""batch_norm against its reference: values, first and second derivatives, statistics, layouts, dtypes, refusals."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def channel_vectors(channels, dtype=torch.float32):
 
 
 def check_against_reference(x, training, activation="relu", vector_dtype=None, affine=True, momentum=0.1, eps=1e-5):
-    """Values, running statistics and gradients against the twin in float64, given the same numbers."""
+    """Values, running statistics and gradients against the reference in float64, given the same numbers."""
     weight, bias, mean, var = channel_vectors(x.shape[1], vector_dtype or x.dtype)
     weight, bias = (weight, bias) if affine else (None, None)
     wide = [None if t is None else t.detach().double().requires_grad_() for t in (x, weight, bias)]

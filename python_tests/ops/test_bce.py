@@ -1,4 +1,4 @@
-"""bce against its twin and torch.nn.functional: values, first and second derivatives, edges, refusals."""
+"""bce against its reference and torch.nn.functional: values, first and second derivatives, edges, refusals."""
 
 import inspect
 
@@ -46,8 +46,8 @@ def double(options):
 
 @pytest.mark.parametrize("form", FUNCTIONS)
 def test_signature_is_torchs(form):
-    ours, twin, torchs = (inspect.signature(function).parameters for function in FUNCTIONS[form])
-    assert list(ours) == list(twin) == list(torchs)
+    ours, theirs, torchs = (inspect.signature(function).parameters for function in FUNCTIONS[form])
+    assert list(ours) == list(theirs) == list(torchs)
     assert all(ours[name].default == torchs[name].default for name in ours)
 
 
@@ -127,8 +127,8 @@ def test_layouts_mixed(form, name):
     input = view(arguments(form, 2, 4, 5, 3)[0])
     _, target = arguments(form, *input.shape)
     options = weights(form, input, True)
-    ours, twin, _ = FUNCTIONS[form]
-    loss, expected = (function(input, target, reduction="none", **options) for function in (ours, twin))
+    ours, theirs, _ = FUNCTIONS[form]
+    loss, expected = (function(input, target, reduction="none", **options) for function in (ours, theirs))
     torch.testing.assert_close(loss, expected)
     assert loss.stride() == torch.empty_like(input).stride()
     upstream = view(randn(2, 4, 5, 3, seed=7))

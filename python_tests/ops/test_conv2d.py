@@ -1,4 +1,4 @@
-"""conv2d against its twin on both paths: values, first and second derivatives, layouts, dtypes, refusals."""
+"""conv2d against its reference on both paths: values, first and second derivatives, layouts, dtypes, refusals."""
 
 import convolution_cases as cases
 import pytest
@@ -71,10 +71,9 @@ def test_gradient_penalty_reaches_the_weights():
     x, w, b = tensors(1, 16, (4, 4), size=(8, 8))
 
     def penalty(module):
-        slope = torch.autograd.grad(module.conv2d(x, w, b, 2, 1, activation="leaky_relu").sum(), x, create_graph=True)[
-            0
-        ]
-        return torch.autograd.grad(slope.square().sum(), w)[0]
+        y = module.conv2d(x, w, b, 2, 1, activation="leaky_relu")
+        (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), w)[0]
 
     torch.testing.assert_close(penalty(ops), penalty(reference))
 
@@ -222,8 +221,8 @@ def test_explain_on_cuda(dtype):
     options = dict(device="cuda", dtype=dtype)
     with torch._subclasses.FakeTensorMode():
         wide = (torch.empty(2, 64, 8, 8, **options), torch.empty(32, 64, 4, 4, **options))
-        thin = (torch.empty(2, 3, 8, 8, **options), torch.empty(32, 3, 4, 4, **options))
-    for path, wide_path, thin_path in (
+        small_channel = (torch.empty(2, 3, 8, 8, **options), torch.empty(32, 3, 4, 4, **options))
+    for path, wide_path, small_channel_path in (
         ("auto", "library: our kernels have not been measured", "library: our kernels have not been measured"),
         ("library", "library: asked for by conv_backend", "library: asked for by conv_backend"),
         ("implicit_gemm", "implicit_gemm: asked for by conv_backend", "implicit_gemm: asked for by conv_backend"),
@@ -231,7 +230,7 @@ def test_explain_on_cuda(dtype):
     ):
         with cases.backend(path):
             assert all(answer.startswith(wide_path) for answer in ops.explain_conv(*wide).values())
-            assert all(answer.startswith(thin_path) for answer in ops.explain_conv(*thin).values())
+            assert all(answer.startswith(small_channel_path) for answer in ops.explain_conv(*small_channel).values())
     with cases.backend("implicit_gemm"):
         answer = ops.explain_conv(torch.ones(2, 64, 8, 8), torch.ones(32, 64, 4, 4))["forward"]
     assert answer == "library: the implicit GEMM kernels are for CUDA"

@@ -1,4 +1,4 @@
-"""conv_transpose2d against its twin on both paths: values, first and second derivatives, crops, layouts, refusals."""
+"""conv_transpose2d against its reference on both paths: values, both derivatives, crops, layouts, refusals."""
 
 import convolution_cases as cases
 import pytest

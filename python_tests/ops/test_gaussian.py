@@ -1,4 +1,4 @@
-"""gaussian against its twin: the stream of noise, values, first and second derivatives, layouts, refusals."""
+"""gaussian against its reference: the stream of noise, values, first and second derivatives, layouts, refusals."""
 
 import pytest
 import torch

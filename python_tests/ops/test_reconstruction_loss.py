@@ -1,4 +1,4 @@
-"""reconstruction_loss against its twin: values, first and second derivatives, layouts, refusals."""
+"""reconstruction_loss against its reference: values, first and second derivatives, layouts, refusals."""
 
 import math
 

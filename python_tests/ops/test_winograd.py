@@ -56,8 +56,8 @@ def tensors(transposed, kernel, shape, format=torch.contiguous_format, dtype=tor
 
 
 def is_winograd(transposed, given, stride, sides):
-    told = ops.explain_conv(*given[:2], transposed=transposed, stride=stride, sides=sides)
-    return all(answer.startswith("winograd") for answer in told.values())
+    explained = ops.explain_conv(*given[:2], transposed=transposed, stride=stride, sides=sides)
+    return all(answer.startswith("winograd") for answer in explained.values())
 
 
 @pytest.mark.parametrize("format", cases.FORMATS.values(), ids=cases.FORMATS)
@@ -120,8 +120,8 @@ def test_a_gradient_penalty_is_that_of_stock_modules():
         h = image
         for w in leaves:
             h = conv(h, w)
-        (slope,) = torch.autograd.grad(h.square().sum(), image, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), leaves)
+        (gradient,) = torch.autograd.grad(h.square().sum(), image, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), leaves)
 
     def ours(h, w):
         return ops.conv2d(h, w, stride=2, padding=1, activation="leaky_relu")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,23 @@ from torch import Tensor, nn
 from . import measure
 from .chains import flow_of
 from .report import Change, Left, Report, Speedup
-from .rules import FUSED, activation_of, check_model, held_outside, layer_obstacle, looks_like_a_layer, nothing_gained
+from .rules import (
+    FUSED,
+    Following,
+    activation_of,
+    check_model,
+    held_outside,
+    layer_obstacle,
+    looks_like_a_layer,
+    nothing_gained,
+)
 from .swap import Swap
 from .swap import restore as _restore
 
 __all__ = ["Change", "Left", "Report", "Speedup", "accelerate", "restore"]
 
 
-def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = None) -> Report:
+def accelerate(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | dict[str, Any] | None = None) -> Report:
     """Makes the convolutions and batch norms of any model ours, each with the activation behind it, in place.
 
     ::
@@ -34,7 +44,7 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = 
         model: changed in place. Of DataParallel and DistributedDataParallel the module inside.
         example_inputs: what to call the model with: a tensor, a tuple of its arguments or a dict of its keywords. With
             them, results and gradients are compared with stock's, and all is put back if they differ; each layer is
-            measured at the shapes it sees, and put back where stock is faster; and the report has the speed-ups.
+            measured at the shapes of its inputs, and put back where stock is faster; and the report has the speed-ups.
             It takes seconds. Without, rules made of measurements decide.
 
     Returns:
@@ -60,7 +70,7 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple | dict | None = 
         return _put_back(plans, left, different)
     kept, slower = _keep_what_wins(example, plans)
     whole = _measure_model(example, kept) if kept else Speedup()
-    if kept and min(whole.forward, whole.training or whole.forward) < 0.97:
+    if kept and whole.slowest < 0.97:
         return _put_back(kept, [*left, *slower], f"the whole model was slower, forward and training {whole}")
     return Report(tuple(plan.change(ratio) for plan, ratio in kept.items()), (*left, *slower), whole)
 
@@ -113,12 +123,11 @@ def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
             left.append(Left(name, type(layer).__name__, obstacle))
             continue
         found = activation_of(layer, flow)
-        if found[0] in aliases:
+        if isinstance(found, Following) and found.module in aliases:
             found = "the model holds what follows a second time, outside of its modules"
         if not isinstance(found, str):
-            activation, function, slope = found
-            swap = Swap(model, layer, activation, function, slope)
-            plans.append(_Plan(name, layer, swap, function, names[activation]))
+            swap = Swap(model, layer, found.module, found.function, found.negative_slope)
+            plans.append(_Plan(name, layer, swap, found.function, names[found.module]))
         elif by_rule and (reason := nothing_gained(layer)):
             left.append(Left(name, type(layer).__name__, f"{reason}; no activation to take over: {found}"))
         else:
@@ -143,7 +152,7 @@ def _put_back(plans: Iterable[_Plan], left: list[Left], why: str) -> Report:
 def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[_Plan, Speedup], list[Left]]:
     """Measures each layer and puts back what is slower: what is kept, with its speed-up, and what is not."""
     inputs = measure.inputs_seen(example, [plan.swap.probe[0] for plan in plans])
-    known: dict[tuple, Speedup] = {}
+    known: dict[tuple[Any, ...], Speedup] = {}
     kept, slower = {}, []
     with example.undisturbed():
         for plan in plans:
@@ -164,11 +173,11 @@ def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
     layers = plan.swap.probe
     taking = [t for t in (x, *plan.layer.parameters()) if t.requires_grad]
 
-    def forward():
+    def forward() -> None:
         with torch.no_grad():
             layers(x)
 
-    def training():
+    def training() -> None:
         output = layers(x)
         torch.autograd.grad(output, taking, torch.ones_like(output))
 
@@ -176,10 +185,10 @@ def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
 
 
 def _measure_model(example: measure.Example, plans: Iterable[_Plan]) -> Speedup:
-    def all_of(what: str):
+    def all_of(what: str) -> Callable[[], Any]:
         return lambda: [getattr(plan.swap, what)() for plan in plans]
 
-    def forward():
+    def forward() -> None:
         with torch.no_grad():
             example.outputs()
 

@@ -50,7 +50,7 @@ def _collect(module: nn.Module, flow: Flow) -> None:
     graphs = _graphs(module) if any(module.children()) else None
     if graphs:
         _read(module, graphs, flow)
-        for leaf in {module.get_submodule(node.target) for node in graphs[0].nodes if node.op == "call_module"}:
+        for leaf in {_module_of(module, node) for node in graphs[0].nodes if node.op == "call_module"}:
             _collect(leaf, flow)
         return
     if type(module) is nn.Sequential:
@@ -63,7 +63,7 @@ def _collect(module: nn.Module, flow: Flow) -> None:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        # A hook would be called with proxies; and what it sees must stay, so no chain crosses the module's border.
+        # A hook would be called with proxies; and its arguments must stay, so no chain crosses the module's border.
         return has_hooks(module) or super().is_leaf_module(module, qualified_name)
 
 
@@ -103,11 +103,11 @@ def _attributes_kept(module: nn.Module) -> Iterator[list[fx.Proxy]]:
             kept += [leaf for leaf in tree_leaves(now) if isinstance(leaf, fx.Proxy)]
             part.__dict__.clear()
             part.__dict__.update(own)
-        for value, contents in lists:
-            value[:] = contents
-        for value, contents in dicts:
-            value.clear()
-            value.update(contents)
+        for kept_list, items in lists:
+            kept_list[:] = items
+        for kept_dict, entries in dicts:
+            kept_dict.clear()
+            kept_dict.update(entries)
 
 
 @contextlib.contextmanager
@@ -123,9 +123,9 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
-    answers: dict[nn.Module, list] = {}
+    answers: dict[nn.Module, list[nn.Module | str]] = {}
     for graph in graphs:
-        nodes = [(node, root.get_submodule(node.target)) for node in graph.nodes if node.op == "call_module"]
+        nodes = [(node, _module_of(root, node)) for node in graph.nodes if node.op == "call_module"]
         calls = Counter(module for _, module in nodes)
         found = {module: _follower(root, node, calls) for node, module in nodes}
         for module in {**answers, **found}:
@@ -134,15 +134,21 @@ def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
         words = [answer for answer in of_each if isinstance(answer, str)]
         if len(of_each) < len(graphs):
             words.append("it does not run in every mode")
-        if not words and len(set(of_each)) == 1:
-            flow.follower[module] = of_each[0]
+        followers = [answer for answer in of_each if not isinstance(answer, str)]
+        if not words and len(set(followers)) == 1:
+            flow.follower[module] = followers[0]
         else:
             flow.reason[module] = words[0] if words else "what follows differs between training and evaluation"
 
 
-def _follower(root: nn.Module, node: fx.Node, calls: Counter) -> nn.Module | str:
-    if calls[root.get_submodule(node.target)] > 1:
-        return f"it is called {calls[root.get_submodule(node.target)]} times"
+def _module_of(root: nn.Module, node: fx.Node) -> nn.Module:
+    """That a node of ``call_module`` calls."""
+    return root.get_submodule(str(node.target))
+
+
+def _follower(root: nn.Module, node: fx.Node, calls: Counter[nn.Module]) -> nn.Module | str:
+    if calls[_module_of(root, node)] > 1:
+        return f"it is called {calls[_module_of(root, node)]} times"
     if len(node.users) != 1:
         return f"its output is used {len(node.users)} times"
     (user,) = node.users
@@ -153,7 +159,7 @@ def _follower(root: nn.Module, node: fx.Node, calls: Counter) -> nn.Module | str
     if user.op != "call_module":
         name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", user.target)
         return f"what follows is a function, {name}, and no module"
-    following = root.get_submodule(user.target)
+    following = _module_of(root, user)
     if calls[following] > 1:
         return f"what follows, {user.target}, is called {calls[following]} times"
     if len(user.args) != 1 or user.kwargs:

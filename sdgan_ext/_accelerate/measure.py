@@ -9,6 +9,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,17 @@ class Example:
         TypeError: inputs is none of these, or the model does not take it.
     """
 
-    def __init__(self, model: nn.Module, inputs):
+    def __init__(self, model: nn.Module, inputs: Any):
         self.model = model
-        self.args, self.options = (inputs,), {}
-        if isinstance(inputs, (tuple, list)):
+        self.args: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
+        if isinstance(inputs, Tensor):
+            self.args = (inputs,)
+        elif isinstance(inputs, (tuple, list)):
             self.args = tuple(inputs)
         elif isinstance(inputs, Mapping):
-            self.args, self.options = (), dict(inputs)
-        elif not isinstance(inputs, Tensor):
+            self.options = dict(inputs)
+        else:
             raise TypeError(
                 f"example_inputs is a {type(inputs).__name__}; it must be a tensor, a tuple of the model's arguments "
                 "or a dict of its keywords"
@@ -93,11 +97,10 @@ def difference(got: list[Tensor], want: list[Tensor]) -> str | None:
 
 
 def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, Tensor]:
-    """The first input that each of the modules saw, detached, and whether it carried a gradient; without those that
-    did not run."""
+    """The first input of each of the modules that ran, detached; it requires a gradient where that one did."""
     seen: dict[nn.Module, Tensor] = {}
 
-    def note(module, args):
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
             seen.setdefault(module, args[0].detach().requires_grad_(args[0].requires_grad))
 
@@ -111,13 +114,21 @@ def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, T
     return seen
 
 
-def speedup(forward: Callable, training: Callable | None, fuse: Callable, restore: Callable, seconds: float) -> Speedup:
+def speedup(
+    forward: Callable[[], Any],
+    training: Callable[[], Any] | None,
+    fuse: Callable[[], Any],
+    restore: Callable[[], Any],
+    seconds: float,
+) -> Speedup:
     """Of stock over ours, where ``restore`` makes stock and ``fuse`` makes ours; leaves it at ours."""
-    runs = [run and _take_turns(run, fuse, restore, seconds) for run in (forward, training)]
-    return Speedup(*runs)
+    return Speedup(
+        _take_turns(forward, fuse, restore, seconds),
+        None if training is None else _take_turns(training, fuse, restore, seconds),
+    )
 
 
-def _take_turns(run: Callable, fuse: Callable, restore: Callable, seconds: float) -> float:
+def _take_turns(run: Callable[[], Any], fuse: Callable[[], Any], restore: Callable[[], Any], seconds: float) -> float:
     times: dict[bool, list[float]] = {False: [], True: []}
     for switch in (restore, fuse):
         switch()
@@ -133,5 +144,5 @@ def _take_turns(run: Callable, fuse: Callable, restore: Callable, seconds: float
     return statistics.median(times[False]) / statistics.median(times[True])
 
 
-def _tensors(tree) -> list[Tensor]:
+def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -1,4 +1,4 @@
-"""What ``accelerate`` says it did."""
+"""The report of ``accelerate``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class Speedup:
     forward: float | None = None
     training: float | None = None
 
+    @property
+    def slowest(self) -> float:
+        """The smaller of both, of those that were measured; 1 where none was."""
+        return min((ratio for ratio in (self.forward, self.training) if ratio is not None), default=1.0)
+
     def __str__(self) -> str:
         return "  ".join("-" if ratio is None else f"{ratio:.2f}x" for ratio in (self.forward, self.training))
 
@@ -26,7 +31,7 @@ class Change:
         name: of the module, as in ``named_modules``.
         layer: its class, the activation that it took over behind it.
         took: the name of the module whose activation that was, or None.
-        speedup: of this layer alone, at the shapes that it saw in the example.
+        speedup: of this layer alone, at the shapes of its inputs in the example.
     """
 
     name: str
@@ -78,6 +83,6 @@ class Report:
     __repr__ = __str__
 
 
-def _columns(rows) -> list[str]:
+def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

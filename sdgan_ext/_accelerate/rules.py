@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -9,10 +11,12 @@ from torch.nn.utils import parametrize
 from .. import nn as ours
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 from ..ops._checks import CUDA_OBSTACLE
+from ..ops._enums import Activation
 from .chains import Flow
 
 __all__ = [
     "FUSED",
+    "Following",
     "activation_of",
     "check_model",
     "held_outside",
@@ -27,7 +31,7 @@ FUSED = {
     nn.ConvTranspose2d: ours.ConvTranspose2d,
     nn.BatchNorm2d: ours.BatchNorm2d,
 }
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
     nn.Tanh: "tanh",
@@ -35,10 +39,20 @@ _ACTIVATIONS = {
     nn.SiLU: "silu",
     nn.ELU: "elu",
 }
+
+
+class Following(NamedTuple):
+    """The activation behind a layer: its module, its name in ``ops`` and the parameter of a leaky_relu."""
+
+    module: nn.Module
+    function: Activation
+    negative_slope: float
+
+
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def check_model(model) -> nn.Module:
+def check_model(model: object) -> nn.Module:
     """The module to walk.
 
     Raises:
@@ -79,7 +93,7 @@ def held_outside(model: nn.Module) -> set[nn.Module]:
 
 
 def looks_like_a_layer(module: nn.Module) -> bool:
-    """Whether the report must speak of it: a layer of two dimensions of torch's, or something made to replace one."""
+    """Whether it must be in the report: a layer of two dimensions of torch's, or something made to replace one."""
     names = ("Conv2d", "ConvTranspose2d", "BatchNorm2d")
     return any(name in type(module).__name__ for name in names) or isinstance(
         module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -107,8 +121,8 @@ def layer_obstacle(module: nn.Module) -> str | None:
     return None
 
 
-def activation_of(layer: nn.Module, flow: Flow) -> tuple[nn.Module, str, float] | str:
-    """The activation that ``layer`` may take over, its name and slope; or why none."""
+def activation_of(layer: nn.Module, flow: Flow) -> Following | str:
+    """The activation that ``layer`` may take over, or why there is none."""
     if layer not in flow.follower:
         return flow.reason.get(layer, "what follows it is not known: torch.fx cannot trace the module that it is in")
     following = flow.follower[layer]
@@ -117,17 +131,17 @@ def activation_of(layer: nn.Module, flow: Flow) -> tuple[nn.Module, str, float] 
     if isinstance(following, nn.ELU) and following.alpha != 1:
         return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
     if isinstance(following, nn.LeakyReLU) and following.negative_slope < 0:
-        return "what follows is a LeakyReLU of a negative slope"
+        return "what follows is a LeakyReLU whose negative_slope is below 0"
     if has_hooks(layer, before_forward=False) or has_hooks(following):
         return "a hook runs between it and the activation"
     if "forward" in following.__dict__ or parametrize.is_parametrized(following):
         return "the activation was changed"
-    return following, _ACTIVATIONS[type(following)], getattr(following, "negative_slope", 0.2)
+    return Following(following, _ACTIVATIONS[type(following)], getattr(following, "negative_slope", 0.2))
 
 
 def nothing_gained(layer: nn.Module) -> str | None:
     """Why a convolution without an activation to take over is no faster as ours, by docs/performance.md."""
-    if isinstance(layer, nn.BatchNorm2d):
+    if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
         return None
     if layer.groups > 1:
         return "of groups, the library's kernel would run as before"

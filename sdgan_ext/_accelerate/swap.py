@@ -3,6 +3,8 @@ model or a default argument, keeps what they do. Ours share the originals' param
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .._torch_internals import children_of
@@ -25,17 +27,24 @@ class Absorbed(nn.Module):
 
 
 class Swap:
-    """Of ``layer``, which gets the activation called ``function``, and of the module ``activation``, if one is given.
+    """Of ``layer``, which gets the activation named ``function``, and of the module ``activation``, where one is given.
 
     Attributes:
         probe: both behind each other, for a measurement; they change there too.
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module, activation: nn.Module | None, function: str | None, slope: float
+        self,
+        model: nn.Module,
+        layer: nn.Module,
+        activation: nn.Module | None,
+        function: str | None,
+        negative_slope: float,
     ):
         kind = FUSED[type(layer)]
-        settings = {"activation": function, "negative_slope": slope, **({"crop": None} if _transposed(layer) else {})}
+        settings: dict[str, Any] = {"activation": function, "negative_slope": negative_slope}
+        if isinstance(layer, nn.ConvTranspose2d):
+            settings["crop"] = None
         pairs = [(layer, _like(layer, kind, settings))]
         if activation is not None:
             pairs.append((activation, _like(activation, Absorbed, {})))
@@ -81,12 +90,8 @@ def restore(model: nn.Module) -> list[str]:
     return [name for name, _ in changed]
 
 
-def _like(module: nn.Module, kind: type[nn.Module], settings: dict) -> nn.Module:
+def _like(module: nn.Module, kind: type[nn.Module], settings: dict[str, Any]) -> nn.Module:
     """A ``kind`` with the state of ``module``: the very dictionaries, so that neither can leave the other behind."""
     made = kind.__new__(kind)
     made.__dict__.update(module.__dict__, **settings, **{_ORIGINAL: module})
     return made
-
-
-def _transposed(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.ConvTranspose2d)

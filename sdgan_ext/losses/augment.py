@@ -1,9 +1,10 @@
-"""DiffAugment: what D sees is augmented, real and generated images alike, and G's gradient goes through it."""
+"""DiffAugment: D's inputs are augmented, real and generated images alike, and G's gradient goes through it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ _SHIFT, _CUT = 1 / 8, 1 / 2  # of the image's side
 
 
 def diff_augment(x: Tensor, draws: Tensor, kinds: Sequence[str] = ("color", "translation", "cutout")) -> Tensor:
-    """Each image of ``x`` augmented in its own way, differentiably (Zhao et al. 2020, with their strengths).
+    """Each image of ``x`` augmented in its own way, differentiably.
 
     With u uniform in [0, 1), one number for each image and effect:
 
@@ -27,7 +28,7 @@ def diff_augment(x: Tensor, draws: Tensor, kinds: Sequence[str] = ("color", "tra
 
     Args:
         x: [N, C, H, W] in [-1, 1], where 0 is grey; the result may lie outside.
-        draws: [N, 7] in [0, 1); the same draws are the same augmentation.
+        draws: [N, 7] in [0, 1), as of ``torch.rand``; the same draws are the same augmentation.
         kinds: which, applied in the order ``color``, ``translation``, ``cutout``.
 
     Returns:
@@ -35,6 +36,8 @@ def diff_augment(x: Tensor, draws: Tensor, kinds: Sequence[str] = ("color", "tra
 
     Raises:
         ValueError: naming the argument, what came and what is allowed.
+
+    Source: Zhao et al. 2020 (DiffAugment), with their strengths.
     """
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be [N, C, H, W]")
@@ -91,5 +94,16 @@ def _integers(u: Tensor, count: int) -> Tensor:
     return (u * count).long()
 
 
-#: By name: the function, and which of an image's draws are its.
-AUGMENTATIONS = {"color": (_color, 0, 3), "translation": (_translation, 3, 5), "cutout": (_cutout, 5, 7)}
+class Augmentation(NamedTuple):
+    """A function of the images and of the draws from ``first`` to before ``last``."""
+
+    function: Callable[..., Tensor]
+    first: int
+    last: int
+
+
+AUGMENTATIONS = {
+    "color": Augmentation(_color, 0, 3),
+    "translation": Augmentation(_translation, 3, 5),
+    "cutout": Augmentation(_cutout, 5, 7),
+}

@@ -2,77 +2,134 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops._enums import Reconstruction
 
 __all__ = ["PIXEL_LOSSES", "feature_loss", "free_bits", "kl", "pixel_loss", "pixel_nll"]
 
-#: By name, the kind of ``ops.reconstruction_loss`` and its factor; "bernoulli" is none of them.
-PIXEL_LOSSES = {"mse": 0.5, "l1": 1.0, "bernoulli": None}
+PixelLoss = Literal["mse", "l1", "bernoulli"]
+
+PIXEL_LOSSES: tuple[PixelLoss, ...] = get_args(PixelLoss)
+
+#: Of the kinds of ``ops.reconstruction_loss``.
+_FACTORS: dict[Reconstruction, float] = {"mse": 0.5, "l1": 1.0}
 
 
 def kl(mean: Tensor, logvar: Tensor) -> Tensor:
     """``KL(N(mean, exp(logvar)) || N(0, I)) = 1/2 sum(mean^2 + exp(logvar) - 1 - logvar)``, averaged over the batch.
 
-    Kingma & Welling 2014, appendix B. mean and logvar are [N, Z]; the result is a scalar, in nats.
+    Equivalent to ``0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(mean)``.
+
+    Args:
+        mean: [N, Z] or [N, C, H, W].
+        logvar: logarithm of the variance, same shape.
+
+    Returns:
+        A scalar, in nats per image.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Kingma & Welling 2014, appendix B.
     """
     return ops.gaussian_kl(mean, logvar, "batchmean")
 
 
 def free_bits(kl: Tensor, nats: float) -> Tensor:
-    """``sum_j max(nats, mean_n kl[n, j])``: a dimension that tells less than ``nats`` costs no more than that.
+    """``sum_j max(nats, mean_n kl[n, j])``: below ``nats`` the divergence of a latent dimension costs no less.
 
-    Kingma et al. 2016 (inverse autoregressive flow, appendix C.8), one latent dimension to a group.
+    Equivalent to ``kl.mean(0).clamp(min=nats).sum()``.
 
     Args:
-        kl: of every image and dimension, [N, Z], as of ``ops.gaussian_kl(..., reduction="none")``.
-        nats: what a dimension may say for free; 0 makes the result the KL divergence itself.
+        kl: of every image and dimension, [N, Z], as of ``ops.gaussian_kl(..., reduction="none")``, in nats.
+        nats: the free divergence of a dimension; 0 makes the result the KL divergence itself.
 
     Returns:
         A scalar, in nats. It has no gradient in the dimensions below ``nats``.
+
+    Source: Kingma et al. 2016 (inverse autoregressive flow, appendix C.8), one latent dimension to a group.
     """
     return kl.mean(0).clamp(min=nats).sum()
 
 
-def pixel_loss(x_hat: Tensor, x: Tensor, kind: str = "mse") -> Tensor:
-    """``1/2 sum((x_hat - x)^2)`` (mse), ``sum(|x_hat - x|)`` (l1) or the cross-entropy of pixels (bernoulli), averaged
-    over the batch.
+def pixel_loss(x_hat: Tensor, x: Tensor, kind: PixelLoss = "mse") -> Tensor:
+    """The distance of reconstructions to their images, summed over pixels, averaged over the batch.
 
-    That is -log N(x; x_hat, I) or -log Laplace(x; x_hat, 1) without its constant, or, with ``p = (x_hat + 1) / 2`` and
-    ``t = (x + 1) / 2``, ``-sum(t log p + (1 - t) log(1 - p))``, where grey pixels are soft targets. x_hat and x are
-    [N, ...] of one shape, for bernoulli in [-1, 1]; the result is a scalar.
+    ``mse`` is ``1/2 sum((x_hat - x)^2)``, which is -log N(x; x_hat, I) without its constant; ``l1`` is
+    ``sum(|x_hat - x|)``, -log Laplace(x; x_hat, 1) without its constant; ``bernoulli`` is the cross-entropy of pixels,
+    ``-sum(t log p + (1 - t) log(1 - p))`` with ``p = (x_hat + 1) / 2`` and ``t = (x + 1) / 2``, where grey pixels are
+    soft targets.
+
+    Equivalent to, for ``mse``, ``0.5 * (x_hat - x).square().sum() / len(x)``; for ``bernoulli``,
+    ``F.binary_cross_entropy((x_hat + 1) / 2, (x + 1) / 2, reduction="sum") / len(x)``.
+
+    Args:
+        x_hat: reconstructions [N, ...]; for bernoulli in [-1, 1], other values count as the nearest of these.
+        x: images of the same shape and range.
+        kind: which.
+
+    Returns:
+        A scalar, in nats per image; NaN where ``x_hat`` has one.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Kingma & Welling 2014, appendix C, for the first and the last.
     """
     if kind == "bernoulli":
         p, t = (x_hat.float() + 1) / 2, (x.float() + 1) / 2
-        nan = 0 * x_hat.sum()  # the op refuses NaN as no probability; a diverged training is to be told of by its loss
+        nan = 0 * x_hat.sum()  # the op refuses NaN as no probability; a training that diverged shows it in its loss
         return ops.binary_cross_entropy(p.nan_to_num().clamp(0, 1), t.clamp(0, 1), reduction="sum") / len(x) + nan
-    return PIXEL_LOSSES[kind] * ops.reconstruction_loss(x_hat, x, kind, "batchmean")
+    return _FACTORS[kind] * ops.reconstruction_loss(x_hat, x, kind, "batchmean")
 
 
-def pixel_nll(x_hat: Tensor, x: Tensor, log_scale: Tensor, kind: str = "mse") -> Tensor:
+def pixel_nll(x_hat: Tensor, x: Tensor, log_scale: Tensor, kind: Literal["mse", "l1"] = "mse") -> Tensor:
     """The negative log-likelihood of images with a scale that is learned, without its constant.
 
     With ``s = log_scale`` and D numbers in an image: ``1/2 sum((x_hat - x)^2) / exp(2 s) + D s`` (mse: N(x_hat,
-    exp(s)^2), the sigma-VAE of Rybkin et al. 2021) or ``sum(|x_hat - x|) / exp(s) + D s`` (l1: Laplace(x_hat, exp(s)),
-    Rombach et al. 2022), averaged over the batch. ``s`` is counted once for every number, so that the best ``exp(s)``
-    is the deviation of one.
+    exp(s)^2)) or ``sum(|x_hat - x|) / exp(s) + D s`` (l1: Laplace(x_hat, exp(s))), averaged over the batch. ``s`` is
+    counted once for every number, so that the best ``exp(s)`` is the deviation of one.
+
+    Equivalent to, for ``mse``, ``0.5 * (x_hat - x).square().sum() / len(x) * exp(-2 * s) + x[0].numel() * s``.
 
     Args:
-        x_hat, x: [N, ...] of one shape.
+        x_hat: reconstructions [N, ...].
+        x: images of the same shape.
         log_scale: a scalar, to be trained with the decoder.
+        kind: of the distribution.
 
     Returns:
-        A scalar, in nats.
+        A scalar, in nats per image.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Rybkin et al. 2021 (sigma-VAE) for mse, Rombach et al. 2022 for l1.
     """
     power = 2 if kind == "mse" else 1
     return pixel_loss(x_hat, x, kind) * torch.exp(-power * log_scale) + x[0].numel() * log_scale
 
 
 def feature_loss(features_hat: Tensor, features: Tensor) -> Tensor:
-    """``1/2 sum((D_l(x_hat) - D_l(x))^2)``, averaged over the batch: the learned similarity of Larsen et al. 2016.
+    """``1/2 sum((D_l(x_hat) - D_l(x))^2)``, averaged over the batch: a learned similarity.
 
-    ``features`` are the target, taken as a constant. Both are [N, ...] of one shape; the result is a scalar.
+    Equivalent to ``0.5 * (features_hat - features.detach()).square().sum() / len(features)``.
+
+    Args:
+        features_hat: of a layer of D for the reconstructions, [N, ...].
+        features: of that layer for the images, same shape: the target, taken as a constant.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Larsen et al. 2016, equation 7.
     """
     return pixel_loss(features_hat, features.detach())

@@ -1,10 +1,13 @@
 """Batch normalisation with a fused activation."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 from .. import ops
 from .._torch_internals import check_input_dim
+from ..ops._enums import Activation
 from .conv import _Activated
 
 __all__ = ["BatchNorm2d"]
@@ -20,13 +23,15 @@ class BatchNorm2d(_Activated, torch.nn.BatchNorm2d):
         num_features, eps, momentum, affine, track_running_stats, device, dtype: as torch's; ``momentum=None`` makes the
             running statistics the average over all batches.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: slope of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero.
 
     Shape:
         ``[N, C, H, W]`` to the same, in the memory layout of the input.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Ioffe & Szegedy 2015; :func:`sdgan_ext.ops.batch_norm`.
     """
 
     def __init__(
@@ -36,10 +41,10 @@ class BatchNorm2d(_Activated, torch.nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
-        activation: str | None = None,
+        activation: Activation | None = None,
         negative_slope: float = 0.2,
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)

@@ -1,5 +1,9 @@
 """Convolution layers with a fused activation."""
 
+from __future__ import annotations
+
+from typing import Literal, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,15 +12,21 @@ from .. import ops
 from .._torch_internals import output_padding_for, padding_for_pad
 from ..ops._checks import check_choice
 from ..ops._convolution import integers
-from ..ops._enums import ACTIVATIONS
+from ..ops._enums import ACTIVATIONS, Activation
 
 __all__ = ["Conv2d", "ConvTranspose2d"]
 
 
-class _Activated:
-    """The two arguments that both layers have beside torch's."""
+_Pair = int | tuple[int, int]
 
-    def _set_activation(self, activation: str | None, negative_slope: float) -> None:
+
+class _Activated:
+    """The two arguments that these layers have beside torch's."""
+
+    activation: Activation | None
+    negative_slope: float
+
+    def _set_activation(self, activation: Activation | None, negative_slope: float) -> None:
         check_choice("activation", activation, ACTIVATIONS)
         self.activation = activation
         self.negative_slope = negative_slope
@@ -24,8 +34,8 @@ class _Activated:
     def _activation_repr(self) -> str:
         if self.activation is None:
             return ""
-        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
-        return f", activation={self.activation!r}{slope}"
+        parameter = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f", activation={self.activation!r}{parameter}"
 
 
 class Conv2d(_Activated, torch.nn.Conv2d):
@@ -38,7 +48,11 @@ class Conv2d(_Activated, torch.nn.Conv2d):
         in_channels, out_channels, kernel_size, stride, dilation, groups, bias, padding_mode, device, dtype: as torch's.
         padding: as torch's, or (top, bottom, left, right) for zeros that differ from side to side.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: slope of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero.
+
+    Shape:
+        ``[N, C, H, W]`` or ``[C, H, W]`` to ``[N, K, H', W']`` or ``[K, H', W']``, as :func:`sdgan_ext.ops.conv2d`.
+        ``weight`` is ``[K, C / groups, R, S]``, ``bias`` ``[K]``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
@@ -48,30 +62,30 @@ class Conv2d(_Activated, torch.nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        kernel_size: _Pair,
+        stride: _Pair = 1,
         padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        dilation: _Pair = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
-        activation: str | None = None,
+        activation: Activation | None = None,
         negative_slope: float = 0.2,
     ):
-        per_side = isinstance(padding, tuple | list) and len(padding) == 4
-        if per_side:
-            padding = tuple(integers("padding", padding, 4, at_least=0))
+        per_side = None
+        if isinstance(padding, tuple | list) and len(padding) == 4:
+            per_side = tuple(integers("padding", padding, 4, at_least=0))
             if padding_mode != "zeros":
-                raise ValueError(f"padding is {padding}, which needs padding_mode 'zeros', got {padding_mode!r}")
+                raise ValueError(f"padding is {per_side}, which needs padding_mode 'zeros', got {padding_mode!r}")
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride,
-            0 if per_side else padding,
+            cast(_Pair, padding) if per_side is None else 0,
             dilation,
             groups,
             bias,
@@ -79,21 +93,22 @@ class Conv2d(_Activated, torch.nn.Conv2d):
             device,
             dtype,
         )
-        if per_side:
-            self.padding = padding
+        if per_side is not None:
+            self.padding = per_side
         self._set_activation(activation, negative_slope)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
+        padding: int | tuple[int, ...] | str = self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, padding_for_pad(self), mode=self.padding_mode), 0
+            input = F.pad(input, padding_for_pad(self), mode=self.padding_mode)
+            padding = 0
         return ops.conv2d(
             input,
             weight,
             bias,
-            self.stride,
+            cast(_Pair, self.stride),
             padding,
-            self.dilation,
+            cast(_Pair, self.dilation),
             self.groups,
             activation=self.activation,
             negative_slope=self.negative_slope,
@@ -115,7 +130,11 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
         crop: (top, bottom, left, right) rows and columns cropped from the full output, in place of ``padding`` and
             ``output_padding``; Keras' ``same`` with kernel 5 and stride 2 is ``(1, 2, 1, 2)``.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: slope of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero.
+
+    Shape:
+        ``[N, C, H, W]`` or ``[C, H, W]`` to ``[N, K, H', W']`` or ``[K, H', W']``, as
+        :func:`sdgan_ext.ops.conv_transpose2d`. ``weight`` is ``[C, K / groups, R, S]``, ``bias`` ``[K]``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
@@ -125,19 +144,19 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        output_padding: int | tuple[int, int] = 0,
+        kernel_size: _Pair,
+        stride: _Pair = 1,
+        padding: _Pair = 0,
+        output_padding: _Pair = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: int | tuple[int, int] = 1,
-        padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
+        dilation: _Pair = 1,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         *,
         crop: tuple[int, int, int, int] | None = None,
-        activation: str | None = None,
+        activation: Activation | None = None,
         negative_slope: float = 0.2,
     ):
         super().__init__(
@@ -154,7 +173,7 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
             device,
             dtype,
         )
-        if crop is not None and (any(self.padding) or any(self.output_padding)):
+        if crop is not None and (any(cast(tuple[int, int], self.padding)) or any(self.output_padding)):
             raise ValueError(
                 f"crop is {crop!r} beside padding {padding!r} and output_padding {output_padding!r}; "
                 "give one or the other"
@@ -163,6 +182,7 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
         self._set_activation(activation, negative_slope)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As torch's: ``output_size`` (height, width) chooses the output padding, and excludes ``crop``."""
         if output_size is not None and self.crop is not None:
             raise ValueError(f"output_size is {output_size!r}, but the layer's crop already decides the size")
         output_padding = output_padding_for(self, input, output_size)
@@ -170,12 +190,12 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
             input,
             self.weight,
             self.bias,
-            self.stride,
-            self.padding,
-            output_padding,
+            cast(_Pair, self.stride),
+            cast(_Pair, self.padding),
+            cast(_Pair, output_padding),
             self.groups,
-            self.dilation,
-            crop=self.crop,
+            cast(_Pair, self.dilation),
+            crop=cast(tuple[int, int, int, int] | None, self.crop),
             activation=self.activation,
             negative_slope=self.negative_slope,
         )

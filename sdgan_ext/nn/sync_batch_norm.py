@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,13 +19,13 @@ class _SumOverProcesses(torch.autograd.Function):
     """A loss of each process depends on every process's summand, and the losses are added."""
 
     @staticmethod
-    def forward(ctx, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _SumOverProcesses.apply(grad.contiguous())
 
 
@@ -32,6 +34,18 @@ class SyncBatchNorm2d(BatchNorm2d):
 
     On the CPU too, which :class:`torch.nn.SyncBatchNorm` does not do. In plain torch operations, differentiable any
     number of times; with one process, and in evaluation, it is :class:`BatchNorm2d`.
+
+    Equivalent to :class:`BatchNorm2d` on ``torch.cat`` of the batches of all processes.
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, device, dtype, activation, negative_slope: as of
+            :class:`BatchNorm2d`.
+
+    Shape:
+        ``[N, C, H, W]`` to the same. N may differ from process to process.
+
+    Raises:
+        TypeError, ValueError: as :class:`BatchNorm2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,8 +67,8 @@ class SyncBatchNorm2d(BatchNorm2d):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        if not self.track_running_stats:
-            return
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return  # without track_running_stats
         self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)

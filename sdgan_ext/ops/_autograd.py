@@ -58,7 +58,7 @@ def reduced_loss(op: str, differentiate: Callable[..., Iterator[Tensor | None]])
     """A loss of one element, ``torch.ops.sdgan_ext.<op>(a, b, ..., need_a, need_b) -> (loss, grad_a, grad_b)``, as a
     function of (the tensors, the other arguments without the last two) for CPU tensors in plain eager mode.
 
-    The gradients are computed beside the loss. Where nobody can see them a second time, the backward pass hands out
+    The gradients are computed beside the loss. Where they cannot be read a second time, the backward pass returns
     these very tensors, scaled in place if the gradient that arrives is not 1: no second pass, no fresh memory. Else
     ``differentiate(grad_loss, tensors, rest, needs, grads)`` computes them anew, differentiably.
     """

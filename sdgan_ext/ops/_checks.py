@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
         raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
 
 
-def cuda_obstacle(build: dict[str, Any], running: str | None = torch.version.cuda) -> str | None:
+def cuda_obstacle(build: _native.BuildInfo, running: str | None = torch.version.cuda) -> str | None:
     """Why a build of :func:`sdgan_ext.build_info` cannot work on CUDA tensors of this torch, and the fix; or None."""
     rebuild = f"SDGAN_CUDA=ON {_native.REBUILD}"
     if not build["cuda"] or build["cuda_architectures"] == ["host"]:

@@ -1,5 +1,10 @@
 """Both halves of a GAN objective with their gradients, in one pass. Math: docs/ops/adversarial_loss.md."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +12,7 @@ from .._torch_internals import plain_eager
 from . import reference
 from ._autograd import add_grads, differentiable, reduced_loss, reference_vjp, register_autocast
 from ._checks import check_choice, check_pair, check_tensor
-from ._enums import DISCRIMINATOR, GENERATOR, OBJECTIVES, REDUCTIONS, TORCH_REDUCTIONS
+from ._enums import DISCRIMINATOR, GENERATOR, OBJECTIVES, REDUCTIONS, TORCH_REDUCTIONS, Objective, TorchReduction
 
 __all__ = ["discriminator_loss", "generator_loss", "OBJECTIVES"]
 
@@ -17,10 +22,10 @@ _TAKES_REAL_TARGET = ("non_saturating", "minimax", "least_squares")
 def discriminator_loss(
     real_logits: Tensor,
     fake_logits: Tensor,
-    objective: str = "non_saturating",
+    objective: Objective = "non_saturating",
     *,
     real_target: float = 1.0,
-    reduction: str = "mean",
+    reduction: TorchReduction = "mean",
 ) -> Tensor:
     """The discriminator's loss: how far it is from calling ``real_logits`` real and ``fake_logits`` fake.
 
@@ -29,13 +34,16 @@ def discriminator_loss(
         F.binary_cross_entropy_with_logits(real_logits, torch.full_like(real_logits, real_target))
         + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
 
+    and, with r and f for real and fake logits, to the sum of both reduced halves of: minimax, the same; hinge
+    ``relu(1 - r)``, ``relu(1 + f)``; least_squares ``(r - real_target)**2 / 2``, ``f**2 / 2``; wasserstein ``-r``,
+    ``f``; relativistic ``softplus(f - r)`` alone.
+
     Args:
         real_logits: ``D(x)``, any shape. float32, bfloat16, float64, or float16 on CUDA.
         fake_logits: ``D(G(z))``, any shape; each half has its own mean, so the two numbers of logits may differ.
             With ``objective="relativistic"`` or ``reduction="none"`` they pair one to one and must have one shape.
-        objective: ``non_saturating`` and ``minimax`` (Goodfellow et al. 2014; the same loss for the discriminator),
-            ``hinge`` (Lim & Ye 2017), ``least_squares`` (Mao et al. 2017), ``wasserstein`` (Arjovsky et al. 2017),
-            ``relativistic`` (relativistic pairing, Huang et al. 2024).
+        objective: ``non_saturating`` and ``minimax`` (the same loss for the discriminator), ``hinge``,
+            ``least_squares``, ``wasserstein`` or ``relativistic`` (relativistic pairing).
         real_target: what "real" means: 0.9 is one-sided label smoothing (Salimans et al. 2016). Only for
             non_saturating, minimax and least_squares.
         reduction: ``mean``, ``sum``, or ``none`` for one loss a pair.
@@ -45,6 +53,9 @@ def discriminator_loss(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Goodfellow et al. 2014 (non_saturating, minimax), Lim & Ye 2017 (hinge), Mao et al. 2017 (least_squares),
+    Arjovsky et al. 2017 (wasserstein), Huang et al. 2024 (relativistic).
     """
     check_choice("objective", objective, OBJECTIVES)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
@@ -60,13 +71,14 @@ def discriminator_loss(
 def generator_loss(
     fake_logits: Tensor,
     real_logits: Tensor | None = None,
-    objective: str = "non_saturating",
+    objective: Objective = "non_saturating",
     *,
-    reduction: str = "mean",
+    reduction: TorchReduction = "mean",
 ) -> Tensor:
     """The generator's loss: how far the discriminator is from calling ``fake_logits`` real.
 
-    Equivalent to, for the default objective, ``F.softplus(-fake_logits).mean()``.
+    Equivalent to, with f for the fake and r for the real logits, the reduced: non_saturating ``softplus(-f)``; minimax
+    ``-softplus(f)``; hinge and wasserstein ``-f``; least_squares ``(f - 1)**2 / 2``; relativistic ``softplus(r - f)``.
 
     Args:
         fake_logits: ``D(G(z))``, any shape. float32, bfloat16, float64, or float16 on CUDA.
@@ -79,6 +91,8 @@ def generator_loss(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: as :func:`discriminator_loss`.
     """
     check_choice("objective", objective, OBJECTIVES)
     check_choice("reduction", reduction, TORCH_REDUCTIONS)
@@ -92,7 +106,9 @@ def generator_loss(
     return _loss(real_logits, fake_logits, OBJECTIVES[objective], GENERATOR, 1.0, reduction)
 
 
-def _loss(real, fake, objective, role, real_target, reduction) -> Tensor:
+def _loss(
+    real: Tensor | None, fake: Tensor, objective: int, role: int, real_target: float, reduction: TorchReduction
+) -> Tensor:
     settings = objective, role, real_target, REDUCTIONS[reduction]
     if plain_eager():
         if reduction != "none" and fake.is_cpu:
@@ -104,18 +120,29 @@ def _loss(real, fake, objective, role, real_target, reduction) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::adversarial_loss")
-def _fake(real, fake, objective, role, real_target, reduction, need_real, need_fake):
+def _fake(
+    real: Tensor | None,
+    fake: Tensor,
+    objective: int,
+    role: int,
+    real_target: float,
+    reduction: int,
+    need_real: bool,
+    need_fake: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     loss = fake.new_empty(fake.shape if reduction == REDUCTIONS["none"] else ())
     grad_real = real.new_empty(real.shape) if need_real and real is not None else fake.new_empty((0,))
     return loss, grad_real, fake.new_empty(fake.shape if need_fake else (0,))
 
 
 @torch.library.register_fake("sdgan_ext::adversarial_loss_backward")
-def _fake_backward(grad_loss, real, fake, grad_real, grad_fake, objective, role, real_target, reduction):
+def _fake_backward(
+    grad_loss: Tensor, real: Tensor | None, fake: Tensor, grad_real: Tensor, grad_fake: Tensor, *settings: float
+) -> tuple[Tensor, Tensor]:
     return grad_real.new_empty(grad_real.shape), grad_fake.new_empty(grad_fake.shape)
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     real, fake, *ctx.settings, need_real, need_fake = inputs
     ctx.has = need_real and real is not None, need_fake
     ctx.save_for_backward(real, fake, output[1], output[2])
@@ -123,7 +150,9 @@ def _setup(ctx, inputs, output):
     ctx.mark_non_differentiable(*(t for t, has in zip(output[1:], ctx.has, strict=True) if not has))
 
 
-def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
+def _backward(
+    ctx: Any, grad_loss: Tensor | None, grad_of_grad_real: Tensor | None, grad_of_grad_fake: Tensor | None
+) -> tuple[Tensor | None, ...]:
     real, fake, grad_real, grad_fake = ctx.saved_tensors
     for name, needs, has in zip(("real", "fake"), ctx.needs_input_grad, ctx.has, strict=False):
         if needs and not has:
@@ -133,7 +162,7 @@ def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
         total_real, total_fake = _adversarial_loss_backward(
             grad_loss, real, fake, grad_real.detach(), grad_fake.detach(), *ctx.settings
         )
-    if grad_of_grad_real is not None or grad_of_grad_fake is not None:  # somebody used the gradients beside the loss
+    if grad_of_grad_real is not None or grad_of_grad_fake is not None:  # the gradients beside the loss were used
         ones = fake.new_ones(fake.shape if ctx.settings[-1] == REDUCTIONS["none"] else ())
         _, more_real, more_fake = _second_derivative(
             ctx.settings, ones, real, fake, grad_of_grad_real, grad_of_grad_fake
@@ -144,27 +173,43 @@ def _backward(ctx, grad_loss, grad_of_grad_real, grad_of_grad_fake):
     return total_real if has_real else None, total_fake if has_fake else None, *(None,) * 6
 
 
-def _differentiate(grad_loss, tensors, settings, needs, grads):
+def _differentiate(
+    grad_loss: Tensor,
+    tensors: Sequence[Tensor],
+    settings: Sequence[float],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> Iterator[Tensor | None]:
     real, fake = tensors
     nothing = fake.new_empty((0,))
-    both = (nothing if grad is None else grad for grad in grads)
-    grads = _adversarial_loss_backward(grad_loss, real, fake, *both, *settings)
-    return (grad if need else None for grad, need in zip(grads, needs, strict=False))
+    beside_loss = (nothing if grad is None else grad for grad in grads)
+    total = _adversarial_loss_backward(grad_loss, real, fake, *beside_loss, *settings)
+    return (grad if need else None for grad, need in zip(total, needs, strict=False))
 
 
-def _setup_backward(ctx, inputs, output):
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad_loss, real, fake, _, _, *ctx.settings = inputs
     ctx.save_for_backward(grad_loss, real, fake)
     ctx.set_materialize_grads(False)
 
 
-def _double_backward(ctx, grad_of_grad_real, grad_of_grad_fake):
-    grads = _second_derivative(ctx.settings, *ctx.saved_tensors, grad_of_grad_real, grad_of_grad_fake)
+def _double_backward(
+    ctx: Any, grad_of_grad_real: Tensor | None, grad_of_grad_fake: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    grad_loss, real, fake = ctx.saved_tensors
+    grads = _second_derivative(ctx.settings, grad_loss, real, fake, grad_of_grad_real, grad_of_grad_fake)
     return *grads, None, None, None, None, None, None
 
 
-def _second_derivative(settings, grad_loss, real, fake, grad_of_grad_real, grad_of_grad_fake):
-    def first_derivative(grad_loss, real, fake):
+def _second_derivative(
+    settings: Sequence[Any],
+    grad_loss: Tensor,
+    real: Tensor | None,
+    fake: Tensor,
+    grad_of_grad_real: Tensor | None,
+    grad_of_grad_fake: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    def first_derivative(grad_loss: Tensor, real: Tensor | None, fake: Tensor) -> tuple[Tensor | None, ...]:
         loss = reference.adversarial_loss(real, fake, *settings)
         logits = [t for t in (real, fake) if t is not None]
         grads = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)

@@ -1,5 +1,10 @@
 """Batch normalisation and the activation behind it, forward and backward. Math: docs/ops/batch_norm.md."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +12,7 @@ from .._torch_internals import below_autograd, foreach_lerp_, overload_call, pla
 from . import reference
 from ._autograd import autograd_function, differentiable, reference_vjp
 from ._checks import HALVES, check_choice, check_like, check_tensor
-from ._enums import ACTIVATIONS
+from ._enums import ACTIVATIONS, Activation
 
 __all__ = ["batch_norm"]
 
@@ -22,10 +27,10 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
-    activation: str | None = None,
+    activation: Activation | None = None,
     negative_slope: float = 0.2,
 ) -> Tensor:
-    """Normalises each channel, scales and shifts it, and applies an activation (Ioffe & Szegedy 2015).
+    """Normalises each channel, scales and shifts it, and applies an activation.
 
     Equivalent to, for ``activation="relu"``::
 
@@ -35,19 +40,22 @@ def batch_norm(
     given, move in place towards the mean and the *unbiased* variance. Without, the running statistics normalise.
 
     Args:
-        input: ``[N, C]`` or ``[N, C, ...]``. float32, bfloat16 or float64. Statistics of bfloat16 are float32.
+        input: ``[N, C]`` or ``[N, C, ...]``. float32, bfloat16, float64, or float16 on CUDA. Statistics of a half
+            precision are float32.
         running_mean, running_var: ``[C]``, both or neither; needed unless ``training``. They take no gradient.
         weight, bias: ``[C]``, of the dtype of ``input`` or, beside a half precision, float32. None stands for 1 and 0.
         momentum: how far the running statistics move: ``running += momentum * (batch - running)``.
         eps: added to the variance; positive.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: of ``leaky_relu``.
+        negative_slope: factor of ``leaky_relu`` below zero.
 
     Returns:
         A tensor of the shape, dtype and memory layout of ``input``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Ioffe & Szegedy 2015, algorithm 1.
     """
     check_choice("activation", activation, ACTIVATIONS)
     check_tensor("input", input)
@@ -66,12 +74,12 @@ def batch_norm(
     tensors = input, weight, bias, None if training else running_mean, None if training else running_var
     settings = float(eps), ACTIVATIONS[activation], float(negative_slope)
     if plain_eager() and torch.is_grad_enabled():
-        statistics = []
+        statistics: list[Tensor] = []
         output = _apply(*tensors, settings, statistics)
         mean, var = statistics
     else:
         output, mean, var = _batch_norm(*tensors, *settings)
-    if training and running_mean is not None and input.numel() > 0:
+    if training and running_mean is not None and running_var is not None and input.numel() > 0:
         try:
             _update(running_mean, running_var, mean.detach(), var.detach(), values, momentum)
         except RuntimeError as error:
@@ -84,8 +92,10 @@ def batch_norm(
     return output
 
 
-def _update(running_mean, running_var, mean, var, values, momentum):
-    var = var * (values / (values - 1))
+def _update(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, biased_var: Tensor, values: int, momentum: float
+) -> None:
+    var = biased_var * (values / (values - 1))
     if running_mean.is_cuda:  # one kernel
         batch = mean.to(running_mean.dtype), var.to(running_var.dtype)
         foreach_lerp_((running_mean, running_var), batch, momentum)
@@ -123,36 +133,40 @@ def _check_running(running_mean: Tensor | None, running_var: Tensor | None, trai
 
 
 # ------------------------------------------------------------------------------------------------ registration
-def _empty_output(input):
-    """In the layout of input, where that is one of the two that the kernels know; see csrc/ops/batch_norm.cpp."""
+def _empty_output(input: Tensor) -> Tensor:
+    """In the layout of input, where that is one of the two that the kernels write; see csrc/ops/batch_norm.cpp."""
     output = torch.empty_like(input)
     return output if output.movedim(1, -1).is_contiguous() or output.is_contiguous() else input.new_empty(input.shape)
 
 
-def _empty_vector(input):
+def _empty_vector(input: Tensor) -> Tensor:
     return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
 
 
 @torch.library.register_fake("sdgan_ext::batch_norm")
-def _fake(input, weight, bias, mean, var, eps, activation, negative_slope):
+def _fake(input: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_output(input), _empty_vector(input), _empty_vector(input)
 
 
 @torch.library.register_fake("sdgan_ext::batch_norm_backward")
-def _fake_backward(grad_output, input, weight, bias, mean, var, training, eps, activation, negative_slope):
+def _fake_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any
+) -> tuple[Tensor, ...]:
     return _empty_output(input), *(
         input.new_empty(0) if t is None else input.new_empty(input.shape[1], dtype=t.dtype) for t in (weight, bias)
     )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     input, weight, bias, given_mean, _, *ctx.settings = inputs
     ctx.training = given_mean is None
     ctx.save_for_backward(input, weight, bias, output[1], output[2])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_output, grad_mean, grad_var):
+def _backward(
+    ctx: Any, grad_output: Tensor | None, grad_mean: Tensor | None, grad_var: Tensor | None
+) -> tuple[Tensor | None, ...]:
     input, weight, bias, mean, var = ctx.saved_tensors
     grads = [None, None, None]
     if grad_output is not None:
@@ -160,27 +174,31 @@ def _backward(ctx, grad_output, grad_mean, grad_var):
             grad_output, input, weight, bias, mean.detach(), var.detach(), ctx.training, *ctx.settings
         )
     grad_input = grads[0]
-    if ctx.training and (grad_mean is not None or grad_var is not None):  # somebody used the statistics
+    if ctx.training and (grad_mean is not None or grad_var is not None):  # the statistics were used
         (more,) = reference_vjp(reference.batch_statistics, (input,), (grad_mean, grad_var))
         grad_input = more if grad_input is None else grad_input + more
     return grad_input, *_of_given(grads, weight, bias), *[None] * 5
 
 
-def _of_given(grads, weight, bias):
+def _of_given(
+    grads: Sequence[Tensor | None], weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
     """The op's gradients of weight and bias: an empty tensor stands for one that was not given."""
     return None if weight is None else grads[1], None if bias is None else grads[2]
 
 
-def _setup_backward(ctx, inputs, output):
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad_output, input, weight, bias, mean, var, ctx.training, *ctx.settings = inputs
     ctx.save_for_backward(grad_output, input, weight, bias, mean, var)
     ctx.set_materialize_grads(False)
 
 
-def _double_backward(ctx, *grad_grads):
+def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, input, weight, bias, mean, var = ctx.saved_tensors
 
-    def first_derivative(grad_output, input, weight, bias):
+    def first_derivative(
+        grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         statistics = (None, None) if ctx.training else (mean, var)
         output = reference.batch_norm_native(input, weight, bias, *statistics, *ctx.settings)[0]
         wanted = [t for t in (input, weight, bias) if t is not None]
@@ -198,8 +216,17 @@ _batch_norm_backward = differentiable("batch_norm_backward", _double_backward, _
 _kernel = overload_call(torch.ops.sdgan_ext.batch_norm.default)
 
 
-# In plain eager mode nobody sees the statistics but batch_norm, which takes them from a list: one output less to track.
-def _plain_forward(ctx, input, weight, bias, given_mean, given_var, settings, statistics):
+# In plain eager mode batch_norm alone reads the statistics, from a list: autograd has one output to track, not three.
+def _plain_forward(
+    ctx: Any,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    given_mean: Tensor | None,
+    given_var: Tensor | None,
+    settings: tuple[Any, ...],
+    statistics: list[Tensor],
+) -> Tensor:
     with below_autograd():
         output, *statistics[:] = _kernel(input, weight, bias, given_mean, given_var, *settings)
     ctx.training = given_mean is None
@@ -208,7 +235,7 @@ def _plain_forward(ctx, input, weight, bias, given_mean, given_var, settings, st
     return output
 
 
-def _plain_backward(ctx, grad_output):
+def _plain_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, bias, mean, var = ctx.saved_tensors
     grads = _batch_norm_backward(grad_output, input, weight, bias, mean, var, ctx.training, *ctx.settings)
     return grads[0], *_of_given(grads, weight, bias), None, None, None, None

@@ -1,9 +1,11 @@
 """Convolution, bias and activation. Math and dispatch: docs/ops/conv.md."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from . import _convolution
-from ._enums import ACTIVATIONS
+from ._enums import ACTIVATIONS, Activation
 
 __all__ = ["conv2d"]
 
@@ -17,7 +19,7 @@ def conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     *,
-    activation: str | None = None,
+    activation: Activation | None = None,
     negative_slope: float = 0.2,
 ) -> Tensor:
     """Convolution with bias and activation: ``activation(conv2d(input, weight) + bias)``.
@@ -27,16 +29,16 @@ def conv2d(
         F.leaky_relu(F.conv2d(input, weight, bias, stride, padding, dilation, groups), negative_slope)
 
     Args:
-        input: ``[N, C, H, W]`` or ``[C, H, W]``. float32, bfloat16 or float64.
+        input: ``[N, C, H, W]`` or ``[C, H, W]``. float32, bfloat16, float64, or float16 on CUDA.
         weight: ``[K, C / groups, R, S]``, as torch's.
         bias: ``[K]`` or None.
         stride: pixels between the windows, an int or a (vertical, horizontal) pair.
         padding: zeros around the input: an int, a (vertical, horizontal) pair, or (top, bottom, left, right), which
             makes Keras' ``same`` exact; or torch's ``"valid"`` and ``"same"``.
         dilation: pixels between the kernel's taps, an int or a pair.
-        groups: groups of channels that do not see each other.
+        groups: groups of channels that are convolved apart.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: slope of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero.
 
     Returns:
         ``[N, K, (H + top + bottom - dilation * (R - 1) - 1) // stride + 1, ...]``, channels_last where input or
@@ -44,30 +46,32 @@ def conv2d(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: the product of the Winograd kernels: Lavin & Gray 2016; all algorithms: docs/ops/conv.md.
     """
     _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
-    stride = _convolution.integers("stride", stride, 2, at_least=1)
-    dilation = _convolution.integers("dilation", dilation, 2, at_least=1)
+    strides = _convolution.integers("stride", stride, 2, at_least=1)
+    dilations = _convolution.integers("dilation", dilation, 2, at_least=1)
     if padding == "valid":
-        padding = [0, 0, 0, 0]
+        sides = [0, 0, 0, 0]
     elif padding == "same":
-        padding = _convolution.same_padding(weight.shape[2:], stride, dilation)
+        sides = _convolution.same_padding(weight.shape[2:], strides, dilations)
     else:
-        padding = _convolution.sides("padding", padding)
-    size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
+        sides = _convolution.sides("padding", padding)
+    size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], strides, sides, dilations)
     _convolution.check_output_size(input, weight, size)
     return _convolution.call(
-        _native,
+        _conv2d,
         input,
         weight,
         bias,
-        stride,
-        padding,
-        dilation,
+        strides,
+        sides,
+        dilations,
         groups,
         ACTIVATIONS[activation],
         float(negative_slope),
     )
 
 
-_native = _convolution.register("conv2d", transposed=False)
+_conv2d = _convolution.register("conv2d", transposed=False)

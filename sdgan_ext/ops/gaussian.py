@@ -1,5 +1,9 @@
 """Reparameterisation and KL divergence of a diagonal Gaussian posterior, in one pass. Math: docs/ops/gaussian.md."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +11,7 @@ from .._torch_internals import shares_storage, transformed
 from . import reference
 from ._autograd import differentiable, reference_vjp, register_autocast
 from ._checks import check_batch, check_choice, check_like, check_pair, check_same_shape, check_tensor
-from ._enums import REDUCTIONS
+from ._enums import REDUCTIONS, Reduction
 
 __all__ = ["gaussian_kl", "sample_gaussian"]
 
@@ -19,7 +23,7 @@ def sample_gaussian(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     eps: Tensor | None = None,
-    reduction: str = "batchmean",
+    reduction: Reduction = "batchmean",
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A sample ``z`` of N(mean, exp(logvar)), and the KL divergence of that distribution to N(0, I), in nats.
@@ -67,7 +71,7 @@ def sample_gaussian(
     return _gaussian(mean, logvar, eps, seed, REDUCTIONS[reduction])
 
 
-def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: str = "batchmean") -> Tensor:
+def gaussian_kl(mean: Tensor, logvar: Tensor, reduction: Reduction = "batchmean") -> Tensor:
     """KL divergence of N(mean, exp(logvar)) to N(0, I), in nats.
 
     Equivalent to, for the default reduction, ``0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum() / len(mean)``.
@@ -92,13 +96,13 @@ def draw_seed(generator: torch.Generator | None = None, device: torch.device | s
     return torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device)
 
 
-def _check(mean, logvar, reduction):
+def _check(mean: Tensor, logvar: Tensor, reduction: str) -> None:
     check_choice("reduction", reduction, REDUCTIONS)
     check_pair("logvar", logvar, "mean", mean)
     check_batch("mean", mean)
 
 
-def _check_out(out, mean, logvar, eps):
+def _check_out(out: Tensor, mean: Tensor, logvar: Tensor, eps: Tensor | None) -> None:
     check_tensor("out", out)
     if transformed():
         raise RuntimeError("out is given under torch.func or in forward mode, which write to no tensor; leave it out")
@@ -119,21 +123,22 @@ def _check_out(out, mean, logvar, eps):
             f"out has shape {tuple(out.shape)} and strides {out.stride()}: more than one element shares its memory; "
             "pass a tensor that is not expanded"
         )
-    begin, end = _memory(out)
+    written = _elements(out)
     for name, value in arguments.items():
         if value is not None and value.numel() > 0 and shares_storage(out, value):
-            first, last = _memory(value)
-            if first < end and begin < last:
+            read = _elements(value)
+            if read.start < written.stop and written.start < read.stop:
                 raise ValueError(f"out shares memory with {name}; pass a tensor of its own")
 
 
-def _memory(t):
-    """The elements of its storage between which ``t`` lies."""
-    begin = t.storage_offset()
-    return begin, begin + 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+def _elements(t: Tensor) -> range:
+    """The part of its storage in which ``t`` lies."""
+    start = t.storage_offset()
+    length = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return range(start, start + length)
 
 
-def _seed_tensor(seed, generator, device) -> Tensor:
+def _seed_tensor(seed: object, generator: torch.Generator | None, device: torch.device) -> Tensor:
     if seed is None:
         return draw_seed(generator, device if generator is None else generator.device).to(device)
     if isinstance(seed, Tensor):
@@ -151,23 +156,35 @@ def _seed_tensor(seed, generator, device) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::gaussian")
-def _fake(mean, logvar, eps, seed, reduction):
+def _fake(
+    mean: Tensor, logvar: Tensor, eps: Tensor | None, seed: Tensor | None, reduction: int
+) -> tuple[Tensor, Tensor]:
     z = mean.new_empty((0,)) if eps is None and seed is None else torch.empty_like(mean)
     return z, torch.empty_like(mean) if reduction == REDUCTIONS["none"] else mean.new_empty(())
 
 
 @torch.library.register_fake("sdgan_ext::gaussian_out")
-def _fake_out(mean, logvar, eps, seed, reduction, z):
+def _fake_out(
+    mean: Tensor, logvar: Tensor, eps: Tensor | None, seed: Tensor | None, reduction: int, z: Tensor
+) -> Tensor:
     return torch.empty_like(mean) if reduction == REDUCTIONS["none"] else mean.new_empty(())
 
 
 @torch.library.register_fake("sdgan_ext::gaussian_backward")
-def _fake_backward(grad_z, grad_kl, mean, logvar, z, reduction, need_eps):
+def _fake_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mean: Tensor,
+    logvar: Tensor,
+    z: Tensor | None,
+    reduction: int,
+    need_eps: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_eps = torch.empty_like(mean) if need_eps else mean.new_empty((0,))
     return torch.empty_like(mean), torch.empty_like(mean), grad_eps
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     mean, logvar, eps, seed, ctx.reduction = inputs
     if eps is None and seed is None:
         ctx.mark_non_differentiable(output[0])
@@ -175,7 +192,7 @@ def _setup(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_z, grad_kl):
+def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
     mean, logvar, z = ctx.saved_tensors
     need_eps = ctx.needs_input_grad[2] and grad_z is not None
     grad_mean, grad_logvar, grad_eps = _gaussian_backward(
@@ -184,15 +201,17 @@ def _backward(ctx, grad_z, grad_kl):
     return grad_mean, grad_logvar, grad_eps if need_eps else None, None, None
 
 
-def _setup_backward(ctx, inputs, output):
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.reduction, ctx.need_eps = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
-def _double_backward(ctx, *grad_outputs):
-    def first_derivative(*tensors):
-        return reference.gaussian_backward(*tensors, ctx.reduction, ctx.need_eps)
+def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    def first_derivative(
+        grad_z: Tensor | None, grad_kl: Tensor | None, mean: Tensor, logvar: Tensor, z: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return reference.gaussian_backward(grad_z, grad_kl, mean, logvar, z, ctx.reduction, ctx.need_eps)
 
     return *reference_vjp(first_derivative, ctx.saved_tensors, grad_outputs), None, None
 

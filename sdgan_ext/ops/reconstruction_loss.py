@@ -1,5 +1,10 @@
 """The distance of reconstructions to their images, in one pass. Math: docs/ops/reconstruction_loss.md."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,19 +12,21 @@ from .._torch_internals import plain_eager
 from . import reference
 from ._autograd import differentiable, reduced_loss, reference_vjp, register_autocast
 from ._checks import check_batch, check_choice, check_pair
-from ._enums import RECONSTRUCTION_NAMES, RECONSTRUCTIONS, REDUCTION_NAMES, REDUCTIONS
+from ._enums import RECONSTRUCTION_NAMES, RECONSTRUCTIONS, REDUCTION_NAMES, REDUCTIONS, Reconstruction, Reduction
 
 __all__ = ["RECONSTRUCTIONS", "reconstruction_loss"]
 
 
-def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: str = "batchmean") -> Tensor:
+def reconstruction_loss(
+    x_hat: Tensor, x: Tensor, kind: Reconstruction = "mse", reduction: Reduction = "batchmean"
+) -> Tensor:
     """How far the reconstructions ``x_hat`` are from the images ``x``.
 
     Equivalent to, for the default kind and reduction, ``((x_hat - x) ** 2).sum() / len(x)``.
 
     Args:
         x_hat: shape ``(batch, *)``. float32, bfloat16, float64, or float16 on CUDA, in any memory layout.
-        x: same shape. Its gradient is computed only if it is asked for.
+        x: same shape. Its gradient is computed only where ``x`` requires one.
         kind: ``mse`` the squared error; ``l1`` the absolute error; ``bce`` the binary cross-entropy in nats, where
             ``x_hat`` are logits and ``x`` is in [0, 1]; ``gaussian`` the negative log-likelihood
             ``-log N(x; x_hat, I) = ((x_hat - x)^2 + log 2 pi) / 2`` in nats.
@@ -31,6 +38,8 @@ def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: 
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: Kingma & Welling 2014, appendix C, for bce and gaussian.
     """
     check_choice("kind", kind, RECONSTRUCTIONS)
     check_choice("reduction", reduction, REDUCTIONS)
@@ -44,42 +53,50 @@ def reconstruction_loss(x_hat: Tensor, x: Tensor, kind: str = "mse", reduction: 
 
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::reconstruction_loss")
-def _fake(x_hat, x, kind, reduction, need_x_hat, need_x):
+def _fake(x_hat: Tensor, x: Tensor, kind: int, reduction: int, *needs: bool) -> tuple[Tensor, ...]:
     loss = torch.empty_like(x_hat) if reduction == REDUCTIONS["none"] else x_hat.new_empty(())
-    return loss, *(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in (need_x_hat, need_x))
+    return loss, *(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in needs)
 
 
 @torch.library.register_fake("sdgan_ext::reconstruction_loss_backward")
-def _fake_backward(grad_loss, x_hat, x, kind, reduction, need_x_hat, need_x):
-    return tuple(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in (need_x_hat, need_x))
+def _fake_backward(
+    grad_loss: Tensor, x_hat: Tensor, x: Tensor, kind: int, reduction: int, *needs: bool
+) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x_hat) if need else x_hat.new_empty((0,)) for need in needs)
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x_hat, x, *ctx.settings, _, _ = inputs
     ctx.save_for_backward(x_hat, x)
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx, grad_loss, *_):
+def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     return *_differentiate(grad_loss, ctx.saved_tensors, ctx.settings, ctx.needs_input_grad), *(None,) * 4
 
 
-def _differentiate(grad_loss, tensors, settings, needs, grads=None):
+def _differentiate(
+    grad_loss: Tensor,
+    tensors: Sequence[Tensor],
+    settings: Sequence[int],
+    needs: Sequence[bool],
+    beside_loss: Sequence[Tensor | None] = (),
+) -> Iterator[Tensor | None]:
     grads = _reconstruction_loss_backward(grad_loss, *tensors, *settings, *needs[:2])
     return (grad if need else None for grad, need in zip(grads, needs, strict=False))
 
 
-def _setup_backward(ctx, inputs, output):
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad_loss, x_hat, x, *ctx.settings, need_x_hat, need_x = inputs
     ctx.save_for_backward(grad_loss, x_hat, x)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*(t for t, need in zip(output, (need_x_hat, need_x), strict=True) if not need))
 
 
-def _double_backward(ctx, *grad_outputs):
+def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     kind, reduction = ctx.settings
 
-    def first_derivative(grad_loss, x_hat, x):
+    def first_derivative(grad_loss: Tensor, x_hat: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         loss = reference.reconstruction_loss(x_hat, x, RECONSTRUCTION_NAMES[kind], REDUCTION_NAMES[reduction])
         return torch.autograd.grad(loss, (x_hat, x), grad_loss, create_graph=True)
 

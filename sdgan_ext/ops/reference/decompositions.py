@@ -1,7 +1,7 @@
 """The operators of ``torch.ops.sdgan_ext`` in stock torch, argument for argument as in csrc/ops/library.cpp.
 
-What transforms a program and knows stock operators alone meets these instead of the kernels: :mod:`torch.func`,
-forward-mode derivatives, and the decomposition for export and ONNX. The mathematics is that of :mod:`.functions`.
+They stand in for the kernels where a program is transformed by rules for stock operators: under :mod:`torch.func`, in
+forward mode, and in export to ONNX and other formats. The mathematics is that of :mod:`.functions`.
 
 Some of them are used by name in the derivatives of the operators; :data:`DECOMPOSITIONS` has all.
 """
@@ -22,6 +22,7 @@ from .._enums import (
     OBJECTIVE_NAMES,
     RECONSTRUCTION_NAMES,
     REDUCTION_NAMES,
+    Activation,
 )
 from . import functions
 from .functions import activate, at_least_float, batch_statistics
@@ -46,38 +47,58 @@ def _if_needed(gradient: Tensor, needed: bool, like: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------- activations
 def activation_gradient(activation: int, negative_slope: float, saved: Tensor) -> Tensor | None:
     """act' from the output, or for silu from the input; None stands for 1."""
+    name = ACTIVATION_NAMES[activation]
+    if name is None:
+        return None
     one = torch.ones_like(saved)
-    gradient = {
+    gradients: dict[Activation, Callable[[Tensor], Tensor]] = {
         "relu": lambda y: (y > 0).to(y.dtype),
         "leaky_relu": lambda y: torch.where(y > 0, one, one * negative_slope),
         "tanh": lambda y: 1 - y * y,
         "sigmoid": lambda y: y * (1 - y),
         "silu": lambda x: torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x))),
         "elu": lambda y: torch.where(y < 0, y + 1, one),
-    }.get(ACTIVATION_NAMES[activation])
-    return None if gradient is None else gradient(saved)
+    }
+    return gradients[name](saved)
 
 
 def activation_second_derivative(activation: int, saved: Tensor) -> Tensor | None:
     """The derivative of :func:`activation_gradient` by ``saved``; None stands for 0."""
-    derivative = {
+    derivatives: dict[Activation | None, Callable[[Tensor], Tensor]] = {
         "tanh": lambda y: -2 * y,
         "sigmoid": lambda y: 1 - 2 * y,
         "silu": lambda x: torch.sigmoid(x) * torch.sigmoid(-x) * (2 - x * torch.tanh(x / 2)),
         "elu": lambda y: (y < 0).to(y.dtype),
-    }.get(ACTIVATION_NAMES[activation])
+    }
+    derivative = derivatives.get(ACTIVATION_NAMES[activation])
     return None if derivative is None else derivative(saved)
 
 
 # ------------------------------------------------------------------------------------------------ convolutions
-def _conv2d_linear(input, weight, bias, stride, padding, dilation, groups):
+def _conv2d_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
     top, bottom, left, right = padding
     if top == bottom and left == right:
         return F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
     return F.conv2d(F.pad(input, (left, right, top, bottom)), weight, bias, stride, 0, dilation, groups)
 
 
-def _conv_transpose2d_linear(input, weight, bias, stride, crop, dilation, groups):
+def _conv_transpose2d_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    crop: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
     top, bottom, left, right = crop
     keeps = top - bottom, left - right
     if all(0 <= keep < max(s, d) for keep, s, d in zip(keeps, stride, dilation, strict=True)):
@@ -86,31 +107,46 @@ def _conv_transpose2d_linear(input, weight, bias, stride, crop, dilation, groups
     return F.pad(full, (-left, -right, -top, -bottom))
 
 
-def _convolution(linear):
-    def forward(input, weight, bias, stride, sides, dilation, groups, activation, negative_slope):
-        x = linear(input, weight, bias, stride, sides, dilation, groups)
+def _convolution(linear: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The operator and its backward, of the convolution without an activation."""
+
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
+        *geometry, activation, negative_slope = settings
+        x = linear(input, weight, bias, *geometry)
         y = activate(x, ACTIVATION_NAMES[activation], negative_slope)
         return y, x if activation == _SILU else x.new_empty((0,))
 
-    def backward(
-        grad_output, input, weight, saved, stride, sides, dilation, groups, activation, negative_slope, *needs
-    ):
+    def backward(grad_output: Tensor, input: Tensor, weight: Tensor, saved: Tensor, *settings: Any) -> _Grads:
+        *geometry, activation, negative_slope, need_input, need_weight, need_bias = settings
         factor = activation_gradient(activation, negative_slope, saved)
         v = grad_output if factor is None else grad_output * factor
 
-        def without_bias(input, weight):
-            return linear(input, weight, None, stride, sides, dilation, groups)
+        def without_bias(input: Tensor, weight: Tensor) -> Tensor:
+            return linear(input, weight, None, *geometry)
 
-        grads = *_gradients(without_bias, (input, weight), v), v.sum((0, 2, 3))
-        return tuple(_if_needed(grad, need, input) for grad, need in zip(grads, needs, strict=True))
+        grad_input, grad_weight = _gradients(without_bias, (input, weight), v)
+        return (
+            _if_needed(grad_input, need_input, input),
+            _if_needed(grad_weight, need_weight, input),
+            _if_needed(v.sum((0, 2, 3)), need_bias, input),
+        )
 
     return forward, backward
 
 
 # -------------------------------------------------------------------------------------------------- batch_norm
-def batch_norm_native(input, weight, bias, mean, var, eps, activation, negative_slope):
+def batch_norm_native(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The operator: without given statistics it takes those of the batch; the ones in use come back, at least float."""
-    if mean is None:
+    if mean is None or var is None:
         mean, var = batch_statistics(input)
     x, mean, var = at_least_float(input), at_least_float(mean), at_least_float(var)
     channels = (1, -1, *[1] * (x.dim() - 2))
@@ -120,26 +156,44 @@ def batch_norm_native(input, weight, bias, mean, var, eps, activation, negative_
     return activate(y, ACTIVATION_NAMES[activation], negative_slope).to(input.dtype), mean, var
 
 
-def _batch_norm(input, weight, bias, mean, var, eps, activation, negative_slope):
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     vectors = [t for t in (weight, bias, mean, var) if t is not None]
-    if mean is None or any(t.dtype != input.dtype for t in vectors):
+    if mean is None or var is None or any(t.dtype != input.dtype for t in vectors):
         return batch_norm_native(input, weight, bias, mean, var, eps, activation, negative_slope)
     y = F.batch_norm(input, mean, var, weight, bias, False, 0.0, eps)
     return activate(y, ACTIVATION_NAMES[activation], negative_slope), mean.clone(), var.clone()
 
 
-def _batch_norm_backward(grad_output, input, weight, bias, mean, var, training, *settings):
+def _batch_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    *settings: Any,
+) -> _Grads:
     statistics = (None, None) if training else (mean, var)
     given = [t for t in (weight, bias) if t is not None]
 
-    def normalize(input, *vectors):
+    def normalize(input: Tensor, *vectors: Tensor) -> Tensor:
         remaining = iter(vectors)
         w, b = (None if t is None else next(remaining) for t in (weight, bias))
         return batch_norm_native(input, w, b, *statistics, *settings)[0]
 
     grad_input, *others = _gradients(normalize, (input, *given), grad_output)
-    remaining = iter(others)
-    return grad_input, *(input.new_empty((0,)) if t is None else next(remaining) for t in (weight, bias))
+    grads = iter(others)
+    return grad_input, *(input.new_empty((0,)) if t is None else next(grads) for t in (weight, bias))
 
 
 # ------------------------------------------------------------------------------------------------------ losses
@@ -147,15 +201,15 @@ def _batch_norm_backward(grad_output, input, weight, bias, mean, var, training, 
 # that of a decomposition is torch's.
 
 
-def _loss_alone(loss):
+def _loss_alone(loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss, loss.new_empty((0,)), loss.new_empty((0,))
 
 
-def _loss_gradients(loss, tensors, grad_loss):
+def _loss_gradients(loss: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad_loss: Tensor) -> _Grads:
     """Gradients of ``loss(*tensors)`` for a given one of the loss; an empty tensor stands for that of None."""
     given = [t for t in tensors if t is not None]
 
-    def loss_of_given(*values):
+    def loss_of_given(*values: Tensor) -> Tensor:
         remaining = iter(values)
         return loss(*(None if t is None else next(remaining) for t in tensors))
 
@@ -169,15 +223,27 @@ def adversarial_loss(
     """The loss of the operator ``adversarial_loss``."""
     name, reduced = OBJECTIVE_NAMES[objective], REDUCTION_NAMES[reduction]
     if role == DISCRIMINATOR:
+        assert real is not None
         return functions.discriminator_loss(real, fake, name, real_target=real_target, reduction=reduced)
     return functions.generator_loss(fake, real, name, reduction=reduced)
 
 
-def _adversarial_loss(real, fake, objective, role, real_target, reduction, need_real, need_fake):
+def _adversarial_loss(
+    real: Tensor | None,
+    fake: Tensor,
+    objective: int,
+    role: int,
+    real_target: float,
+    reduction: int,
+    need_real: bool,
+    need_fake: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return _loss_alone(adversarial_loss(real, fake, objective, role, real_target, reduction))
 
 
-def _adversarial_loss_backward(grad_loss, real, fake, grad_real, grad_fake, *settings):
+def _adversarial_loss_backward(
+    grad_loss: Tensor, real: Tensor | None, fake: Tensor, grad_real: Tensor, grad_fake: Tensor, *settings: Any
+) -> _Grads:
     return _loss_gradients(lambda r, f: adversarial_loss(r, f, *settings), (real, fake), grad_loss)
 
 
@@ -191,24 +257,46 @@ def bce(
     return functions.binary_cross_entropy(input, target, weight, reduction=name)
 
 
-def _bce(input, target, weight, pos_weight, logits, reduction, need_input, need_target):
+def _bce(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    logits: bool,
+    reduction: int,
+    need_input: bool,
+    need_target: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return _loss_alone(bce(input, target, weight, pos_weight, logits, reduction))
 
 
-def _bce_backward(grad_loss, input, target, weight, pos_weight, logits, reduction, *needs):
+def _bce_backward(
+    grad_loss: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    logits: bool,
+    reduction: int,
+    *needs: bool,
+) -> _Grads:
     grads = _loss_gradients(lambda x, t: bce(x, t, weight, pos_weight, logits, reduction), (input, target), grad_loss)
     return tuple(_if_needed(grad, need, input) for grad, need in zip(grads, needs, strict=True))
 
 
-def _reconstruction(kind, reduction):
+def _reconstruction(kind: int, reduction: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda a, b: functions.reconstruction_loss(a, b, RECONSTRUCTION_NAMES[kind], REDUCTION_NAMES[reduction])
 
 
-def _reconstruction_loss(x_hat, x, kind, reduction, need_x_hat, need_x):
+def _reconstruction_loss(
+    x_hat: Tensor, x: Tensor, kind: int, reduction: int, need_x_hat: bool, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return _loss_alone(_reconstruction(kind, reduction)(x_hat, x))
 
 
-def _reconstruction_loss_backward(grad_loss, x_hat, x, kind, reduction, *needs):
+def _reconstruction_loss_backward(
+    grad_loss: Tensor, x_hat: Tensor, x: Tensor, kind: int, reduction: int, *needs: bool
+) -> _Grads:
     grads = _loss_gradients(_reconstruction(kind, reduction), (x_hat, x), grad_loss)
     return tuple(_if_needed(grad, need, x) for grad, need in zip(grads, needs, strict=True))
 
@@ -227,6 +315,7 @@ def gaussian_backward(
     grad_mean = grad_logvar = torch.zeros_like(mean)
     grad_eps = None
     if grad_z is not None:
+        assert z is not None
         grad_mean = grad_z
         grad_logvar = 0.5 * grad_z * (z - mean)
         grad_eps = grad_z * (logvar / 2).exp() if need_eps else None
@@ -237,14 +326,24 @@ def gaussian_backward(
     return grad_mean, grad_logvar, grad_eps
 
 
-def _gaussian(mean, logvar, eps, seed, reduction):
+def _gaussian(
+    mean: Tensor, logvar: Tensor, eps: Tensor | None, seed: Tensor | None, reduction: int
+) -> tuple[Tensor, Tensor]:
     name = REDUCTION_NAMES[reduction]
     if eps is None and seed is None:
         return mean.new_empty((0,)), functions.gaussian_kl(mean, logvar, name)
     return functions.sample_gaussian(mean, logvar, seed=seed, eps=eps, reduction=name)
 
 
-def _gaussian_backward(grad_z, grad_kl, mean, logvar, z, reduction, need_eps):
+def _gaussian_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mean: Tensor,
+    logvar: Tensor,
+    z: Tensor | None,
+    reduction: int,
+    need_eps: bool,
+) -> _Grads:
     grad_mean, grad_logvar, grad_eps = gaussian_backward(grad_z, grad_kl, mean, logvar, z, reduction, need_eps)
     return grad_mean.clone(), grad_logvar.clone(), mean.new_empty((0,)) if grad_eps is None else grad_eps
 

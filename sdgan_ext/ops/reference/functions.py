@@ -55,14 +55,16 @@ def generator_loss(
     reduction: Reduction = "mean",
 ) -> Tensor:
     """:func:`sdgan_ext.ops.generator_loss` in stock torch."""
+    if objective == "relativistic":
+        assert real_logits is not None
+        return _reduce(F.softplus(real_logits - fake_logits), reduction)
     loss = {
-        "non_saturating": lambda: F.softplus(-fake_logits),
-        "minimax": lambda: -F.softplus(fake_logits),
-        "hinge": lambda: -fake_logits,
-        "least_squares": lambda: 0.5 * (fake_logits - 1) ** 2,
-        "wasserstein": lambda: -fake_logits,
-        "relativistic": lambda: F.softplus(real_logits - fake_logits),
-    }[objective]()
+        "non_saturating": lambda c: F.softplus(-c),
+        "minimax": lambda c: -F.softplus(c),
+        "hinge": lambda c: -c,
+        "least_squares": lambda c: 0.5 * (c - 1) ** 2,
+        "wasserstein": lambda c: -c,
+    }[objective](fake_logits)
     return _reduce(loss, reduction)
 
 

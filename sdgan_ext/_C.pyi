@@ -1,0 +1,34 @@
+"""The compiled extension, csrc/module.cpp. Importing it registers ``torch.ops.sdgan_ext``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def set_conv_backend(names: Sequence[str]) -> None: ...
+def conv_backend() -> list[str]: ...
+def conv_backend_names() -> list[str]: ...
+def forget_measured_convolutions() -> None: ...
+def measured_convolutions() -> list[tuple[list[int], str, str, list[tuple[str, str, float]]]]:
+    """``(key, first, weight, [(first, weight, milliseconds), ...])`` of each shape that was measured."""
+
+def add_measured_convolution(
+    key: Sequence[int], first: str, weight: str, times: Sequence[tuple[str, str, float]]
+) -> None: ...
+def explain_convolution(
+    transposed: bool,
+    batch: int,
+    x_channels: int,
+    y_channels: int,
+    groups: int,
+    vertical: Sequence[int],
+    horizontal: Sequence[int],
+    dtype: int,
+    cuda: bool,
+    channels_last: bool,
+    stage: int,
+    both_gradients: bool,
+) -> tuple[str, str, float, float]:
+    """Backend, reason, estimated speed-up over the library or 0, multiplications. Enumerations travel as integers."""
+
+def ask_tf32(question: Callable[[], bool]) -> None:
+    """``question`` is called from any thread, when a float32 convolution runs on CUDA."""
