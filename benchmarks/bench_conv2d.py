@@ -12,7 +12,7 @@ DCGAN_64 = [
     Conv(False, 256, 512, 8, 4, 2, 1, "leaky_relu"),
 ]
 SEED = Conv(False, 128, 128, 14, 5, 2, 2, "relu")
-THIN = [
+SMALL_CHANNEL = [
     (Conv(False, 128, 1, 28, 5, 1, 2, "tanh"), 64),
     (Conv(False, 1, 128, 28, 5, 2, 2, "relu"), 64),
     (Conv(False, 3, 64, 64, 4, 2, 1, "leaky_relu"), 16),
@@ -27,11 +27,11 @@ OTHERS = [
 
 CASES = [conv_case(conv, batch, nchw=batch == 16, quick=batch == 16) for conv in DCGAN_64 for batch in (16, 32)]
 CASES += [conv_case(SEED, 64, nchw=True, quick=True)]
-CASES += [conv_case(conv, batch, nchw=True, quick=conv.out == 1) for conv, batch in THIN]
+CASES += [conv_case(conv, batch, nchw=True, quick=conv.out == 1) for conv, batch in SMALL_CHANNEL]
 CASES += [conv_case(conv, 16) for conv in OTHERS]
 CASES += [conv_case(conv, 16, "bfloat16", nchw=True) for conv in DCGAN_64]
 CASES += [conv_case(SEED, 64, "bfloat16")]
-CASES += [conv_case(conv, batch, "bfloat16", nchw=True, quick=conv.out == 1) for conv, batch in THIN]
+CASES += [conv_case(conv, batch, "bfloat16", nchw=True, quick=conv.out == 1) for conv, batch in SMALL_CHANNEL]
 
 test_speed, main = entry_points("bench_conv2d", CASES)
 

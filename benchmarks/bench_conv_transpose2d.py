@@ -12,7 +12,7 @@ DCGAN_64 = [
     Conv(True, 128, 64, 32, 4, 2, 1, "relu"),
 ]
 SEED = [Conv(True, 128, 128, 7, 5, 2, 2, "relu", 1), Conv(True, 128, 128, 14, 5, 2, 2, "relu", 1)]
-THIN = Conv(True, 64, 3, 32, 4, 2, 1, "tanh")
+TO_RGB = Conv(True, 64, 3, 32, 4, 2, 1, "tanh")
 OTHERS = [
     Conv(True, 512, 256, 4, 4, 2, 1, "relu"),
     Conv(True, 256, 128, 8, 4, 2, 1, "relu"),
@@ -25,9 +25,9 @@ OTHERS = [
 
 CASES = [conv_case(conv, batch, nchw=batch == 16, quick=batch == 16) for conv in DCGAN_64 for batch in (16, 32)]
 CASES += [conv_case(conv, 64, nchw=True, quick=True) for conv in SEED]
-CASES += [conv_case(THIN, batch, nchw=True, quick=batch == 16) for batch in (16, 64)]
+CASES += [conv_case(TO_RGB, batch, nchw=True, quick=batch == 16) for batch in (16, 64)]
 CASES += [conv_case(conv, 64, nchw=conv.out == 1) for conv in OTHERS]
-CASES += [conv_case(conv, 16, "bfloat16", nchw=True, quick=conv is THIN) for conv in (*DCGAN_64, THIN)]
+CASES += [conv_case(conv, 16, "bfloat16", nchw=True, quick=conv is TO_RGB) for conv in (*DCGAN_64, TO_RGB)]
 CASES += [conv_case(conv, 64, "bfloat16") for conv in SEED]
 
 test_speed, main = entry_points("bench_conv_transpose2d", CASES)

@@ -1,4 +1,4 @@
-// activation.h on vectors: values against <cmath>, slopes against the exact derivative and a finite difference.
+// activation.h on vectors: values against <cmath>, gradients against the exact derivative and a finite difference.
 #include "kernels/activation.h"
 
 #include <cmath>
@@ -56,7 +56,7 @@ T apply(Activation a, double x) {
 }
 
 template <class T>
-T slope(Activation a, double x) {
+T gradient(Activation a, double x) {
   const T saved = derivative_needs_input(a) ? static_cast<T>(x) : apply<T>(a, x);
   return activation_slope<Math>(a, splat(saved), static_cast<T>(kNegativeSlope))[0];
 }
@@ -72,11 +72,11 @@ void check(Activation a) {
       if (magnitude < 1e-3 || magnitude > 20) continue;
       const double h = 1e-5 * magnitude;
       const double difference = (value(a, x + h) - value(a, x - h)) / (2 * h);
-      EXPECT_CLOSE(x, slope<T>(a, x), difference, sizeof(T) == 4 ? 1e-6 : 1e-8);
+      EXPECT_CLOSE(x, gradient<T>(a, x), difference, sizeof(T) == 4 ? 1e-6 : 1e-8);
     }
   }
   EXPECT(apply<T>(a, 0) == value(a, 0));
-  EXPECT_CLOSE(0, slope<T>(a, 0), derivative_at_zero(a), 0);
+  EXPECT_CLOSE(0, gradient<T>(a, 0), derivative_at_zero(a), 0);
   EXPECT(std::isnan(apply<T>(a, NAN)));
   EXPECT_CLOSE(INFINITY, apply<T>(a, INFINITY), value(a, INFINITY), 0);
   EXPECT_CLOSE(-INFINITY, apply<T>(a, -INFINITY), value(a, -INFINITY), 0);

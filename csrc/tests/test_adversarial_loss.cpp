@@ -19,7 +19,7 @@ double sp(double x) { return std::fmax(x, 0) + std::log1p(std::exp(-std::fabs(x)
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 struct Want {
-  double value, slope_real, slope_fake;
+  double value, gradient_real, gradient_fake;
 };
 
 // One pair (r, f); with r = NaN its half is left out.
@@ -53,7 +53,7 @@ Want want(const AdversarialLossParams& p, double r, double f) {
       }
   }
   if (!d) real = {0, 0, 0};
-  return {real.value + fake.value, real.slope_real, fake.slope_fake};
+  return {real.value + fake.value, real.gradient_real, fake.gradient_fake};
 }
 
 template <class S>
@@ -129,9 +129,9 @@ void check(Objective objective, Role role, bool reduced, int64_t n_real, int64_t
     const double f = i < n_fake ? at<S>(p.fake, i) : 0;
     const Want w = want(p, r, f);
     if (has_real && i < n_real) {
-      EXPECT_CLOSE(r, at<S>(p.grad_real, i) / p.scale_real, w.slope_real, tolerance);
+      EXPECT_CLOSE(r, at<S>(p.grad_real, i) / p.scale_real, w.gradient_real, tolerance);
     }
-    if (i < n_fake) EXPECT_CLOSE(f, at<S>(p.grad_fake, i) / p.scale_fake, w.slope_fake, tolerance);
+    if (i < n_fake) EXPECT_CLOSE(f, at<S>(p.grad_fake, i) / p.scale_fake, w.gradient_fake, tolerance);
     if (!reduced) EXPECT_CLOSE(f, at<S>(p.loss, i), w.value, tolerance);
     if (n_real == n_fake) total += w.value * p.scale_fake;
     magnitude += std::fabs(w.value) * p.scale_fake;

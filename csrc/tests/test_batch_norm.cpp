@@ -34,7 +34,7 @@ S* numbers(int64_t n, double offset, double spread, int salt) {
 }
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
-double silu_slope(double x) {
+double silu_gradient(double x) {
   const double s = 1 / (1 + std::exp(-x));
   return s * (1 + x * (1 - s));
 }
@@ -141,7 +141,7 @@ void check(const Case& c, bool given, DType dtype) {
     const double weight = at<T>(p.weight, channel), bias = at<T>(p.bias, channel);
     const auto centred = [&](int64_t i) { return (at<S>(p.input, index(i, channel)) - mean) * inverse; };
     const auto grad = [&](int64_t i) {
-      return at<S>(b.grad_output, index(i, channel)) * silu_slope(centred(i) * weight + bias);
+      return at<S>(b.grad_output, index(i, channel)) * silu_gradient(centred(i) * weight + bias);
     };
     double grad_weight = 0, grad_bias = 0;
     for (int64_t i = 0; i < n; ++i) {

@@ -163,11 +163,11 @@ void softplus_keeps_its_relative_accuracy() {
   for (double x = -80; x < 20; x += 1.0 / 64) {
     const cuda::Term<float> got = cuda::softplus(static_cast<float>(x));
     EXPECT_ULPS(x, got.value, std::log1p(std::exp(x)), 8);
-    EXPECT_ULPS(x, got.slope, 1 / (1 + std::exp(-x)), 8);
+    EXPECT_ULPS(x, got.gradient, 1 / (1 + std::exp(-x)), 8);
   }
-  EXPECT(cuda::softplus(INFINITY).value == INFINITY && cuda::softplus(INFINITY).slope == 1);
-  EXPECT(cuda::softplus(-INFINITY).value == 0 && cuda::softplus(-INFINITY).slope == 0);
-  EXPECT(std::isnan(cuda::softplus(NAN).value) && std::isnan(cuda::softplus(NAN).slope));
+  EXPECT(cuda::softplus(INFINITY).value == INFINITY && cuda::softplus(INFINITY).gradient == 1);
+  EXPECT(cuda::softplus(-INFINITY).value == 0 && cuda::softplus(-INFINITY).gradient == 0);
+  EXPECT(std::isnan(cuda::softplus(NAN).value) && std::isnan(cuda::softplus(NAN).gradient));
 }
 
 void launches() {

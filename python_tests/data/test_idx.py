@@ -32,7 +32,7 @@ def test_known_bytes(tmp_path):
     assert read_idx(tmp_path / "a").tolist() == [[258], [-2]]
 
 
-def test_gzip_is_told_by_content(tmp_path):
+def test_gzip_is_recognised_by_content(tmp_path):
     write_idx(tmp_path / "a.gz", IMAGES)
     (tmp_path / "a.gz").rename(tmp_path / "a")
     assert np.array_equal(read_idx(tmp_path / "a"), IMAGES)

@@ -36,7 +36,7 @@ class Several(Random):
         return [self[index] for index in indices]
 
 
-class Told(Random):
+class ReaderOf(Random):
     """Says who reads; may break."""
 
     def __init__(self, bad=None):
@@ -90,7 +90,7 @@ def test_what_items_draw_is_another_in_each_epoch_and_the_same_in_any_rows():
 
 def test_who_reads():
     """Processes for a dataset of others, threads for our own."""
-    readers = {pid for _, labels in taken(Told(), 6, workers=2) for pid in labels.tolist()}
+    readers = {pid for _, labels in taken(ReaderOf(), 6, workers=2) for pid in labels.tolist()}
     assert len(readers) == 2 and os.getpid() not in readers
 
     class Own(ImageDataset):
@@ -107,7 +107,7 @@ def test_errors_are_those_of_no_workers(refused):
     with refused("Spoilt", "item 13", "NaN"):
         taken(Spoilt(), 12, workers=2, batch_size=4)
     with pytest.raises(KeyError, match="no such file"):
-        taken(Told(bad=13), 12, workers=2)
+        taken(ReaderOf(bad=13), 12, workers=2)
     with refused("workers", "-1"):
         batches(Random(), 5, seed=0, workers=-1)
 
@@ -116,22 +116,22 @@ def test_a_killed_worker_is_said_in_a_sentence(monkeypatch):
     """By the next batch, and not by DataLoader's handler of SIGCHLD in the middle of a step."""
     monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
     before = signal.getsignal(signal.SIGCHLD)
-    stream = batches(Told(), 5, seed=0, workers=1)
+    stream = batches(ReaderOf(), 5, seed=0, workers=1)
     os.kill(int(next(stream)[1][0]), signal.SIGKILL)
     start = time.monotonic()
-    with pytest.raises(DataError, match="Told: a process that reads it is lost .*want of memory"):
+    with pytest.raises(DataError, match="ReaderOf: a process that reads it is lost .*want of memory"):
         list(islice(stream, 20))
     assert time.monotonic() - start < 30
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
 def test_workers_leave_the_signals_of_a_terminal_to_the_trainer():
-    stream = batches(Told(), 5, seed=0, workers=1)
+    stream = batches(ReaderOf(), 5, seed=0, workers=1)
     worker = int(next(stream)[1][0])
     assert os.getpgid(worker) != os.getpgid(os.getpid())
 
 
-@pytest.mark.parametrize("dataset", [Spoilt(), Told(bad=13)], ids=["DataError", "KeyError"])
+@pytest.mark.parametrize("dataset", [Spoilt(), ReaderOf(bad=13)], ids=["DataError", "KeyError"])
 def test_they_end_with_an_error(dataset):
     """At once: while the error is held, and without a collection of cycles."""
     gc.disable()
@@ -144,7 +144,7 @@ def test_they_end_with_an_error(dataset):
 
 
 def test_they_end_with_the_iterator():
-    stream = batches(Told(), 5, seed=0, workers=1)
+    stream = batches(ReaderOf(), 5, seed=0, workers=1)
     worker = int(next(stream)[1][0])
     stream.close()
     with pytest.raises(ProcessLookupError):

@@ -74,7 +74,7 @@ def test_other_images_are_fitted_or_refused():
         apply_net(lenet, [1], name="x")
 
 
-def test_lenet_reads_digits_and_its_distance_tells_them_from_noise(mnist, noise):
+def test_lenet_reads_digits_and_its_distance_parts_them_from_noise(mnist, noise):
     net = load_net("lenet")
     features, probabilities = apply_net(net, mnist.images[:2000])
     assert (probabilities.argmax(1) == mnist.labels[:2000]).float().mean() > 0.985

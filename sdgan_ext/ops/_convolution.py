@@ -106,12 +106,33 @@ def paths(
     shape = list((1, *input.shape)[-4:])
     size = (conv_transpose_size if transposed else conv_size)(shape[2:], weight.shape[2:], stride, sides, dilation)
     x, y = (size, shape[2:]) if transposed else (shape[2:], size)
-    axes = [[x[i], y[i], weight.shape[2 + i], stride[i], dilation[i], sides[2 * i]] for i in range(2)]
-    geometry = (transposed, shape[0], weight.shape[1] * groups, weight.shape[0], groups, *axes)
+    vertical, horizontal = ([x[i], y[i], weight.shape[2 + i], stride[i], dilation[i], sides[2 * i]] for i in range(2))
     channels_last = input.dim() == 4 and (is_channels_last(input) or is_channels_last(weight))
-    where = (DTYPES[weight.dtype], input.is_cuda, channels_last)
-    cases = {"forward": (0, False), "grad_input": (1, True), "grad_weight": (2, True), "grad_weight alone": (2, False)}
-    return {case: Path(*_C.explain_convolution(*geometry, *where, *which)) for case, which in cases.items()}
+
+    def path(stage: int, both_gradients: bool) -> Path:
+        return Path(
+            *_C.explain_convolution(
+                transposed,
+                shape[0],
+                weight.shape[1] * groups,
+                weight.shape[0],
+                groups,
+                vertical,
+                horizontal,
+                DTYPES[weight.dtype],
+                input.is_cuda,
+                channels_last,
+                stage,
+                both_gradients,
+            )
+        )
+
+    return {
+        "forward": path(0, False),
+        "grad_input": path(1, True),
+        "grad_weight": path(2, True),
+        "grad_weight alone": path(2, False),
+    }
 
 
 # Called by the native code for a float32 convolution on CUDA, in compiled graphs too, where no Python frame runs.

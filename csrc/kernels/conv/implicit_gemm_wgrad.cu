@@ -109,7 +109,7 @@ struct Loader {
   }
 };
 
-// Blocks of a processor: what their registers leave room for.
+// Blocks of a processor: as many as their registers allow.
 template <class S, int kTile>
 constexpr int blocks_of_processor() {
   if (kTile == 64) return 3;

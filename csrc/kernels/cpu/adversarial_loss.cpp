@@ -7,17 +7,17 @@
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-// Every term is sign * g(slope * x + shift) + tilt * x; the loop is compiled once per g.
+// Every term is sign * g(factor * x + shift) + tilt * x; the loop is compiled once per g.
 enum class Form { softplus, tilted_softplus, relu, square, identity };
 
 template <class T>
 struct Shape {
-  T slope = 1, shift = 0, sign = 1, tilt = 0;
+  T factor = 1, shift = 0, sign = 1, tilt = 0;
 };
 
 template <Form form, class T>
 SDGAN_INLINE Term<T> term(const Shape<T>& shape, Vec<T> x) {
-  const Vec<T> y = shape.slope * x + shape.shift;
+  const Vec<T> y = shape.factor * x + shape.shift;
   Term<T> g;
   if constexpr (form == Form::relu) {
     g = {vmax(Vec<T>{}, y), y > 0 ? splat(T(1)) : Vec<T>{}};  // NaN at NaN
@@ -28,9 +28,9 @@ SDGAN_INLINE Term<T> term(const Shape<T>& shape, Vec<T> x) {
   } else {
     g = softplus<T>(y);
   }
-  g = {shape.sign * g.value, shape.sign * shape.slope * g.slope};
+  g = {shape.sign * g.value, shape.sign * shape.factor * g.gradient};
   if constexpr (form != Form::tilted_softplus) return g;
-  return {g.value + shape.tilt * x, g.slope + shape.tilt};
+  return {g.value + shape.tilt * x, g.gradient + shape.tilt};
 }
 
 Form form_of(const AdversarialLossParams& p) {
@@ -87,7 +87,7 @@ void half_slice(const AdversarialLossParams& p, bool real, int64_t s, double* pa
   for_vectors<T>(s, real ? p.n_real : p.n_fake, [&](int64_t i, int count) SDGAN_INLINED {
     const Term<T> t = term<form, T>(shape, read_stream<S>(logits, i, count));
     sum += first_lanes<T>(t.value, count);
-    if constexpr (with_grad) write_stream<S>(grad, i, count, t.slope * scale);
+    if constexpr (with_grad) write_stream<S>(grad, i, count, t.gradient * scale);
   });
   *partial = sum_lanes(sum) * (real ? p.scale_real : p.scale_fake);
 }
@@ -105,8 +105,8 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
     Term<T> on_real{}, on_fake{};
     if (p.objective == Objective::relativistic) {
       on_fake = softplus<T>(sign * (f - r));
-      on_fake.slope *= sign;
-      on_real.slope = -on_fake.slope;
+      on_fake.gradient *= sign;
+      on_real.gradient = -on_fake.gradient;
     } else {
       on_fake = term<form, T>(of_fake, f);
       if (p.real) on_real = term<form, T>(of_real, r);
@@ -114,8 +114,8 @@ void paired_slice(const AdversarialLossParams& p, int64_t s) {
     const Vec<T> value = on_real.value + on_fake.value;
     sum += first_lanes<T>(value, count);
     write_stream<S>(p.loss, i, count, value);
-    write_stream<S>(p.grad_real, i, count, on_real.slope * scale);
-    write_stream<S>(p.grad_fake, i, count, on_fake.slope * scale);
+    write_stream<S>(p.grad_real, i, count, on_real.gradient * scale);
+    write_stream<S>(p.grad_fake, i, count, on_fake.gradient * scale);
   });
   if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale_fake;
 }

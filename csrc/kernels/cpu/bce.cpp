@@ -19,7 +19,7 @@ SDGAN_INLINE BceTerm<T> logit_term(Vec<T> x, Vec<T> t, Vec<T> pos) {
   const Term<T> s = softplus<T>(x);
   const Vec<T> extra = pos - T(1);
   const Vec<T> q = T(1) + extra * t;
-  return {q * s.value - pos * t * x, q * s.slope - pos * t, extra * s.value - pos * x};
+  return {q * s.value - pos * t * x, q * s.gradient - pos * t, extra * s.value - pos * x};
 }
 
 template <class T>

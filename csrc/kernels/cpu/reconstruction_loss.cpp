@@ -18,7 +18,7 @@ SDGAN_INLINE Term<T> term(Vec<T> y, Vec<T> x) {
     return {vabs(d), sign};
   } else if constexpr (kind == Reconstruction::bce) {
     const Term<T> s = softplus<T>(y);
-    return {s.value - x * y, s.slope - x};
+    return {s.value - x * y, s.gradient - x};
   } else {
     return {T(0.5) * (d * d + T(1.8378770664093453)), d};
   }
@@ -35,8 +35,8 @@ void run(const ReconstructionLossParams& p, int64_t begin, int64_t end) {
       const Term<T> term = SDGAN_ISA::term<kind, T>(y, read_stream<S>(p.x, i, count));
       sum += first_lanes<T>(term.value, count);
       write_stream<S>(p.loss, i, count, term.value);
-      write_stream<S>(p.grad_x_hat, i, count, scale * term.slope);
-      write_stream<S>(p.grad_x, i, count, -scale * (kind == Reconstruction::bce ? y : term.slope));
+      write_stream<S>(p.grad_x_hat, i, count, scale * term.gradient);
+      write_stream<S>(p.grad_x, i, count, -scale * (kind == Reconstruction::bce ? y : term.gradient));
     });
     if (p.partial) p.partial[s] = sum_lanes(sum) * p.scale;
   }
@@ -51,9 +51,9 @@ void run_backward(const ReconstructionLossBackwardParams& p, int64_t begin, int6
     for_vectors<T>(s, p.n, [&](int64_t i, int count) SDGAN_INLINED {
       const Vec<T> upstream = p.reduced ? one : read_stream<S>(p.grad_loss, i, count);
       const Vec<T> y = read_stream<S>(p.x_hat, i, count);
-      const Vec<T> slope = term<kind, T>(y, read_stream<S>(p.x, i, count)).slope;
-      write_stream<S>(p.grad_x_hat, i, count, upstream * slope);
-      write_stream<S>(p.grad_x, i, count, upstream * -(kind == Reconstruction::bce ? y : slope));
+      const Vec<T> gradient = term<kind, T>(y, read_stream<S>(p.x, i, count)).gradient;
+      write_stream<S>(p.grad_x_hat, i, count, upstream * gradient);
+      write_stream<S>(p.grad_x, i, count, upstream * -(kind == Reconstruction::bce ? y : gradient));
     });
   }
 }

@@ -8,7 +8,7 @@ namespace sdgan::SDGAN_ISA {
 template <class T>
 struct Term {
   Vec<T> value;
-  Vec<T> slope;
+  Vec<T> gradient;
 };
 
 // sp(x) = log(1 + e^x) and its derivative, the sigmoid, share one exponential: e = exp(-|x|),

@@ -12,7 +12,7 @@ namespace {
 template <class T>
 SDGAN_DEVICE Term<T> softplus_of_minus(T x) {  // sp(-x), and its derivative
   const Term<T> s = softplus(-x);
-  return {s.value, -s.slope};
+  return {s.value, -s.gradient};
 }
 
 template <class T>
@@ -29,7 +29,7 @@ SDGAN_DEVICE void with_real_term(const AdversarialLossParams& p, Body body) {
     case Objective::hinge:
       return body([](T r) {
         const Term<T> h = hinge(T(1) - r);
-        return Term<T>{h.value, -h.slope};
+        return Term<T>{h.value, -h.gradient};
       });
     case Objective::least_squares:
       return body([t](T r) { return Term<T>{T(0.5) * (r - t) * (r - t), r - t}; });
@@ -38,7 +38,7 @@ SDGAN_DEVICE void with_real_term(const AdversarialLossParams& p, Body body) {
     default:  // t sp(-r) + (1 - t) sp(r) = sp(-r) + (1 - t) r
       return body([t](T r) {
         const Term<T> s = softplus_of_minus(r);
-        return t == T(1) ? s : Term<T>{s.value + (T(1) - t) * r, s.slope + (T(1) - t)};
+        return t == T(1) ? s : Term<T>{s.value + (T(1) - t) * r, s.gradient + (T(1) - t)};
       });
   }
 }
@@ -61,7 +61,7 @@ SDGAN_DEVICE void with_fake_term(const AdversarialLossParams& p, Body body) {
       const bool minus_loss = !discriminator && p.objective == Objective::minimax;
       return body([=](T f) {
         const Term<T> s = softplus(minus_f ? -f : f);
-        return Term<T>{minus_loss ? -s.value : s.value, minus_f || minus_loss ? -s.slope : s.slope};
+        return Term<T>{minus_loss ? -s.value : s.value, minus_f || minus_loss ? -s.gradient : s.gradient};
       });
     }
   }
@@ -79,12 +79,12 @@ SDGAN_DEVICE double half_chunk(const AdversarialLossParams& p, bool real, int64_
       c, real ? p.n_real : p.n_fake, [&](int64_t i, int count) { return read_raw<S>(logits, i, count); },
       [&](int64_t i, int count, const Raw<S>& raw) {
         const Pack<S> x = widen<S>(raw);
-        Pack<S> slope;
+        Pack<S> gradient;
         const auto body = [&](auto term_of) {
           PRAGMA_UNROLL
           for (int j = 0; j < kPack<S>; ++j) {
             const Term<T> term = term_of(x[j]);
-            slope[j] = term.slope * scale;
+            gradient[j] = term.gradient * scale;
             if (j < count) sum += term.value;
           }
         };
@@ -93,7 +93,7 @@ SDGAN_DEVICE double half_chunk(const AdversarialLossParams& p, bool real, int64_
         } else {
           with_fake_term<T>(p, body);
         }
-        write<S>(grad, i, count, slope);
+        write<S>(grad, i, count, gradient);
       });
   return sum * (real ? p.scale_real : p.scale_fake);
 }
@@ -116,14 +116,14 @@ SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
       },
       [&](int64_t i, int count, const Pair<S>& pair) {
         const Pack<S> r = widen<S>(pair.real), f = widen<S>(pair.fake);
-        Pack<S> value, slope_fake, slope_real = splat<S>(T(0));
+        Pack<S> value, gradient_fake, gradient_real = splat<S>(T(0));
         if (p.objective == Objective::relativistic) {
           PRAGMA_UNROLL
           for (int j = 0; j < kPack<S>; ++j) {
             const Term<T> term = softplus(sign * (f[j] - r[j]));
             value[j] = term.value;
-            slope_fake[j] = sign * term.slope;
-            slope_real[j] = -slope_fake[j];
+            gradient_fake[j] = sign * term.gradient;
+            gradient_real[j] = -gradient_fake[j];
           }
         } else {
           with_fake_term<T>(p, [&](auto term_of) {
@@ -131,7 +131,7 @@ SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
             for (int j = 0; j < kPack<S>; ++j) {
               const Term<T> term = term_of(f[j]);
               value[j] = term.value;
-              slope_fake[j] = term.slope;
+              gradient_fake[j] = term.gradient;
             }
           });
           if (p.real) {
@@ -140,7 +140,7 @@ SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
               for (int j = 0; j < kPack<S>; ++j) {
                 const Term<T> term = term_of(r[j]);
                 value[j] += term.value;
-                slope_real[j] = term.slope;
+                gradient_real[j] = term.gradient;
               }
             });
           }
@@ -148,14 +148,14 @@ SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
         PRAGMA_UNROLL
         for (int j = 0; j < kPack<S>; ++j) {
           if (j < count) sum += value[j];
-          slope_fake[j] *= scale;
+          gradient_fake[j] *= scale;
         }
         write<S>(p.loss, i, count, value);
-        write<S>(p.grad_fake, i, count, slope_fake);
+        write<S>(p.grad_fake, i, count, gradient_fake);
         if (p.real) {
           PRAGMA_UNROLL
-          for (int j = 0; j < kPack<S>; ++j) slope_real[j] *= scale;
-          write<S>(p.grad_real, i, count, slope_real);
+          for (int j = 0; j < kPack<S>; ++j) gradient_real[j] *= scale;
+          write<S>(p.grad_real, i, count, gradient_real);
         }
       });
   return sum * p.scale_fake;

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParam
   }
   __syncthreads();
   Affine<S> affine(t, factors);
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   while (!walk.done()) {
     Piece piece[kBatch];
     Pack<S> x[kBatch];
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParam
       for (int i = 0; i < kBatch; ++i) {
         PRAGMA_UNROLL
         for (int j = 0; j < kPack<S>; ++j) {
-          x[i][j] = activate<Math>(decltype(activation)::value, affine(x[i][j], j), slope);
+          x[i][j] = activate<Math>(decltype(activation)::value, affine(x[i][j], j), negative_slope);
         }
       }
     });

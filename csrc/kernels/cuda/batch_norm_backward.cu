@@ -27,7 +27,7 @@ template <class S, int batch>
 SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& affine, const Pack<S> (&x)[batch],
                                      Pack<S> (&grad)[batch]) {
   using T = compute_t<S>;
-  const T slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope);
   dispatch_activation(p.activation, [&](auto activation) {
     constexpr Activation act = decltype(activation)::value;
     constexpr bool from_input = needs_input<act>;
@@ -37,8 +37,8 @@ SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& a
         PRAGMA_UNROLL
         for (int j = 0; j < kPack<S>; ++j) {
           const T z = affine(x[i][j], j);
-          const T saved = from_input ? z : activate<Math>(act, z, slope);
-          grad[i][j] *= activation_slope<Math>(act, saved, slope);
+          const T saved = from_input ? z : activate<Math>(act, z, negative_slope);
+          grad[i][j] *= activation_slope<Math>(act, saved, negative_slope);
         }
       }
     }
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(Batch
   const Smem<double> totals{totals_of};
   const Smem<T> factors{factors_of};
   const Smem<T> shifts{factors_of + kAffineFactors * kTileColumns};
-  const Smem<T> slopes{factors_of + (kAffineFactors + 1) * kTileColumns};
+  const Smem<T> tilts{factors_of + (kAffineFactors + 1) * kTileColumns};
   Walk<S> walk(t);
   set_affine_of_tile<S>(p, t, walk.tile_column(), factors);
   if (p.partial != nullptr) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(Batch
   if (threadIdx.x < kTileColumns) {
     const int at = threadIdx.x;
     const int64_t column = walk.tile_column() + at;
-    T shift = 0, slope = 0;
+    T shift = 0, tilt = 0;
     if (p.partial != nullptr && at < t.tile_columns() && column < t.columns()) {
       const int64_t c = t.channel_of(column);
       const double sum = totals[at], product = totals[kTileColumns + at];
@@ -120,19 +120,19 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(Batch
       if (p.training) {
         const double of_n = static_cast<double>(scale) / static_cast<double>(p.count());
         shift = static_cast<T>(of_n * sum);
-        slope = static_cast<T>(of_n * inverse * inverse * product);
+        tilt = static_cast<T>(of_n * inverse * inverse * product);
       }
     }
     shifts[at] = shift;
-    slopes[at] = slope;
+    tilts[at] = tilt;
   }
   __syncthreads();
   const Affine<S> affine(t, factors);
-  T shift[kPack<S>], slope[kPack<S>];
+  T shift[kPack<S>], tilt[kPack<S>];
   PRAGMA_UNROLL
   for (int j = 0; j < kPack<S>; ++j) {
     shift[j] = shifts[tile_lane(t, j)];
-    slope[j] = slopes[tile_lane(t, j)];
+    tilt[j] = tilts[tile_lane(t, j)];
   }
   while (!walk.done()) {
     Piece piece[kBatch];
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(Batch
     for (int i = 0; i < kBatch; ++i) {
       PRAGMA_UNROLL
       for (int j = 0; j < kPack<S>; ++j) {
-        g[i][j] = g[i][j] * affine.scale[j] - (slope[j] * (x[i][j] - affine.mean[j]) + shift[j]);
+        g[i][j] = g[i][j] * affine.scale[j] - (tilt[j] * (x[i][j] - affine.mean[j]) + shift[j]);
       }
       write<S>(p.grad_input, piece[i], g[i]);
     }

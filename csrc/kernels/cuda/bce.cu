@@ -22,7 +22,7 @@ template <class T>
 SDGAN_DEVICE BceTerm<T> logit_term(T x, T t, T pos) {
   const Term<T> s = softplus(x);
   const T extra = pos - T(1), q = T(1) + extra * t;
-  return {q * s.value - pos * t * x, q * s.slope - pos * t, extra * s.value - pos * x};
+  return {q * s.value - pos * t * x, q * s.gradient - pos * t, extra * s.value - pos * x};
 }
 
 template <class T>

@@ -1,5 +1,5 @@
 // Elements of a storage type S as the kernels see them: packs of 16 bytes, computed on in compute_t<S>, and the math
-// that activation.h and philox.h are written on. The twin of cpu/simd.h.
+// that activation.h and philox.h are written on. What cpu/simd.h is on the CPU.
 #pragma once
 
 #include <cmath>
@@ -255,7 +255,7 @@ struct Math {
 template <class T>
 struct Term {
   T value;
-  T slope;
+  T gradient;
 };
 
 // x / y for y in [1, 3], to 2 ulp: two instructions instead of eight and a branch.

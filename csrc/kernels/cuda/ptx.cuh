@@ -1,5 +1,5 @@
 // Wrappers of the PTX instructions that CUDA C++ has no name for: asynchronous copies to shared memory and tensor
-// cores. Inline PTX under nvcc; under g++ a twin of the same contract, tests/cuda_on_host/ptx_host.h. Shared memory is
+// cores. Inline PTX under nvcc; under g++ a host version of the same contract, tests/cuda_on_host/ptx_host.h. Shared memory is
 // named by generic pointers. ldmatrix_x4 needs sm_75, the others sm_80: a kernel that calls them is guarded by
 // `#if SDGAN_CUDA_ARCH >= 800`; on an older GPU they trap.
 //

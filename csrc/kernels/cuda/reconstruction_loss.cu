@@ -26,7 +26,7 @@ SDGAN_DEVICE void with_term(Reconstruction kind, Body body) {
     case Reconstruction::bce:
       return body([](T y, T x) {
         const Term<T> s = softplus(y);
-        return Term<T>{s.value - x * y, s.slope - x};
+        return Term<T>{s.value - x * y, s.gradient - x};
       });
     default:
       return body([](T y, T x) {
@@ -89,9 +89,9 @@ __global__ void __launch_bounds__(kThreads, kResident<S>)
           with_term<T>(p.kind, [&](auto term) {
             PRAGMA_UNROLL
             for (int j = 0; j < kPack<S>; ++j) {
-              const T slope = term(y[j], x[j]).slope;
-              by_y[j] = upstream[j] * slope;
-              by_x[j] = upstream[j] * -(p.kind == Reconstruction::bce ? y[j] : slope);
+              const T gradient = term(y[j], x[j]).gradient;
+              by_y[j] = upstream[j] * gradient;
+              by_x[j] = upstream[j] * -(p.kind == Reconstruction::bce ? y[j] : gradient);
             }
           });
           write<S>(p.grad_x_hat, i, count, by_y);

@@ -1,5 +1,5 @@
 // Wrappers of what sm_90 brought: mbarriers, and TMA loads of boxes of a 2-D tensor. Inline PTX under nvcc; under g++ a
-// twin of the same contract, tests/cuda_on_host/sm90_host.h. A kernel that calls them is guarded by
+// host version of the same contract, tests/cuda_on_host/sm90_host.h. A kernel that calls them is guarded by
 // `#if SDGAN_CUDA_ARCH >= 900`; on an older GPU they trap.
 //
 // An mbarrier is 8 bytes of shared memory. Its phase, 0 at first, completes when `count` arrivals have come and as many

@@ -39,7 +39,7 @@ bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, 
 
 struct FusedActivation {
   const char* name;
-  int64_t arguments;  // how many: leaky_relu has its negative slope
+  int64_t arguments;  // how many: leaky_relu has its negative_slope
 };
 
 FusedActivation fused_activation(Activation activation) {

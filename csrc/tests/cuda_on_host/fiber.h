@@ -80,7 +80,7 @@ struct Fiber {
   }
 };
 
-// AddressSanitizer must know on which stack it is. The first switch away from the launching thread's stack tells where
+// AddressSanitizer must know on which stack it is. The first switch away from the launching thread's stack says where
 // that one lies: `from_main`.
 inline void arrived_on_new_stack([[maybe_unused]] Fiber* from_main) {
 #ifdef CUHOST_ASAN

@@ -1,5 +1,5 @@
 // test_ptx_gpu: every wrapper of ptx.cuh and sm90.cuh on the first GPU, against ptx_probe.cuh. Exit code 77 where there
-// is no GPU, 1 where the hardware and the documented layout, so the host twin, differ. To run on every architecture.
+// is no GPU, 1 where the hardware and the documented layout, so the host version, differ. To run on every architecture.
 #include "tests/cuda_on_host/ptx_probe.cuh"
 
 int main() {

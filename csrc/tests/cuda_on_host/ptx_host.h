@@ -1,4 +1,4 @@
-// Host twins of kernels/cuda/ptx.cuh, which has their contracts. They compute from the PTX ISA's layouts through whole
+// Host versions of kernels/cuda/ptx.cuh, which has their contracts. They compute from the PTX ISA's layouts through whole
 // matrices, and refuse what a GPU would make an error of: a misaligned address, an incomplete warp.
 //
 // A copy lands as late as the rules allow, in cp_async_wait, so that a missing wait leaves NaN or stale data in place.

@@ -1,4 +1,4 @@
-// The host twins of ptx.cuh and sm90.cuh against ptx_probe.cuh, in several orders of the lanes.
+// The host versions of ptx.cuh and sm90.cuh against ptx_probe.cuh, in several orders of the lanes.
 #include "tests/check.h"
 #include "tests/cuda_on_host/ptx_probe.cuh"
 

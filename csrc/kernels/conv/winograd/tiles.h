@@ -155,12 +155,12 @@ struct Epilogue {
 // act(sum) in place of the sum that lies there.
 inline void activate_pixel(const WinogradParams& p, float* out, int64_t offset, int64_t channels) {
   if (p.activation == Activation::none) return;
-  const float slope = static_cast<float>(p.negative_slope);
+  const float negative_slope = static_cast<float>(p.negative_slope);
   dispatch_activation(p.activation, [&](auto activation) {
     for_channels(channels, [&](int64_t c, int count) {
       const Vector sum = read<float>(out, offset + c, count);
       write<float>(p.preactivation, offset + c, count, sum);
-      write<float>(out, offset + c, count, activate<Math>(activation, sum, slope));
+      write<float>(out, offset + c, count, activate<Math>(activation, sum, negative_slope));
     });
   });
 }

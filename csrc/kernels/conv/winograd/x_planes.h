@@ -12,7 +12,7 @@ struct XPlanes {
   static constexpr PlaneMap kMap = S::fprop;
 
   const WinogradParams& p;
-  const int64_t tiles;  // room for that many
+  const int64_t tiles;  // there is memory for so many
   const int64_t first_channel, channels, padded;
   const Buffer<float> zeros;
 
