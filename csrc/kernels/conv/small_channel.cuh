@@ -1,21 +1,22 @@
-// What the kernels of small_channel share. Each is a product of matrices in which the taps take the place of the channels
-// that the thin side lacks, summed on CUDA cores, 8 x 8 results a thread:
+// What the kernels of small_channel share. Each is a matrix product in which the taps take the place of the channels
+// that the small side lacks, summed on CUDA cores, 8 x 8 results a thread:
 //
-//   thin_to_wide   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the thin pixel that wide pixel i meets in t
-//   wgrad          dW[t, c] = sum over i of A[i, t] X[i, c]
-//   wide_to_thin   P[i, t]  = sum over c of X[i, c] W[c, t]      then thin[where i meets t] += P[i, t] (col2im)
+//   to_large   X[i, c]  = sum over t of A[i, t] W[t, c]      A[i, t]: the small pixel that large pixel i meets in tap t
+//   wgrad      dW[t, c] = sum over i of A[i, t] X[i, c]
+//   to_small   P[i, t]  = sum over c of X[i, c] W[c, t]      then small[where i meets t] += P[i, t] (col2im)
 //
-// Both factors of a product are staged in shared memory, in the compute type: X from either layout, with the mask
-// act'(saved) where there is one; A gathered from the thin image, which the first-level cache holds; W through its
-// strides. A staged row holds for every group of 8 its first halves, then its second halves, so that the 16-byte reads
-// of neighbouring threads are neighbours.
+// X is the large image, and a tap t here a triple (r, s, k). Both factors of a product are staged in shared memory, in
+// the compute type: X from either layout, with the mask act'(saved) where there is one; A gathered from the small
+// image, which the first-level cache holds; W through its strides. A staged row holds for every group of 8 its first
+// halves, then its second halves, so that the 16-byte reads of neighbouring threads are neighbours.
 //
-// Where wide is the fine side, the pixels of a phase (SmallChannelPhase) meet the same taps and are treated together.
+// Large pixels that have their residues (geometry.h, of the pass to_large) in common meet the same taps and are treated
+// together; in these files such a pair of residues, of a row and of a column, is called a residue.
 // An image has less than 2^31 elements a channel; offsets into tensors are 64 bits wide.
 #pragma once
 
-#include "kernels/cuda/elements.cuh"
 #include "kernels/conv/small_channel.h"
+#include "kernels/cuda/elements.cuh"
 
 #ifdef __CUDACC__
 #define SDGAN_ROLLED _Pragma("unroll 1")  // one copy of a long body
@@ -25,7 +26,37 @@
 
 namespace sdgan::cuda {
 
-CudaError launch_small_channel_sums(const SmallChannelParams& p, CudaStream stream);
+// One direction of the large side, split by residues.
+struct LargeAxis {
+  static constexpr int kAtHand = 4;
+  ConvAxis axis;
+  Pass to_large;
+  int residues;
+  Residue first[kAtHand];  // residues 0, 1, ...: a block need not wait for their divisions up to stride 4
+
+  LargeAxis(const ConvAxis& a, Pass pass)
+      : axis(a), to_large(pass), residues(static_cast<int>(residue_count(a, pass))) {
+    for (int v = 0; v < kAtHand && v < residues; ++v) first[v] = residue(a, pass, v);
+  }
+  SDGAN_DEVICE Residue of(int v) const { return v < kAtHand ? first[v] : residue(axis, to_large, v); }
+};
+
+// The parameters as the kernels receive them: what depends on which side is small is chosen once, on the host.
+struct SmallChannelProblem : SmallChannelParams {
+  SmallChannelSide large, small;
+  LargeAxis vertical, horizontal;
+
+  explicit SmallChannelProblem(const SmallChannelParams& p)
+      : SmallChannelParams(p),
+        large(p.large_side()),
+        small(p.small_side()),
+        vertical(p.geometry.vertical, p.to_large()),
+        horizontal(p.geometry.horizontal, p.to_large()) {}
+
+  SDGAN_HD int residues() const { return vertical.residues * horizontal.residues; }
+};
+
+CudaError launch_small_channel_sums(const SmallChannelProblem& p, CudaStream stream);
 
 constexpr int kEdge = 8;  // a thread's results are kEdge x kEdge
 
@@ -129,11 +160,7 @@ SDGAN_DEVICE int64_t quotient(int64_t a, int64_t b) {  // of numbers that are no
 }
 
 // ------------------------------------------------------------------------------------------------ geometry
-SDGAN_HD int phase_count(const SmallChannelParams& p) {
-  return p.wide_is_fine ? static_cast<int>(p.vertical.stride * p.horizontal.stride) : 1;
-}
-
-// Wide pixels of a phase: its rows row, row + 1, ... and likewise columns, of images image, ...
+// Large pixels of a residue: its rows row, row + 1, ... and likewise columns, of images image, ...
 struct Region {
   int64_t image;
   int row, column, rows, columns;
@@ -142,24 +169,25 @@ struct Region {
 
 // What the block works on. In shared memory: one thread derives it, and it costs the others no registers.
 struct Scope {
-  SmallChannelPhase v, h;
+  Residue vertical, horizontal;
   Region region;
-  SDGAN_DEVICE int taps(const SmallChannelParams& p) const { return v.taps * h.taps * static_cast<int>(p.thin_channels); }
+  SDGAN_DEVICE int taps(const SmallChannelProblem& p) const {
+    return vertical.taps * horizontal.taps * static_cast<int>(p.small.channels);
+  }
 };
 
-// The whole phase in all images.
-SDGAN_DEVICE Scope whole_phase(const SmallChannelParams& p, int phase) {
-  const int across = p.wide_is_fine ? static_cast<int>(p.horizontal.stride) : 1;
+// All pixels of residue v < p.residues().
+SDGAN_DEVICE Scope whole_residue(const SmallChannelProblem& p, int v) {
   Scope f;
-  f.v = small_channel_phase(p.vertical, p.wide_is_fine, phase / across);
-  f.h = small_channel_phase(p.horizontal, p.wide_is_fine, phase % across);
-  f.region = {0, 0, 0, f.v.count, f.h.count};
+  f.vertical = p.vertical.of(v / p.horizontal.residues);
+  f.horizontal = p.horizontal.of(v % p.horizontal.residues);
+  f.region = {0, 0, 0, f.vertical.count, f.horizontal.count};
   return f;
 }
 
 struct Pixels {
-  Smem<int> row, column;  // of the thin pixel that the phase's origin stands for
-  Smem<int> image, pixel;  // in the batch, in the wide image
+  Smem<int> row, column;   // of the small pixel that it meets in the residue's first tap
+  Smem<int> image, pixel;  // in the batch, in the large image
 };
 constexpr int kPixelBytes = 4 * sizeof(int);
 SDGAN_DEVICE Pixels pixels_at(int offset, int count) {  // count: a multiple of 4
@@ -168,7 +196,7 @@ SDGAN_DEVICE Pixels pixels_at(int offset, int count) {  // count: a multiple of 
 }
 
 // Pixels first .. first + count of the region.
-SDGAN_DEVICE void fill_pixels(const SmallChannelParams& p, const Smem<Scope>& scope, int64_t first, int count,
+SDGAN_DEVICE void fill_pixels(const SmallChannelProblem& p, const Smem<Scope>& scope, int64_t first, int count,
                               const Pixels& to) {
   const Scope f = scope[0];
   const Region& region = f.region;
@@ -176,14 +204,15 @@ SDGAN_DEVICE void fill_pixels(const SmallChannelParams& p, const Smem<Scope>& sc
     const int64_t image = quotient(first + m, region.image_pixels());
     const int rest = static_cast<int>(first + m - image * region.image_pixels());
     const int y = region.row + rest / region.columns, x = region.column + rest % region.columns;
-    to.row[m] = y * f.v.advance + f.v.origin;
-    to.column[m] = x * f.h.advance + f.h.origin;
+    to.row[m] = y * f.vertical.read_step + f.vertical.read_first;
+    to.column[m] = x * f.horizontal.read_step + f.horizontal.read_first;
     to.image[m] = static_cast<int>(region.image + image);
-    to.pixel[m] = (f.v.first + y * f.v.step) * static_cast<int>(p.horizontal.wide) + f.h.first + x * f.h.step;
+    const int large_row = f.vertical.first + y * f.vertical.step;
+    to.pixel[m] = large_row * static_cast<int>(p.large.width) + f.horizontal.first + x * f.horizontal.step;
   }
 }
 
-constexpr int kOnes = -1;  // instead of a thin channel: a tap in which every wide pixel meets the number 1
+constexpr int kOnes = -1;  // instead of a small channel: a tap in which every large pixel meets the number 1
 
 struct Taps {
   Smem<int> row, column;  // to add to those of a pixel
@@ -201,33 +230,34 @@ SDGAN_DEVICE Taps taps_at(int offset, int count) {  // count: a multiple of 4
           smem_at<int64_t>(offset + 4 * static_cast<int>(sizeof(int)) * count)};
 }
 
-// Taps first .. first + count of the phase; the one after the last is kOnes, of index ones.
-SDGAN_DEVICE void fill_taps(const SmallChannelParams& p, const Smem<Scope>& scope, int first, int count, int ones,
+// Taps first .. first + count of the residue; the one after the last is kOnes, of index ones.
+SDGAN_DEVICE void fill_taps(const SmallChannelProblem& p, const Smem<Scope>& scope, int first, int count, int ones,
                             const Taps& to) {
   const Scope f = scope[0];
-  const int thin_channels = static_cast<int>(p.thin_channels);
+  const int small_channels = static_cast<int>(p.small.channels);
   for (int t = threadIdx.x; t < count; t += blockDim.x) {
-    const int tap = (first + t) / thin_channels, k = (first + t) % thin_channels;
-    const int y = tap / (f.h.taps > 0 ? f.h.taps : 1), x = tap - y * f.h.taps;
+    const int tap = (first + t) / small_channels, k = (first + t) % small_channels;
+    const int y = tap / (f.horizontal.taps > 0 ? f.horizontal.taps : 1), x = tap - y * f.horizontal.taps;
     const bool real = first + t < f.taps(p);
-    const int r = f.v.first_tap + y * f.v.tap_step, s = f.h.first_tap + x * f.h.tap_step;
-    to.row[t] = y * f.v.shift;
-    to.column[t] = x * f.h.shift;
+    const int r = f.vertical.tap_first + y * f.vertical.tap_step;
+    const int s = f.horizontal.tap_first + x * f.horizontal.tap_step;
+    to.row[t] = y * f.vertical.read_tap;
+    to.column[t] = x * f.horizontal.read_tap;
     to.channel[t] = real ? k : kOnes;
-    to.index[t] = real ? (r * static_cast<int>(p.horizontal.taps) + s) * thin_channels + k : ones;
+    to.index[t] = real ? (r * static_cast<int>(p.geometry.horizontal.taps) + s) * small_channels + k : ones;
     to.weight[t] = k * p.weight_stride[1] + r * p.weight_stride[2] + s * p.weight_stride[3];
   }
 }
 
-SDGAN_DEVICE int64_t wide_index(const SmallChannelParams& p, int64_t image, int64_t channel, int pixel) {
-  const int64_t plane = p.vertical.wide * p.horizontal.wide;
-  return p.channels_last ? (image * plane + pixel) * p.channels + channel
-                         : (image * p.channels + channel) * plane + pixel;
+SDGAN_DEVICE int64_t large_index(const SmallChannelProblem& p, int64_t image, int64_t channel, int pixel) {
+  const int64_t plane = p.large.pixels();
+  return p.channels_last ? (image * plane + pixel) * p.large.channels + channel
+                         : (image * p.large.channels + channel) * plane + pixel;
 }
-SDGAN_DEVICE int64_t thin_index(const SmallChannelParams& p, int64_t image, int channel, int row, int column) {
-  const int64_t height = p.vertical.thin, width = p.horizontal.thin;
-  return p.channels_last ? ((image * height + row) * width + column) * p.thin_channels + channel
-                         : ((image * p.thin_channels + channel) * height + row) * width + column;
+SDGAN_DEVICE int64_t small_index(const SmallChannelProblem& p, int64_t image, int channel, int row, int column) {
+  const int64_t height = p.small.height, width = p.small.width;
+  return p.channels_last ? ((image * height + row) * width + column) * p.small.channels + channel
+                         : ((image * p.small.channels + channel) * height + row) * width + column;
 }
 
 // ------------------------------------------------------------------------------------------------- staging
@@ -242,17 +272,17 @@ struct Reader {
 
   SDGAN_DEVICE T one(int64_t i) const {
     const T x = load_one<S>(image, i);
-    return saved ? x * slope(load_one<S>(saved, i)) : x;
+    return saved ? x * derivative(load_one<S>(saved, i)) : x;
   }
-  SDGAN_DEVICE T slope(T s) const { return activation_slope<Math>(activation, s, negative_slope); }
+  SDGAN_DEVICE T derivative(T s) const { return activation_slope<Math>(activation, s, negative_slope); }
 };
 template <class S>
-SDGAN_DEVICE Reader<S> wide_reader(const SmallChannelParams& p) {
-  return {p.wide_in, p.wide_saved, p.activation, static_cast<compute_t<S>>(p.negative_slope)};
+SDGAN_DEVICE Reader<S> large_reader(const SmallChannelProblem& p) {
+  return {p.large_in, p.large_saved, p.activation, static_cast<compute_t<S>>(p.negative_slope)};
 }
 template <class S>
-SDGAN_DEVICE Reader<S> thin_reader(const SmallChannelParams& p) {
-  return {p.thin_in, p.thin_saved, p.activation, static_cast<compute_t<S>>(p.negative_slope)};
+SDGAN_DEVICE Reader<S> small_reader(const SmallChannelProblem& p) {
+  return {p.small_in, p.small_saved, p.activation, static_cast<compute_t<S>>(p.negative_slope)};
 }
 
 // Whether pixels m .. m + count of the table are neighbours in the planes of NCHW.
@@ -279,10 +309,11 @@ SDGAN_DEVICE void put_run(const Factor<T>& to, int m, int x, const T (&value)[8]
   }
 }
 
-// The table of stage_wide: `pixels` pixels and `channels` channels, both at most and multiples of 8. Neighbouring
+// The table of stage_large: `pixels` pixels and `channels` channels, both at most and multiples of 8. Neighbouring
 // threads take neighbouring pixels where `to` has pixels along its rows, else what is contiguous in memory.
-inline int wide_columns(const SmallChannelParams& p, bool pixels_along, int pixels, int channels) {
-  return !p.channels_last ? pixels / 8 : pixels_along ? pixels : channels / 8;
+inline int large_columns(const SmallChannelProblem& p, bool pixels_along, int pixels, int channels) {
+  if (!p.channels_last) return pixels / 8;
+  return pixels_along ? pixels : channels / 8;
 }
 
 // Eight elements as they are in memory: 16 bits a lane would cost a register each.
@@ -313,16 +344,20 @@ struct Run {
 // X[m, first_channel + c], m < count, c < channels, in runs of 8 channels of a pixel or of 8 pixels of a channel. Where
 // channels is no multiple of 8, the rest of the 8 is zero. A thread reads kRuns of them before it waits.
 template <class S, bool pixels_along, int kRuns>
-SDGAN_DEVICE void stage_wide(const SmallChannelParams& p, const Pixels& pixels, int count, int first_channel, int channels,
-                             Walk walk, const Factor<compute_t<S>>& to) {
+SDGAN_DEVICE void stage_large(const SmallChannelProblem& p, const Pixels& pixels, int count, int first_channel,
+                              int channels, Walk walk, const Factor<compute_t<S>>& to) {
   using T = compute_t<S>;
-  const Reader<S> reader = wide_reader<S>(p);
+  const Reader<S> reader = large_reader<S>(p);
   const bool last = p.channels_last;
-  const int rows = !last ? channels : pixels_along ? (channels + 7) / 8 : count;
-  const auto pixel_of = [&](const Walk& w) { return !last ? 8 * w.column : pixels_along ? w.column : w.row; };
-  const auto channel_of = [&](const Walk& w) { return !last ? w.row : 8 * (pixels_along ? w.row : w.column); };
+  const int last_rows = pixels_along ? (channels + 7) / 8 : count;
+  const int rows = last ? last_rows : channels;
+  const auto pixel_of = [&](const Walk& w) {
+    const int of_last = pixels_along ? w.column : w.row;
+    return last ? of_last : 8 * w.column;
+  };
+  const auto channel_of = [&](const Walk& w) { return last ? 8 * (pixels_along ? w.row : w.column) : w.row; };
   const auto index_of = [&](int m, int c) {
-    return wide_index(p, pixels.image[m], first_channel + c, pixels.pixel[m]);
+    return large_index(p, pixels.image[m], first_channel + c, pixels.pixel[m]);
   };
   // Masked, half of the runs are of saved. silu's derivative is long: not in eight copies.
   const bool masked = reader.saved != nullptr, simple = !masked || reader.activation != Activation::silu;
@@ -359,7 +394,7 @@ SDGAN_DEVICE void stage_wide(const SmallChannelParams& p, const Pixels& pixels, 
         if (masked) {
           const Run<S> saved = kRuns > 1 ? run[(b + kRuns / 2) % kRuns] : Run<S>::load(reader.saved, index_of(m, c));
           PRAGMA_UNROLL
-          for (int j = 0; j < 8; ++j) x[j] *= reader.slope(saved[j]);
+          for (int j = 0; j < 8; ++j) x[j] *= reader.derivative(saved[j]);
         }
         if (last) {
           put_run<!pixels_along, pixels_along>(to, m, c, x);
@@ -380,11 +415,11 @@ SDGAN_DEVICE void stage_wide(const SmallChannelParams& p, const Pixels& pixels, 
 
 // A[m, t], m < count, t < tap_count. `walk` is over pixels where they are along the rows of `to`, else over taps.
 template <class S, bool pixels_along>
-SDGAN_DEVICE void stage_thin(const SmallChannelParams& p, const Pixels& pixels, int count, const Taps& taps, int tap_count,
-                             Walk walk, const Factor<compute_t<S>>& to) {
+SDGAN_DEVICE void stage_small(const SmallChannelProblem& p, const Pixels& pixels, int count, const Taps& taps,
+                              int tap_count, Walk walk, const Factor<compute_t<S>>& to) {
   using T = compute_t<S>;
-  const Reader<S> reader = thin_reader<S>(p);
-  const int height = static_cast<int>(p.vertical.thin), width = static_cast<int>(p.horizontal.thin);
+  const Reader<S> reader = small_reader<S>(p);
+  const int height = static_cast<int>(p.small.height), width = static_cast<int>(p.small.width);
   for (; walk.row < (pixels_along ? tap_count : count); walk.next()) {
     const int m = pixels_along ? walk.column : walk.row, t = pixels_along ? walk.row : walk.column;
     if (m >= count || t >= tap_count) continue;
@@ -394,7 +429,7 @@ SDGAN_DEVICE void stage_thin(const SmallChannelParams& p, const Pixels& pixels, 
     if (k == kOnes) {
       x = 1;
     } else if (inside) {
-      x = reader.one(thin_index(p, pixels.image[m], k, row, column));
+      x = reader.one(small_index(p, pixels.image[m], k, row, column));
     }
     put<pixels_along>(to, m, t, x);
   }
@@ -403,7 +438,7 @@ SDGAN_DEVICE void stage_thin(const SmallChannelParams& p, const Pixels& pixels, 
 // W[first_channel + c, t]: channels along the rows of `to` and taps as its depth, or the other way round; zero for
 // channels and taps past the last.
 template <class S, bool channels_along>
-SDGAN_DEVICE void stage_weight(const SmallChannelParams& p, const Taps& taps, int tap_count, int first_channel,
+SDGAN_DEVICE void stage_weight(const SmallChannelProblem& p, const Taps& taps, int tap_count, int first_channel,
                                int channels, int depth, Walk walk, const Factor<compute_t<S>>& to) {
   using T = compute_t<S>;
   for (; walk.row < depth; walk.next()) {

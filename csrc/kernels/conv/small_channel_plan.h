@@ -1,13 +1,13 @@
-// What the small-channel kernel (small_channel.cpp) computes with: its register-blocked product, and its plan of a shape,
-// which is where the pixels and weights of every tap lie.
+// What the small-channel kernel (small_channel.cpp) computes with: its register-blocked product, and its plan of a
+// shape, which says where the pixels and weights of every tap lie.
 #pragma once
 
 #include <algorithm>
 #include <utility>
 
+#include "kernels/conv/small_channel.h"
 #include "kernels/cpu/buffer.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/conv/small_channel.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
@@ -127,63 +127,73 @@ void for_tiles(int64_t rows, int64_t vectors, Body body) {
 // ------------------------------------------------------------------------------------------ geometry
 constexpr int64_t floor_divide(int64_t n, int64_t by) { return n >= 0 ? n / by : -((by - 1 - n) / by); }
 
-// One direction. A position is a thin coordinate in the tile, which has the margins that taps reach beyond the image.
-struct Axis : SmallChannelAxis {
-  bool fine;  // wide is the fine side
+// One direction. The small image that is read lies in a tile, which has margins for the taps that reach beyond it:
+// small coordinate i is row or column margin + i of the tile.
+struct Axis {
+  ConvAxis axis;
+  bool small_is_x;
+  int64_t large;  // number of coordinates
+  int64_t small;
+  Buffer<Residue> large_residues;  // of the pass that writes the large side
+  Buffer<Residue> small_residues;  // of the one that writes the small side
+  int64_t margin = 0;
+  int64_t extent = 0;  // of the tile
 
-  int64_t margin() const {  // the position of thin pixel 0
-    if (!fine) return pad;
-    return std::max<int64_t>(0, ((taps - 1) * dilation - pad + stride - 1) / stride);
+  Axis(const SmallChannelParams& p, const ConvAxis& a)
+      : axis(a), small_is_x(p.small_is_x), large(small_is_x ? a.y : a.x), small(small_is_x ? a.x : a.y) {
+    for (int64_t v = 0; v < residue_count(a, p.to_large()); ++v) large_residues.push_back(residue(a, p.to_large(), v));
+    for (int64_t v = 0; v < residue_count(a, p.to_small()); ++v) small_residues.push_back(residue(a, p.to_small(), v));
+    int64_t end = small;
+    for (const Residue& r : large_residues) {
+      if (r.taps == 0) continue;
+      const int64_t across_taps = int64_t{r.taps - 1} * r.read_tap;
+      const int64_t across_pixels = std::max<int64_t>(0, r.count - 1) * r.read_step;
+      margin = std::max(margin, -(r.read_first + std::min<int64_t>(0, across_taps)));
+      end = std::max(end, r.read_first + across_pixels + std::max<int64_t>(0, across_taps) + 1);
+    }
+    extent = margin + end;
   }
-  int64_t extent() const {
-    const int64_t reach = fine ? (wide - 1 + pad) / stride + margin() + 1
-                               : (wide - 1) * stride + (taps - 1) * dilation + 1;
-    return std::max(reach, thin + margin());
-  }
-  int64_t position(int64_t w, int64_t tap) const {
-    return fine ? (w + pad - tap * dilation) / stride + margin() : w * stride + tap * dilation;
-  }
-  int64_t advance() const { return fine ? 1 : stride; }  // positions between the wide pixels of a phase
 
-  int64_t phases() const { return fine ? stride : 1; }
-  int64_t step() const { return fine ? stride : 1; }  // wide pixels between those of a phase
-  int64_t first(int64_t phase) const { return fine ? ((phase - pad) % stride + stride) % stride : 0; }
-  int64_t phase_of(int64_t w) const { return fine ? (w + pad) % stride : 0; }
-  bool meets(int64_t phase, int64_t tap) const { return !fine || (phase - tap * dilation) % stride == 0; }
+  int64_t step() const { return large_residues[0].step; }          // large coordinates between those of a residue
+  int64_t advance() const { return large_residues[0].read_step; }  // small ones between what these read
+  // The residue of a large and of a small coordinate.
+  int64_t large_residue(int64_t i) const { return small_is_x ? 0 : (i + axis.pad) % axis.stride; }
+  const Residue& small_residue(int64_t i) const {
+    return small_residues[small_is_x ? (i + axis.pad) % axis.stride : 0];
+  }
 
-  // The wide coordinate that meets thin coordinate t in `tap`, or -1; those of all taps lie in [lowest, highest], which
-  // are `span` or fewer and may reach beyond the image.
-  int64_t wide_at(int64_t t, int64_t tap) const {
-    const int64_t at = fine ? t * stride + tap * dilation - pad : t + pad - tap * dilation;
-    if (!fine && at % stride != 0) return -1;
-    const int64_t w = fine ? at : at / stride;
-    return at >= 0 && w < wide ? w : -1;
+  // The large coordinates that meet small coordinate i lie in [lowest, highest], which are `span` or fewer, do not fall
+  // with i, and may reach beyond the image.
+  int64_t lowest(int64_t i) const {
+    if (!small_is_x) return i * axis.stride - axis.pad;
+    return floor_divide(i + axis.pad - reach() + axis.stride - 1, axis.stride);
   }
-  int64_t lowest(int64_t t) const {
-    return fine ? t * stride - pad : floor_divide(t + pad - (taps - 1) * dilation + stride - 1, stride);
+  int64_t highest(int64_t i) const {
+    if (!small_is_x) return i * axis.stride + reach() - axis.pad;
+    return floor_divide(i + axis.pad, axis.stride);
   }
-  int64_t highest(int64_t t) const {
-    return fine ? t * stride + (taps - 1) * dilation - pad : floor_divide(t + pad, stride);
-  }
-  int64_t span() const { return (taps - 1) * dilation / (fine ? 1 : stride) + 1; }
+  int64_t span() const { return reach() / (small_is_x ? axis.stride : 1) + 1; }
+
+ private:
+  int64_t reach() const { return (axis.taps - 1) * axis.dilation; }
 };
 
 struct Tap {
-  int64_t offset;  // in the tile, for the first row and pixel of the phase
+  int64_t offset;  // in the tile, of what the first row and pixel of the residue read
   int64_t index;   // (r, s, k)
 };
 
-// The wide pixels (first_row + i * row step, first_column + j * column step), and the taps that they meet.
-struct Phase {
-  int64_t first_row, first_column, columns;
+// The large pixels of one vertical and one horizontal residue, and the taps that they meet.
+struct PixelResidue {
+  Residue vertical, horizontal;
   Buffer<Tap> taps;
-  int64_t to_taps, to_wide;  // where its weights start in the plan
-  int64_t products;          // its first column in the products of a wide row
+  int64_t weight_to_small, weight_to_large;  // where its weights start in the plan
+  int64_t products;                          // its first row in the products of a large row
 };
 
-// A column of a wide row's products that belongs to a thin row: where the products for x = 0 of a plane lie.
+// A row of a large row's products that belongs to a small row: where the products for x = 0 of a plane lie.
 struct Piece {
-  int64_t plane;  // k * advance + (thin column) % advance; x is (thin column) / advance
+  int64_t plane;  // k * advance + (small column) % advance; x is (small column) / advance
   int64_t at;
 };
 
@@ -191,77 +201,82 @@ template <class T>
 struct Plan {
   static constexpr int L = kLanes<T>;
   const SmallChannelParams& p;
-  Axis vertical{p.vertical, p.wide_is_fine}, horizontal{p.horizontal, p.wide_is_fine};
-  // The tile: rows of thin pixels, each as the memory format has it: [column][k] or [k][column].
-  int64_t tile_row = p.thin_channels * horizontal.extent();
-  int64_t tile_size = vertical.extent() * tile_row + 2 * L;  // whole vectors may be read at the end
-  int64_t row_advance = vertical.advance() * tile_row;       // in the tile, from row to row of a phase
-  int64_t pixel_advance = horizontal.advance() * (p.channels_last ? p.thin_channels : 1);
-  int64_t pixel = p.padded_channels();  // elements between staged wide pixels
-  int64_t block_rows;                   // wide rows that are worked on together
-  Buffer<Phase> phases;
-  Buffer<T> to_taps;  // per phase [C][taps, padded to vectors]
-  Buffer<T> to_wide;  // per phase [taps][padded C]
+  const SmallChannelSide large = p.large_side();
+  const SmallChannelSide small = p.small_side();
+  const int64_t horizontal_taps = p.geometry.horizontal.taps;
+  const Axis vertical{p, p.geometry.vertical};
+  const Axis horizontal{p, p.geometry.horizontal};
+  // The tile: rows of small pixels, each as the memory format has it: [column][k] or [k][column].
+  const int64_t tile_row = small.channels * horizontal.extent;
+  const int64_t tile_size = vertical.extent * tile_row + 2 * L;  // whole vectors may be read at the end
+  const int64_t row_advance = vertical.advance() * tile_row;     // in the tile, from row to row of a residue
+  const int64_t pixel_advance = horizontal.advance() * (p.channels_last ? small.channels : 1);
+  const int64_t pixel = p.padded_channels();  // elements between staged large pixels
+  int64_t block_rows;                         // large rows that are worked on together
+  Buffer<PixelResidue> residues;              // [vertical residues][horizontal residues]
+  Buffer<T> weight_to_small;                  // per residue [C][taps, padded to vectors]
+  Buffer<T> weight_to_large;                  // per residue [taps][padded C]
 
-  // wide_to_thin: the products of a wide row are [taps of its phases][columns_stride], zero beside the `columns` that
-  // begin at `left`; so a plane of a thin row is a sum of pieces of rows, without tests for the border.
+  // to_small: the products of a large row are [taps of its residues][columns_stride], zero beside the `columns` that
+  // begin at `left`; so a plane of a small row is a sum of pieces of rows, without tests for the border.
   int64_t columns = 0, left = 0, columns_stride = 0;
   int64_t products_row = 0;
-  int64_t kept_rows = std::min(vertical.span(), vertical.wide);
-  int64_t planes = p.thin_channels * horizontal.advance();
-  Buffer<Piece> pieces;         // by row phase and r
-  Buffer<int64_t> piece_begin;  // [row phases * R + 1]
+  const int64_t kept_rows = std::min(vertical.span(), large.height);
+  const int64_t planes = small.channels * horizontal.advance();
+  Buffer<Piece> pieces;         // by vertical residue and r
+  Buffer<int64_t> piece_begin;  // [vertical residues * R + 1]
 
   explicit Plan(const SmallChannelParams& params) : p(params) {
     // channels_last: a block stays in the first-level cache. NCHW: long runs of each channel count for more.
     const int64_t block_bytes = p.channels_last ? 16384 : 131072;
-    const int64_t rows = std::max<int64_t>(1, block_bytes / (p.horizontal.wide * pixel * int64_t{sizeof(T)}));
+    const int64_t rows = std::max<int64_t>(1, block_bytes / (large.width * pixel * int64_t{sizeof(T)}));
     block_rows = round_up(rows, vertical.step());
-    for (int64_t v = 0; v < vertical.phases(); ++v) {
-      for (int64_t h = 0; h < horizontal.phases(); ++h) add_phase(v, h);
+    for (const Residue& v : vertical.large_residues) {
+      int64_t products = 0;
+      for (const Residue& h : horizontal.large_residues) {
+        add_residue(v, h, products);
+        products += round_up(residues.back().taps.size(), L);
+      }
     }
-    if (p.thin_out) place_products();
+    if (p.small_out) place_products();
   }
 
   int64_t at(int64_t row, int64_t k, int64_t column) const {
-    return row * tile_row + (p.channels_last ? column * p.thin_channels + k : k * horizontal.extent() + column);
+    return row * tile_row + (p.channels_last ? column * small.channels + k : k * horizontal.extent + column);
   }
 
-  void add_phase(int64_t row_phase, int64_t column_phase) {
-    Phase f;
-    f.first_row = vertical.first(row_phase);
-    f.first_column = horizontal.first(column_phase);
-    f.columns = f.first_column < p.horizontal.wide
-                    ? (p.horizontal.wide - f.first_column + horizontal.step() - 1) / horizontal.step()
-                    : 0;
-    for (int64_t r = 0; r < p.vertical.taps; ++r) {
-      for (int64_t s = 0; s < p.horizontal.taps; ++s) {
-        if (!vertical.meets(row_phase, r) || !horizontal.meets(column_phase, s)) continue;
-        for (int64_t k = 0; k < p.thin_channels; ++k) {
-          f.taps.push_back({at(vertical.position(f.first_row, r), k, horizontal.position(f.first_column, s)),
-                            (r * p.horizontal.taps + s) * p.thin_channels + k});
+  void add_residue(const Residue& v, const Residue& h, int64_t products) {
+    PixelResidue f{v, h, {}, 0, 0, products};
+    for (int64_t i = 0; i < v.taps; ++i) {
+      const int64_t r = v.tap_first + i * v.tap_step;
+      const int64_t row = vertical.margin + v.read_first + i * v.read_tap;
+      for (int64_t j = 0; j < h.taps; ++j) {
+        const int64_t s = h.tap_first + j * h.tap_step;
+        const int64_t column = horizontal.margin + h.read_first + j * h.read_tap;
+        for (int64_t k = 0; k < small.channels; ++k) {
+          f.taps.push_back({at(row, k, column), (r * horizontal_taps + s) * small.channels + k});
         }
       }
     }
-    f.to_taps = to_taps.size();
-    f.to_wide = to_wide.size();
-    f.products = column_phase == 0 ? 0 : phases.back().products + round_up(phases.back().taps.size(), L);
-    phases.push_back(std::move(f));
-    pack(phases.back());
+    f.weight_to_small = weight_to_small.size();
+    f.weight_to_large = weight_to_large.size();
+    residues.push_back(std::move(f));
+    pack(residues.back());
   }
 
-  // x of the thin pixel that the phase's first pixel meets in a tap, and its plane.
-  Piece first_piece(const Phase& f, const Tap& tap) const {
-    const int64_t s = tap.index / p.thin_channels % p.horizontal.taps, advance = horizontal.advance();
-    const int64_t column = horizontal.position(f.first_column, s) - horizontal.margin();
-    const int64_t x = floor_divide(column, advance);
-    return {tap.index % p.thin_channels * advance + column - x * advance, x};
+  // x of the small pixel that the residue's first pixel meets in a tap, and its plane.
+  Piece first_piece(const PixelResidue& f, const Tap& tap) const {
+    const Residue& h = f.horizontal;
+    const int64_t k = tap.index % small.channels, s = tap.index / small.channels % horizontal_taps;
+    const int64_t column = h.read_first + (s - h.tap_first) / h.tap_step * h.read_tap;
+    const int64_t x = floor_divide(column, h.read_step);
+    return {k * h.read_step + column - x * h.read_step, x};
   }
 
   void place_products() {
     int64_t first = 0, last = 0, rows = 0;  // of x
-    for (const Phase& f : phases) {
-      columns = std::max(columns, round_up(f.columns, L));
+    for (const PixelResidue& f : residues) {
+      columns = std::max(columns, round_up(f.horizontal.count, L));
       rows = std::max(rows, f.products + round_up(f.taps.size(), L));
       for (const Tap& tap : f.taps) {
         first = std::min(first, first_piece(f, tap).at);
@@ -269,40 +284,42 @@ struct Plan {
       }
     }
     left = round_up(last, L);
-    const int64_t width = (p.horizontal.thin + horizontal.advance() - 1) / horizontal.advance();
+    const int64_t width = (small.width + horizontal.advance() - 1) / horizontal.advance();
     columns_stride = round_up(left + std::max(columns, round_up(width, L) - first), L);
     products_row = rows * columns_stride;
-    for (int64_t v = 0; v < vertical.phases(); ++v) {
-      for (int64_t r = 0; r < p.vertical.taps; ++r) {
+    const int64_t across = horizontal.large_residues.size();
+    for (size_t v = 0; v < vertical.large_residues.size(); ++v) {
+      for (int64_t r = 0; r < p.geometry.vertical.taps; ++r) {
         piece_begin.push_back(pieces.size());
-        for (int64_t h = 0; h < horizontal.phases(); ++h) {
-          const Phase& f = phases[v * horizontal.phases() + h];
-          for (size_t t = 0; t < f.taps.size(); ++t) {
-            if (f.taps[t].index / (p.thin_channels * p.horizontal.taps) != r) continue;
-            const Piece piece = first_piece(f, f.taps[t]);
-            pieces.push_back({piece.plane, (f.products + int64_t(t)) * columns_stride + left - piece.at});
-          }
-        }
+        for (int64_t h = 0; h < across; ++h) add_pieces(residues[v * across + h], r);
       }
     }
     piece_begin.push_back(pieces.size());
   }
 
-  void pack(const Phase& f) {
+  void add_pieces(const PixelResidue& f, int64_t r) {
+    for (size_t t = 0; t < f.taps.size(); ++t) {
+      if (f.taps[t].index / (small.channels * horizontal_taps) != r) continue;
+      const Piece piece = first_piece(f, f.taps[t]);
+      pieces.push_back({piece.plane, (f.products + int64_t(t)) * columns_stride + left - piece.at});
+    }
+  }
+
+  void pack(const PixelResidue& f) {
     dispatch(p.dtype, [&](auto storage) {
       using S = decltype(storage);
       if constexpr (std::is_same_v<compute_t<S>, T>) {
         const int64_t count = f.taps.size(), padded = round_up(count, L);
-        if (p.thin_out) to_taps.resize(to_taps.size() + p.channels * padded, T(0));
-        if (p.wide_out) to_wide.resize(to_wide.size() + count * pixel, T(0));
+        if (p.small_out) weight_to_small.resize(weight_to_small.size() + large.channels * padded, T(0));
+        if (p.large_out) weight_to_large.resize(weight_to_large.size() + count * pixel, T(0));
         for (int64_t t = 0; t < count; ++t) {
-          const int64_t k = f.taps[t].index % p.thin_channels, rs = f.taps[t].index / p.thin_channels;
+          const int64_t k = f.taps[t].index % small.channels, rs = f.taps[t].index / small.channels;
           const S* w = static_cast<const S*>(p.weight) + k * p.weight_stride[1] +
-                       rs / p.horizontal.taps * p.weight_stride[2] + rs % p.horizontal.taps * p.weight_stride[3];
-          for (int64_t c = 0; c < p.channels; ++c) {
+                       rs / horizontal_taps * p.weight_stride[2] + rs % horizontal_taps * p.weight_stride[3];
+          for (int64_t c = 0; c < large.channels; ++c) {
             const T value = load_one(w + c * p.weight_stride[0]);
-            if (p.thin_out) to_taps[f.to_taps + c * padded + t] = value;
-            if (p.wide_out) to_wide[f.to_wide + t * pixel + c] = value;
+            if (p.small_out) weight_to_small[f.weight_to_small + c * padded + t] = value;
+            if (p.large_out) weight_to_large[f.weight_to_large + t * pixel + c] = value;
           }
         }
       }
