@@ -278,11 +278,11 @@ SmallChannelParams params(const Case& c, int64_t batch, int64_t large_channels, 
 }
 
 const Case kCases[] = {
-    {{7, 7, 5, 1, 1, 2}, {9, 9, 5, 1, 1, 2}, false},    // conv 5x5
-    {{8, 4, 4, 2, 1, 1}, {10, 5, 4, 2, 1, 1}, true},    // transposed 4x4
-    {{8, 4, 5, 2, 1, 1}, {10, 5, 5, 2, 1, 1}, false},   // Keras' same
-    {{9, 3, 2, 3, 1, 0}, {16, 17, 3, 1, 2, 2}, true},   // rows that no tap reaches; dilation, crop
-    {{7, 3, 1, 2, 1, 0}, {6, 2, 2, 3, 2, 1}, false},    // residues without a tap
+    {{7, 7, 5, 1, 1, 2}, {9, 9, 5, 1, 1, 2}, false},   // conv 5x5
+    {{8, 4, 4, 2, 1, 1}, {10, 5, 4, 2, 1, 1}, true},   // transposed 4x4
+    {{8, 4, 5, 2, 1, 1}, {10, 5, 5, 2, 1, 1}, false},  // Keras' same
+    {{9, 3, 2, 3, 1, 0}, {16, 17, 3, 1, 2, 2}, true},  // rows that no tap reaches; dilation, crop
+    {{7, 3, 1, 2, 1, 0}, {6, 2, 2, 3, 2, 1}, false},   // residues without a tap
 };
 
 // What the 5 geometries times channels cover least: taps, pixels and channels that need more than one block or round.

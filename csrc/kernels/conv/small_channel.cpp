@@ -35,9 +35,9 @@ struct Worker {
   // In memory as in the stage: nothing to convert, to transpose or to pad.
   const bool plain = p.channels_last && std::is_same_v<S, T> && large.channels == pixel;
   // What does not stay in the caches until it is read again need not push out what does.
+  const int64_t large_bytes = batch * large.pixels() * pixel * int64_t{sizeof(T)};
   const bool streams = plain && p.large_out && !p.preactivation && p.output_activation() == Activation::none &&
-                       batch * large.pixels() * pixel * int64_t{sizeof(T)} > kStreamedBytes &&
-                       reinterpret_cast<uintptr_t>(p.large_out) % kVectorBytes == 0;
+                       large_bytes > kStreamedBytes&& reinterpret_cast<uintptr_t>(p.large_out) % kVectorBytes == 0;
   const T* ahead = nullptr;  // of the large rows that come next
   const T* ahead_end = nullptr;
   int64_t ahead_piece = 0;
@@ -103,7 +103,7 @@ struct Worker {
         const T* x = in_place ? static_cast<const T*>(p.large_in) + block : stage.data();
         if (in_place) expect(x + rows * width * pixel, std::min(plan.block_rows, end - row - rows));
         if (p.large_sums) add_large(x, rows * width, channel_sums);
-        for (const PixelResidue& f : plan.residues) {
+        for (const ResiduePair& f : plan.residues) {
           if (p.weight_gradient) wgrad(f, x, row, rows, partial);
         }
         for (int64_t y = row; p.small_out && y < row + rows; ++y) {
@@ -114,7 +114,7 @@ struct Worker {
       if (p.large_out) {
         T* sums = plain ? static_cast<T*>(p.preactivation ? p.preactivation : p.large_out) + block : stage.data();
         T* activated = plain ? static_cast<T*>(p.large_out) + block : stage.data();
-        for (const PixelResidue& f : plan.residues) to_large(f, sums, row, rows);
+        for (const ResiduePair& f : plan.residues) to_large(f, sums, row, rows);
         if (p.preactivation && !plain) write_large(p.preactivation, n, row, rows);
         activate_all(sums, activated, rows * width * pixel);
         if (!plain) write_large(p.large_out, n, row, rows);
@@ -139,14 +139,14 @@ struct Worker {
 
   // Calls body(tile shift, first large pixel of the block) for the rows of a residue in the block.
   template <class Body>
-  SDGAN_INLINE void for_rows(const PixelResidue& f, int64_t row, int64_t rows, Body body) {
+  SDGAN_INLINE void for_rows(const ResiduePair& f, int64_t row, int64_t rows, Body body) {
     const int64_t step = plan.vertical.step();
     for (int64_t y = f.vertical.first; y < rows; y += step) {
       body((row + y - f.vertical.first) / step * plan.row_advance, y * width + f.horizontal.first);
     }
   }
 
-  void to_large(const PixelResidue& f, T* out, int64_t row, int64_t rows) {
+  void to_large(const ResiduePair& f, T* out, int64_t row, int64_t rows) {
     const int64_t step = plan.horizontal.step() * pixel;
     for_rows(f, row, rows, [&](int64_t shift, int64_t first) {
       for_tiles<T>(f.horizontal.count, vectors, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
@@ -169,7 +169,7 @@ struct Worker {
     });
   }
 
-  void wgrad(const PixelResidue& f, const T* x, int64_t row, int64_t rows, T* partial) {
+  void wgrad(const ResiduePair& f, const T* x, int64_t row, int64_t rows, T* partial) {
     const int64_t step = plan.horizontal.step() * pixel, advance = plan.pixel_advance;
     for_tiles<T>(f.taps.size(), vectors, [&]<int tile_rows, int tile_vectors>(int64_t t0, int64_t v0) {
       prefetch();
@@ -194,8 +194,8 @@ struct Worker {
   // The products of large row y, whose pixels are x.
   void to_small(const T* x, int64_t y) {
     const int64_t step = plan.horizontal.step() * pixel, across = plan.horizontal.large_residues.size();
-    const PixelResidue* first = &plan.residues[plan.vertical.large_residue(y) * across];
-    for (const PixelResidue* f = first; f < first + across; ++f) {
+    const ResiduePair* first = &plan.residues[plan.vertical.large_residue(y) * across];
+    for (const ResiduePair* f = first; f < first + across; ++f) {
       const int64_t count = f->horizontal.count, padded = round_up(f->taps.size(), L);
       for_tiles<T>(count, padded / L, [&]<int tile_rows, int tile_vectors>(int64_t i0, int64_t v0) {
         prefetch();
@@ -386,9 +386,8 @@ struct Worker {
 
   void write_large(void* image, int64_t n, int64_t row, int64_t rows) {
     if (p.channels_last) {
-      for_pixel_vectors(n, row, rows, [&](int64_t i, int count, const T* from) {
-        write<S>(image, i, count, load(from));
-      });
+      for_pixel_vectors(n, row, rows,
+                        [&](int64_t i, int count, const T* from) { write<S>(image, i, count, load(from)); });
       return;
     }
     const int64_t plane_size = large.pixels();
@@ -415,8 +414,8 @@ void gradients(const SmallChannelParams& p, void* grad_weight, void* grad_bias) 
   };
   for (int64_t t = 0; grad_weight && t < taps; ++t) {
     const int64_t k = t % small_channels, rs = t / small_channels;
-    const int64_t to = k * p.weight_stride[1] + rs / horizontal_taps * p.weight_stride[2] +
-                       rs % horizontal_taps * p.weight_stride[3];
+    const int64_t to =
+        k * p.weight_stride[1] + rs / horizontal_taps * p.weight_stride[2] + rs % horizontal_taps * p.weight_stride[3];
     for (int64_t c = 0; c < large_channels; ++c) {
       write<S>(grad_weight, to + c * p.weight_stride[0], 1, total(t * padded + c));
     }
@@ -428,9 +427,7 @@ void gradients(const SmallChannelParams& p, void* grad_weight, void* grad_bias) 
 }  // namespace
 
 void small_channel(const SmallChannelParams& p, int64_t begin, int64_t end) {
-  dispatch(p.dtype, [&](auto storage) {
-    Worker<decltype(storage)>(p).slices(begin, end);
-  });
+  dispatch(p.dtype, [&](auto storage) { Worker<decltype(storage)>(p).slices(begin, end); });
 }
 
 void small_channel_gradients(const SmallChannelParams& p, void* grad_weight, void* grad_bias) {

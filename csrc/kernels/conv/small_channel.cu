@@ -33,9 +33,9 @@ struct ToSmallPlan {
 };
 
 // The most positions of a residue of the large side that meet `tile` neighbouring positions of the small side.
-int most_met(const LargeAxis& a, int tile) {
+int most_met(const LargeResidues& a, int tile) {
   int64_t most = 0;
-  for (int v = 0; v < a.residues; ++v) {
+  for (int v = 0; v < a.count; ++v) {
     const Residue r = residue(a.axis, a.to_large, v);
     if (r.taps == 0) continue;
     const int64_t reach = int64_t{r.taps - 1} * (r.read_tap < 0 ? -r.read_tap : r.read_tap);
@@ -124,8 +124,8 @@ SDGAN_DEVICE Tile tile_of(const SmallChannelProblem& p, const ToSmallPlan& plan,
   const int across = (width + plan.columns - 1) / plan.columns, down = (height + plan.rows - 1) / plan.rows;
   const int64_t group = quotient(block, int64_t{across} * down);
   const int place = static_cast<int>(block - group * across * down);
-  Tile tile{group * plan.images, plan.images, place / across * plan.rows, place % across * plan.columns, plan.rows,
-            plan.columns};
+  Tile tile{group * plan.images,           plan.images, place / across * plan.rows,
+            place % across * plan.columns, plan.rows,   plan.columns};
   if (p.geometry.batch - tile.image < tile.images) tile.images = static_cast<int>(p.geometry.batch - tile.image);
   if (height - tile.row < tile.rows) tile.rows = height - tile.row;
   if (width - tile.column < tile.columns) tile.columns = width - tile.column;
@@ -279,7 +279,7 @@ ToLargePlan plan_to_large(const SmallChannelProblem& p) {
   ToLargePlan plan;
   SmallChannelSums::divide(p.large.channels, 16, &plan.channel_groups, &plan.channel_chunks);
   const int64_t pixels =  // of the largest residue, over the batch
-      p.geometry.batch * pieces(p.large.height, p.vertical.residues) * pieces(p.large.width, p.horizontal.residues);
+      p.geometry.batch * pieces(p.large.height, p.vertical.count) * pieces(p.large.width, p.horizontal.count);
   plan.pixel_groups = 256 / plan.channel_groups < 64 ? 256 / plan.channel_groups : 64;
   const auto blocks = [&] { return pieces(pixels, plan.pixel_count()) * p.residues(); };
   while (plan.pixel_groups > 8 && blocks() * plan.channel_chunks < 128) plan.pixel_groups = (plan.pixel_groups + 1) / 2;
@@ -386,12 +386,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   const T negative_slope = static_cast<T>(p.negative_slope);
   const auto write_row = [&](int i, void* to, const T(&x)[kEdge]) {
     if (i < rows) {
-      write_run<S>(p, to, pixels, p.channels_last ? m + i : m, first_channel + (p.channels_last ? c : c + i),
-                   run_count, x);
+      write_run<S>(p, to, pixels, p.channels_last ? m + i : m, first_channel + (p.channels_last ? c : c + i), run_count,
+                   x);
     }
   };
-  if (p.preactivation == nullptr && (activation == Activation::none || activation == Activation::relu ||
-                                     activation == Activation::leaky_relu)) {
+  if (p.preactivation == nullptr &&
+      (activation == Activation::none || activation == Activation::relu || activation == Activation::leaky_relu)) {
     const T below = activation == Activation::none ? T(1) : negative_slope;
     PRAGMA_UNROLL
     for (int i = 0; i < kEdge; ++i) {

@@ -27,16 +27,16 @@
 namespace sdgan::cuda {
 
 // One direction of the large side, split by residues.
-struct LargeAxis {
+struct LargeResidues {
   static constexpr int kAtHand = 4;
   ConvAxis axis;
   Pass to_large;
-  int residues;
+  int count;
   Residue first[kAtHand];  // residues 0, 1, ...: a block need not wait for their divisions up to stride 4
 
-  LargeAxis(const ConvAxis& a, Pass pass)
-      : axis(a), to_large(pass), residues(static_cast<int>(residue_count(a, pass))) {
-    for (int v = 0; v < kAtHand && v < residues; ++v) first[v] = residue(a, pass, v);
+  LargeResidues(const ConvAxis& a, Pass pass)
+      : axis(a), to_large(pass), count(static_cast<int>(residue_count(a, pass))) {
+    for (int v = 0; v < kAtHand && v < count; ++v) first[v] = residue(a, pass, v);
   }
   SDGAN_DEVICE Residue of(int v) const { return v < kAtHand ? first[v] : residue(axis, to_large, v); }
 };
@@ -44,7 +44,7 @@ struct LargeAxis {
 // The parameters as the kernels receive them: what depends on which side is small is chosen once, on the host.
 struct SmallChannelProblem : SmallChannelParams {
   SmallChannelSide large, small;
-  LargeAxis vertical, horizontal;
+  LargeResidues vertical, horizontal;
 
   explicit SmallChannelProblem(const SmallChannelParams& p)
       : SmallChannelParams(p),
@@ -53,7 +53,7 @@ struct SmallChannelProblem : SmallChannelParams {
         vertical(p.geometry.vertical, p.to_large()),
         horizontal(p.geometry.horizontal, p.to_large()) {}
 
-  SDGAN_HD int residues() const { return vertical.residues * horizontal.residues; }
+  SDGAN_HD int residues() const { return vertical.count * horizontal.count; }
 };
 
 CudaError launch_small_channel_sums(const SmallChannelProblem& p, CudaStream stream);
@@ -179,8 +179,8 @@ struct Scope {
 // All pixels of residue v < p.residues().
 SDGAN_DEVICE Scope whole_residue(const SmallChannelProblem& p, int v) {
   Scope f;
-  f.vertical = p.vertical.of(v / p.horizontal.residues);
-  f.horizontal = p.horizontal.of(v % p.horizontal.residues);
+  f.vertical = p.vertical.of(v / p.horizontal.count);
+  f.horizontal = p.horizontal.of(v % p.horizontal.count);
   f.region = {0, 0, 0, f.vertical.count, f.horizontal.count};
   return f;
 }

@@ -84,12 +84,8 @@ struct SmallChannelParams {
   int64_t partial_size() const { return (taps() + 1) * padded_channels(); }  // dw as [r, s, k][c], then the sums
 
  private:
-  SDGAN_HD SmallChannelSide x_side() const {
-    return {geometry.x_channels, geometry.vertical.x, geometry.horizontal.x};
-  }
-  SDGAN_HD SmallChannelSide y_side() const {
-    return {geometry.y_channels, geometry.vertical.y, geometry.horizontal.y};
-  }
+  SDGAN_HD SmallChannelSide x_side() const { return {geometry.x_channels, geometry.vertical.x, geometry.horizontal.x}; }
+  SDGAN_HD SmallChannelSide y_side() const { return {geometry.y_channels, geometry.vertical.y, geometry.horizontal.y}; }
 };
 
 SDGAN_CPU_KERNEL(small_channel, const SmallChannelParams& p, int64_t slice_begin, int64_t slice_end)

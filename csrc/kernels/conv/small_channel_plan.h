@@ -129,21 +129,18 @@ constexpr int64_t floor_divide(int64_t n, int64_t by) { return n >= 0 ? n / by :
 
 // One direction. The small image that is read lies in a tile, which has margins for the taps that reach beyond it:
 // small coordinate i is row or column margin + i of the tile.
-struct Axis {
+struct Direction {
   ConvAxis axis;
   bool small_is_x;
-  int64_t large;  // number of coordinates
-  int64_t small;
   Buffer<Residue> large_residues;  // of the pass that writes the large side
   Buffer<Residue> small_residues;  // of the one that writes the small side
   int64_t margin = 0;
   int64_t extent = 0;  // of the tile
 
-  Axis(const SmallChannelParams& p, const ConvAxis& a)
-      : axis(a), small_is_x(p.small_is_x), large(small_is_x ? a.y : a.x), small(small_is_x ? a.x : a.y) {
+  Direction(const SmallChannelParams& p, const ConvAxis& a) : axis(a), small_is_x(p.small_is_x) {
     for (int64_t v = 0; v < residue_count(a, p.to_large()); ++v) large_residues.push_back(residue(a, p.to_large(), v));
     for (int64_t v = 0; v < residue_count(a, p.to_small()); ++v) small_residues.push_back(residue(a, p.to_small(), v));
-    int64_t end = small;
+    int64_t end = small_is_x ? a.x : a.y;
     for (const Residue& r : large_residues) {
       if (r.taps == 0) continue;
       const int64_t across_taps = int64_t{r.taps - 1} * r.read_tap;
@@ -184,7 +181,7 @@ struct Tap {
 };
 
 // The large pixels of one vertical and one horizontal residue, and the taps that they meet.
-struct PixelResidue {
+struct ResiduePair {
   Residue vertical, horizontal;
   Buffer<Tap> taps;
   int64_t weight_to_small, weight_to_large;  // where its weights start in the plan
@@ -204,8 +201,8 @@ struct Plan {
   const SmallChannelSide large = p.large_side();
   const SmallChannelSide small = p.small_side();
   const int64_t horizontal_taps = p.geometry.horizontal.taps;
-  const Axis vertical{p, p.geometry.vertical};
-  const Axis horizontal{p, p.geometry.horizontal};
+  const Direction vertical{p, p.geometry.vertical};
+  const Direction horizontal{p, p.geometry.horizontal};
   // The tile: rows of small pixels, each as the memory format has it: [column][k] or [k][column].
   const int64_t tile_row = small.channels * horizontal.extent;
   const int64_t tile_size = vertical.extent * tile_row + 2 * L;  // whole vectors may be read at the end
@@ -213,7 +210,7 @@ struct Plan {
   const int64_t pixel_advance = horizontal.advance() * (p.channels_last ? small.channels : 1);
   const int64_t pixel = p.padded_channels();  // elements between staged large pixels
   int64_t block_rows;                         // large rows that are worked on together
-  Buffer<PixelResidue> residues;              // [vertical residues][horizontal residues]
+  Buffer<ResiduePair> residues;               // [vertical residues][horizontal residues]
   Buffer<T> weight_to_small;                  // per residue [C][taps, padded to vectors]
   Buffer<T> weight_to_large;                  // per residue [taps][padded C]
 
@@ -246,7 +243,7 @@ struct Plan {
   }
 
   void add_residue(const Residue& v, const Residue& h, int64_t products) {
-    PixelResidue f{v, h, {}, 0, 0, products};
+    ResiduePair f{v, h, {}, 0, 0, products};
     for (int64_t i = 0; i < v.taps; ++i) {
       const int64_t r = v.tap_first + i * v.tap_step;
       const int64_t row = vertical.margin + v.read_first + i * v.read_tap;
@@ -265,7 +262,7 @@ struct Plan {
   }
 
   // x of the small pixel that the residue's first pixel meets in a tap, and its plane.
-  Piece first_piece(const PixelResidue& f, const Tap& tap) const {
+  Piece first_piece(const ResiduePair& f, const Tap& tap) const {
     const Residue& h = f.horizontal;
     const int64_t k = tap.index % small.channels, s = tap.index / small.channels % horizontal_taps;
     const int64_t column = h.read_first + (s - h.tap_first) / h.tap_step * h.read_tap;
@@ -275,7 +272,7 @@ struct Plan {
 
   void place_products() {
     int64_t first = 0, last = 0, rows = 0;  // of x
-    for (const PixelResidue& f : residues) {
+    for (const ResiduePair& f : residues) {
       columns = std::max(columns, round_up(f.horizontal.count, L));
       rows = std::max(rows, f.products + round_up(f.taps.size(), L));
       for (const Tap& tap : f.taps) {
@@ -297,7 +294,7 @@ struct Plan {
     piece_begin.push_back(pieces.size());
   }
 
-  void add_pieces(const PixelResidue& f, int64_t r) {
+  void add_pieces(const ResiduePair& f, int64_t r) {
     for (size_t t = 0; t < f.taps.size(); ++t) {
       if (f.taps[t].index / (small.channels * horizontal_taps) != r) continue;
       const Piece piece = first_piece(f, f.taps[t]);
@@ -305,7 +302,7 @@ struct Plan {
     }
   }
 
-  void pack(const PixelResidue& f) {
+  void pack(const ResiduePair& f) {
     dispatch(p.dtype, [&](auto storage) {
       using S = decltype(storage);
       if constexpr (std::is_same_v<compute_t<S>, T>) {

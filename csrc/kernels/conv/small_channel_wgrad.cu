@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
   __syncthreads();
 
   constexpr int kRuns = sizeof(S) == 2 ? 3 : 8 / sizeof(S);  // a thread has 3 for 128 channels
-  T acc[kEdge][kEdge] = {};  // [tap][channel]
+  T acc[kEdge][kEdge] = {};                                  // [tap][channel]
   const Walk x_walk(plan.x_table), a_walk(plan.a_table);
   int table = 0;
   for (int64_t at = work().begin; at < work().end; at += plan.depth, table ^= 1) {
@@ -230,8 +230,8 @@ __global__ void __launch_bounds__(kThreads)
   if (is_weight) {
     const int64_t place = tap / p.small.channels, k = tap % p.small.channels;
     const int64_t r = place / p.geometry.horizontal.taps, s = place % p.geometry.horizontal.taps;
-    const int64_t to = c * p.weight_stride[0] + k * p.weight_stride[1] + r * p.weight_stride[2] +
-                       s * p.weight_stride[3];
+    const int64_t to =
+        c * p.weight_stride[0] + k * p.weight_stride[1] + r * p.weight_stride[2] + s * p.weight_stride[3];
     store_one<S>(grad_weight, to, static_cast<T>(sum));
   } else {
     store_one<S>(grad_bias, c, static_cast<T>(sum));

@@ -121,7 +121,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
 
 }  // namespace
 
-const Backend kSmallChannelBackend{"small_channel", supports, small_channel_estimate, direct_multiplications, forward,
-                                   backward};
+const Backend kSmallChannelBackend{"small_channel",        supports, small_channel_estimate,
+                                   direct_multiplications, forward,  backward};
 
 }  // namespace sdgan
