@@ -1,5 +1,5 @@
 // oneDNN's convolution with the activation in it, as torch.compile calls it: one pass over the output less, and no
-// search for an operator by name. Only for the activations in which oneDNN lets a NaN through; its relu turns a NaN into 0.
+// search for an operator by name. Only for the activations in which oneDNN keeps a NaN; its relu turns a NaN into 0.
 #include <dlfcn.h>
 
 #include "kernels/isa.h"
