@@ -98,9 +98,8 @@ void run(const ConvEpilogueParams& p, bool another, int64_t) {
 template <class S>
 void run(ConvEpilogueBackwardParams& p, void* grad_bias, bool another, int64_t) {
   const int64_t count = p.shape.slice_count();
-  p.partial = grad_bias
-                  ? static_cast<double*>(guarded(count * p.shape.channels_per_plane() * sizeof(double)))
-                  : nullptr;
+  p.partial =
+      grad_bias ? static_cast<double*>(guarded(count * p.shape.channels_per_plane() * sizeof(double))) : nullptr;
   slices_of(count, another, [&](int64_t s, int64_t e) { SDGAN_ISA::conv_epilogue_backward(p, s, e); });
   if (grad_bias) SDGAN_ISA::conv_bias_gradient(p.shape, p.partial, grad_bias, p.dtype);
 }

@@ -110,8 +110,8 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEpilogueBackwardParams p,
-                                                                          ChannelTiles t) {
+__global__ void __launch_bounds__(kThreads)
+    conv_epilogue_backward_kernel(ConvEpilogueBackwardParams p, ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   const T negative_slope = static_cast<T>(p.negative_slope);
@@ -159,9 +159,8 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_backward_kernel(ConvEp
 
 template <class S>
 __global__ void __launch_bounds__(kThreads) conv_bias_gradient_kernel(ColumnSums from, void* grad_bias) {
-  add_all_blocks(from, 1, [&](int64_t, int64_t c, double sum) {
-    store_one<S>(grad_bias, c, static_cast<compute_t<S>>(sum));
-  });
+  add_all_blocks(from, 1,
+                 [&](int64_t, int64_t c, double sum) { store_one<S>(grad_bias, c, static_cast<compute_t<S>>(sum)); });
 }
 
 }  // namespace
@@ -179,8 +178,8 @@ CudaError launch_conv_epilogue_backward(const ConvEpilogueBackwardParams& p, Cud
   return cuda::dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);
     const ChannelTiles t = p.shape.cuda_tiles(p.dtype);
-    const CudaError error = cuda::launch(cuda::conv_epilogue_backward_kernel<S>, cuda::grid_of(t.count()),
-                                         cuda::kThreads, 0, stream, p, t);
+    const CudaError error =
+        cuda::launch(cuda::conv_epilogue_backward_kernel<S>, cuda::grid_of(t.count()), cuda::kThreads, 0, stream, p, t);
     if (error != 0 || p.partial == nullptr) return error;
     const cuda::ColumnSums sums{p.partial, t.tiles_down, t.channels, t.repeat};
     return static_cast<CudaError>(cuda::launch(cuda::conv_bias_gradient_kernel<S>, cuda::add_all_grid(t, 1),

@@ -13,8 +13,8 @@
 #pragma once
 
 #include "kernels/activation.h"
-#include "kernels/isa.h"
 #include "kernels/channel_tiles.h"
+#include "kernels/isa.h"
 #include "kernels/launcher.h"
 #include "kernels/scalar.h"
 
@@ -61,10 +61,10 @@ struct ConvEpilogueShape {
 
 struct ConvEpilogueParams {
   ConvEpilogueShape shape;
-  const void* input = nullptr;     // windowed
-  const void* bias = nullptr;      // CUDA: [channels] or null
-  void* output = nullptr;          // dense; may be the input where that is dense
-  void* preactivation = nullptr;   // dense or null; may be the input where that is dense
+  const void* input = nullptr;    // windowed
+  const void* bias = nullptr;     // CUDA: [channels] or null
+  void* output = nullptr;         // dense; may be the input where that is dense
+  void* preactivation = nullptr;  // dense or null; may be the input where that is dense
   double negative_slope = 0;
   Activation activation = Activation::none;
   DType dtype = DType::f32;
@@ -72,11 +72,11 @@ struct ConvEpilogueParams {
 
 struct ConvEpilogueBackwardParams {
   ConvEpilogueShape shape;
-  const void* grad_output = nullptr;    // dense
-  const void* saved = nullptr;          // dense; not read without activation
-  void* grad_preactivation = nullptr;   // windowed; CUDA: or null
-  double* partial = nullptr;            // [slice_count, channels_per_plane] or null; CUDA: [cuda_partial_count()]
-  void* grad_bias = nullptr;            // CUDA: [channels], null where partial is
+  const void* grad_output = nullptr;   // dense
+  const void* saved = nullptr;         // dense; not read without activation
+  void* grad_preactivation = nullptr;  // windowed; CUDA: or null
+  double* partial = nullptr;           // [slice_count, channels_per_plane] or null; CUDA: [cuda_partial_count()]
+  void* grad_bias = nullptr;           // CUDA: [channels], null where partial is
   double negative_slope = 0;
   Activation activation = Activation::none;
   DType dtype = DType::f32;
@@ -85,8 +85,7 @@ struct ConvEpilogueBackwardParams {
 };
 
 SDGAN_CPU_KERNEL(conv_epilogue, const ConvEpilogueParams& p, int64_t slice_begin, int64_t slice_end)
-SDGAN_CPU_KERNEL(conv_epilogue_backward, const ConvEpilogueBackwardParams& p, int64_t slice_begin,
-                 int64_t slice_end)
+SDGAN_CPU_KERNEL(conv_epilogue_backward, const ConvEpilogueBackwardParams& p, int64_t slice_begin, int64_t slice_end)
 // Adds the partial sums in order: grad_bias [channels].
 SDGAN_CPU_KERNEL(conv_bias_gradient, const ConvEpilogueShape& shape, const double* partial, void* grad_bias,
                  DType dtype)

@@ -95,8 +95,7 @@ struct ImplicitGemmPlan {
 // Whether the kernels for tensor cores can run on the current device: it and the code in this build are sm_80 or later.
 bool implicit_gemm_tensor_cores();
 CudaError launch_implicit_gemm(const ImplicitGemmParams& p, const ImplicitGemmPlan& plan, CudaStream stream);
-CudaError launch_implicit_gemm_wgrad(const ImplicitGemmWgradParams& p, const ImplicitGemmPlan& plan,
-                                     CudaStream stream);
+CudaError launch_implicit_gemm_wgrad(const ImplicitGemmWgradParams& p, const ImplicitGemmPlan& plan, CudaStream stream);
 #else
 inline bool implicit_gemm_tensor_cores() { return false; }
 inline CudaError launch_implicit_gemm(const ImplicitGemmParams&, const ImplicitGemmPlan&, CudaStream) {

@@ -123,8 +123,8 @@ inline ImplicitGemmPlan implicit_gemm_plan(const ImplicitGemmWgradParams& p) {
                       aligned_runs(p.y, p.y_stride, y_sizes, 1, p.dtype) &&
                       aligned_runs(p.x, p.x_stride, x_sizes, 1, p.dtype);
   const int64_t steps = ceil_div(g.y_pixels(), step_of(p.dtype, plan.tensor_cores));
-  const bool large = plan.tensor_cores && p.group_y_channels() > 64 &&
-                     implicit_gemm_tiles(p, 128).count * (steps / 8) >= kProcessors;
+  const bool large =
+      plan.tensor_cores && p.group_y_channels() > 64 && implicit_gemm_tiles(p, 128).count * (steps / 8) >= kProcessors;
   plan.tile = large ? 128 : 64;
   plan.splits = splits(implicit_gemm_tiles(p, plan.tile).count, steps);
   return plan;

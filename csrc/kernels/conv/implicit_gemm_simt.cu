@@ -226,11 +226,8 @@ __global__ void __launch_bounds__(kBlock) implicit_gemm_wgrad_simt_kernel(Implic
   T* buffers = dynamic_smem<T>();
   Place* table = tables<S>(buffers);
   const Operand<S> a{static_cast<const S*>(p.y), 1, 1, {table}, {table + 2 * kTile}, p.y_stride[1] != 1};
-  const Operand<S> b{static_cast<const S*>(p.x),
-                     static_cast<int>(vertical.x),
-                     static_cast<int>(horizontal.x),
-                     {table + kTile},
-                     {table + 2 * kTile + 2 * kStep},
+  const int height = static_cast<int>(vertical.x), width = static_cast<int>(horizontal.x);
+  const Operand<S> b{static_cast<const S*>(p.x), height, width, {table + kTile}, {table + 2 * kTile + 2 * kStep},
                      p.x_stride[1] != 1};
   const int rows = static_cast<int>(p.group_y_channels()), columns = static_cast<int>(p.columns());
   if (threadIdx.x < kTile) {

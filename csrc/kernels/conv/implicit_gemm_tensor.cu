@@ -52,8 +52,7 @@ struct Loader {
   int64_t weight;    // of the first column, with the channel
   bool column[2];    // there is one
 
-  SDGAN_DEVICE Loader(const ImplicitGemmArguments& arguments, const GemmTile& tile, S* stages)
-      : g(arguments), t(tile) {
+  SDGAN_DEVICE Loader(const ImplicitGemmArguments& arguments, const GemmTile& tile, S* stages) : g(arguments), t(tile) {
     const ImplicitGemmParams& p = g.p;
     const int inputs = static_cast<int>(p.input_channels()), across = max(t.horizontal.taps, 1);
     const int first = t.first_step * kStep + threadIdx.x % kChunks * kPack<S>, tap = first / inputs;

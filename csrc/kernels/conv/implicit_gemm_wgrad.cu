@@ -45,8 +45,8 @@ struct Loader {
   bool has_y_channel;  // else there is nothing to copy
   bool has_x_channel;
 
-  SDGAN_DEVICE Loader(const ImplicitGemmWgradArguments& arguments, int first_row, int first_column,
-                      int64_t first_pixel, S* stages)
+  SDGAN_DEVICE Loader(const ImplicitGemmWgradArguments& arguments, int first_row, int first_column, int64_t first_pixel,
+                      S* stages)
       : g(arguments) {
     const ImplicitGemmWgradParams& p = g.p;
     const ConvAxis &vertical = p.geometry.vertical, &horizontal = p.geometry.horizontal;

@@ -86,8 +86,7 @@ void run_pass(const ConvCall& call, Pass pass, const TensorCores& cores, const T
   run(p, output, launch_implicit_gemm);
 }
 
-void run_wgrad(const ConvCall& call, const TensorCores& cores, const Tensor& y, const Tensor& x,
-               Tensor& grad_weight) {
+void run_wgrad(const ConvCall& call, const TensorCores& cores, const Tensor& y, const Tensor& x, Tensor& grad_weight) {
   check_sizes(call.problem.geometry, grad_weight);
   const bool on_tensor_cores = cores.can_read(y) && cores.can_read(x);
   const Tensor y_image = on_tensor_cores ? with_aligned_pixels(y, cores.dtype) : y;

@@ -76,7 +76,8 @@ struct Product {
 Product product(const ConvCall& call, const LibrarySides& sides, const Tensor& image, const Tensor& weight,
                 const OptionalTensor& bias) {
   const Convolution& conv = call.conv;
-  if (call.problem.cuda) return {aten_convolution(aten_arguments(conv, sides), image, weight, std::nullopt), conv.activation};
+  if (call.problem.cuda)
+    return {aten_convolution(aten_arguments(conv, sides), image, weight, std::nullopt), conv.activation};
   const std::optional<Tensor> fused =
       onednn_convolution(call, image, weight, bias, sides.padding, sides.output_padding);
   if (!fused) return {aten_convolution(aten_arguments(conv, sides), image, weight, bias), conv.activation};

@@ -1,5 +1,5 @@
 // oneDNN's convolution with the activation in it, as torch.compile calls it: one pass over the output less, and no
-// search for an operator by name. Only for the activations in which oneDNN lets a NaN through; its relu turns a NaN into 0.
+// search for an operator by name. Only for the activations in which oneDNN keeps a NaN; its relu turns a NaN into 0.
 #include <dlfcn.h>
 
 #include "kernels/isa.h"
@@ -25,7 +25,8 @@ using TransposedForward = AOTITorchError (*)(AtenTensorHandle input, AtenTensorH
                                              const char** algorithm, AtenTensorHandle* output);
 
 // Whether a call of oneDNN is possible, and not slower than aten's.
-bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight, const std::array<int64_t, 2>& output_padding) {
+bool serves(const Convolution& conv, const Tensor& input, const Tensor& weight,
+            const std::array<int64_t, 2>& output_padding) {
   const int64_t channels = conv.transposed ? weight.size(1) * conv.groups : weight.size(0);
   // It computes 16 output channels at a time, also where there are fewer.
   if (input.numel() == 0 || channels < 16) return false;
