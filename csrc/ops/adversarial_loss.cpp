@@ -42,7 +42,8 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tens
       p, p.slice_count(), none ? nullptr : &loss, mean && p.n_fake == 0, fake,
       {written(p.loss, loss), written(p.grad_real, grad_real),
        written(p.grad_fake, grad_fake, p.paired() ? 0 : slices(p.n_real))},
-      [](const auto& p, int64_t begin, int64_t end) { adversarial_loss(p, begin, end); }, launch_adversarial_loss);
+      [](const auto& params, int64_t begin, int64_t end) { adversarial_loss(params, begin, end); },
+      launch_adversarial_loss);
   return {loss, grad_real, grad_fake};
 }
 
@@ -57,7 +58,7 @@ Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
   p.reduced = reduced;
   run_elementwise(
       p, slices(p.n), grad, {written(p.out, out)},
-      [](const auto& p, int64_t begin, int64_t end) { adversarial_loss_backward(p, begin, end); },
+      [](const auto& params, int64_t begin, int64_t end) { adversarial_loss_backward(params, begin, end); },
       launch_adversarial_loss_backward);
   return out;
 }

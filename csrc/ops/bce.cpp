@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tenso
   p.grad_target = need_target ? grad_target.mutable_data_ptr() : nullptr;
   run_elementwise(
       p, slices(p.n), inputs.input, {written(p.grad_input, grad_input), written(p.grad_target, grad_target)},
-      [](const auto& p, int64_t begin, int64_t end) { bce_backward(p, begin, end); }, launch_bce_backward);
+      [](const auto& params, int64_t begin, int64_t end) { bce_backward(params, begin, end); }, launch_bce_backward);
   return {grad_input, grad_target};
 }
 
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> bce_op(Tensor input, Tensor target, OptionalT
   run_reduction(
       p, slices(p.n), p.reduced ? &loss : nullptr, divisor(reduction, inputs.input) == 0, inputs.input,
       {written(p.loss, loss), written(p.grad_input, grad_input), written(p.grad_target, grad_target)},
-      [](const auto& p, int64_t begin, int64_t end) { bce(p, begin, end); }, launch_bce);
+      [](const auto& params, int64_t begin, int64_t end) { bce(params, begin, end); }, launch_bce);
   for (int found : outside) {
     SDGAN_CHECK((found & 1) == 0, "input must hold probabilities, all between 0 and 1; for logits there is ",
                 "binary_cross_entropy_with_logits");

@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor> run(Tensor mean, Tensor logvar, OptionalTensor eps, O
   run_reduction(
       p, slices(p.n), none ? nullptr : &kl, divisor(reduction, mean) == 0, mean,
       {written(p.z, z), written(p.kl, kl)},
-      [](const auto& p, int64_t begin, int64_t end) { gaussian(p, begin, end); }, launch_gaussian);
+      [](const auto& params, int64_t begin, int64_t end) { gaussian(params, begin, end); }, launch_gaussian);
   if (seed && !given.is_contiguous()) {
     const Tensor layout = empty_as(given);
     if (!out) z = in_layout_of(layout, z);
@@ -97,7 +97,8 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, O
   run_elementwise(
       p, slices(p.n), mean,
       {written(p.grad_mean, grad_mean), written(p.grad_logvar, grad_logvar), written(p.grad_eps, grad_eps)},
-      [](const auto& p, int64_t begin, int64_t end) { gaussian_backward(p, begin, end); }, launch_gaussian_backward);
+      [](const auto& params, int64_t begin, int64_t end) { gaussian_backward(params, begin, end); },
+      launch_gaussian_backward);
   return {grad_mean, grad_logvar, grad_eps};
 }
 

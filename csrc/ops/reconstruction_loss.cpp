@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Ten
   p.reduced = reduced;
   run_elementwise(
       p, slices(p.n), x_hat, {written(p.grad_x_hat, grad_x_hat), written(p.grad_x, grad_x)},
-      [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss_backward(p, begin, end); },
+      [](const auto& params, int64_t begin, int64_t end) { reconstruction_loss_backward(params, begin, end); },
       launch_reconstruction_loss_backward);
   return {grad_x_hat, grad_x};
 }
@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> reconstruction_loss_op(Tensor x_hat, Tensor x
   run_reduction(
       p, slices(p.n), none ? nullptr : &loss, divisor(reduction, x_hat) == 0, x_hat,
       {written(p.loss, loss), written(p.grad_x_hat, grad_x_hat), written(p.grad_x, grad_x)},
-      [](const auto& p, int64_t begin, int64_t end) { reconstruction_loss(p, begin, end); },
+      [](const auto& params, int64_t begin, int64_t end) { reconstruction_loss(params, begin, end); },
       launch_reconstruction_loss);
   if (cuda && (need_x_hat || need_x)) {
     std::tie(grad_x_hat, grad_x) =

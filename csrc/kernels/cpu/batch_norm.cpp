@@ -318,9 +318,8 @@ SDGAN_INLINE void map_slice(const BatchNormShape& p, int64_t slice, Body body) {
     const Factors<T, false> factors(p, slice);
     for (int64_t n = 0; n < p.batch; ++n) {
       const int64_t at = (n * p.channels + slice) * p.length;
-      for_contiguous<T>(p.length, [&](auto, int64_t i, int count, Mask<T>) SDGAN_BODY {
-        body(factors, at + i, count);
-      });
+      const auto shifted = [&](auto, int64_t i, int count, Mask<T>) SDGAN_BODY { body(factors, at + i, count); };
+      for_contiguous<T>(p.length, shifted);
     }
   }
 }

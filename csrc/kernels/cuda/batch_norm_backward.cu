@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_reduce_kernel(Ba
     v[0][j] = static_cast<double>(sum[j]);
     v[1][j] = static_cast<double>(product[j]);
   }
-  sum_tile<S, 2>(t, v, [&](int k, int column, double sum) {
+  sum_tile<S, 2>(t, v, [&](int k, int column, double total) {
     if (walk.tile_column() + column < t.columns()) {
-      p.partial[(walk.down() * 2 + k) * t.columns() + walk.tile_column() + column] = sum;
+      p.partial[(walk.down() * 2 + k) * t.columns() + walk.tile_column() + column] = total;
     }
   });
 }
