@@ -5,7 +5,6 @@
 Images are standard normal, or that through a relu; weights have variance 1 / fan-in, gradients are standard normal.
 """
 
-
 import torch
 import torch.nn.functional as F
 from _harness import ROOT, conditions, write_rows

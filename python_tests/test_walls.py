@@ -142,9 +142,7 @@ def test_cuda_kernels_keep_to_the_dialect():
 def test_every_cuda_kernel_is_in_the_table_of_the_documents():
     table = (ROOT / "docs/cuda.md").read_text()
     kernels = {
-        name
-        for path in cuda_files()
-        for name in re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", path.read_text())
+        name for path in cuda_files() for name in re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", path.read_text())
     }
     assert len(kernels) > 20
     assert not [name for name in kernels if f"`{name}<" not in table and f"`{name}`" not in table]

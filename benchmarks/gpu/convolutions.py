@@ -1,6 +1,5 @@
 """The cells of convolutions, each on every backend that can run it: `auto` is compared with the fastest one."""
 
-
 import torch
 
 from sdgan_ext.bench.cases import functions, in_format, kernels_of, tensors_of
