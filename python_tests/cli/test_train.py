@@ -42,6 +42,13 @@ def test_dry_run_writes_nothing(data, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_profile_writes_a_trace(data, tmp_path, capsys):
+    assert main(["train", "--data", data, "--out", str(tmp_path), *TINY, "--steps", "16", "--profile"]) == 0
+    (trace,) = (tmp_path / "00000-vaegan-dots.npz" / "profile").glob("*.pt.trace.json")
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "sdgan/forward" in names
+
+
 def test_the_same_command_makes_the_same_model(run, data, tmp_path):
     assert main(["train", "--data", data, "--out", str(tmp_path), *TINY]) == 0
     assert weights(tmp_path / run.name) == weights(run)

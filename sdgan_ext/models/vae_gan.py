@@ -61,7 +61,7 @@ class VAEGAN(torch.nn.Module):
         """What a training step must know of the networks."""
         config = self.config
         return Traits(
-            image_shape=(config.channels, *config.image_size),
+            image_shape=(config.channels, *config.size),
             latent_shape=(config.latent_dim,),
             classes=config.classes,
             memory_format=torch.channels_last,

@@ -31,6 +31,7 @@ from ..models.labels import as_labels
 from ..models.traits import Traits
 from ..models.vae_gan import slerp
 from ..models.weights import load_into
+from ..ops._enums import Reduction
 from . import answers
 
 __all__ = [
@@ -52,15 +53,18 @@ __all__ = [
 class PosteriorLike(Protocol):
     """q(z|x) of a batch, a diagonal normal distribution; see :class:`~sdgan_ext.models.Posterior`."""
 
-    mean: Tensor
-    logvar: Tensor
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def logvar(self) -> Tensor: ...
 
     def mode(self) -> Tensor: ...
 
-    def kl(self, reduction: str = "batchmean") -> Tensor: ...
+    def kl(self, reduction: Reduction = "batchmean") -> Tensor: ...
 
     def sample_with_kl(
-        self, *, seed: Tensor | None = None, eps: Tensor | None = None, reduction: str = "batchmean"
+        self, *, seed: Tensor | None = None, eps: Tensor | None = None, reduction: Reduction = "batchmean"
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -107,9 +111,14 @@ class DiscriminatorNetwork(Network, Protocol):
 class Model(Protocol):
     """What the steps use of a model: a ``torch.nn.Module`` over the three networks."""
 
-    encoder: EncoderNetwork | None
-    generator: GeneratorNetwork
-    discriminator: DiscriminatorNetwork | None
+    @property
+    def encoder(self) -> EncoderNetwork | None: ...
+
+    @property
+    def generator(self) -> GeneratorNetwork: ...
+
+    @property
+    def discriminator(self) -> DiscriminatorNetwork | None: ...
 
     @property
     def traits(self) -> Traits: ...
