@@ -11,8 +11,6 @@ from sdgan_ext import _torch_internals as internals
 from sdgan_ext import nn
 
 ROOT = Path(__file__).parents[1]
-#: Files that still name some.
-STILL_TO_COME = {"sdgan_ext/training/steps.py"}
 #: Of named tuples and of argparse.
 OTHERS = {"_replace", "_asdict", "_fields", "_option_string_actions"}
 
@@ -68,7 +66,7 @@ def test_no_other_file_names_a_private_part():
     found = [
         name
         for path in sorted((ROOT / "sdgan_ext").rglob("*.py"))
-        if path.name != "_torch_internals.py" and path.relative_to(ROOT).as_posix() not in STILL_TO_COME
+        if path.name != "_torch_internals.py"
         for name in foreign_private_names(path, defined)
     ]
     assert not found
@@ -248,6 +246,15 @@ def test_hooks(register, before):
     assert internals.has_hooks(layer, before_forward=False) == (not before)
     handle.remove()
     assert not internals.has_hooks(layer)
+
+
+@covers("AnyBatchNorm")
+def test_every_batch_norm_is_one():
+    for kind in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm):
+        assert issubclass(kind, internals.AnyBatchNorm)
+    assert issubclass(nn.BatchNorm2d, internals.AnyBatchNorm)
+    assert not issubclass(torch.nn.InstanceNorm2d, internals.AnyBatchNorm)
+    assert not issubclass(torch.nn.GroupNorm, internals.AnyBatchNorm)
 
 
 @covers("uncompiled")

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._config import Config, option
 from .._errors import CheckpointError, ConfigError
 from .._modes import evaluation_mode
+from .._torch_internals import AnyBatchNorm
 from ..models.discriminator import MinibatchStdDev
 from ..models.folder import read_config, read_weights, save_folder
 from ..models.labels import as_labels
@@ -269,7 +269,7 @@ class Networks(torch.nn.Module):
 
     @property
     def traits(self) -> Traits:
-        norms = {name: _has(network, _BatchNorm) for name, network in self.named_children()}
+        norms = {name: _has(network, AnyBatchNorm) for name, network in self.named_children()}
         groups = [part.group for part in _parts(self.discriminator) if isinstance(part, MinibatchStdDev)]
         batch_norm = norms.get("discriminator", False)
         return Traits(
