@@ -47,7 +47,7 @@ SDGAN_HD V activate(Activation a, V x, T negative_slope) {
 // dy/dx from the saved value: the output y, or for silu the input x. At the kink the derivative is that of torch:
 // 0 for relu, negative_slope for leaky_relu, 1 for elu.
 template <class M, class V, class T>
-SDGAN_HD V activation_slope(Activation a, V saved, T negative_slope) {
+SDGAN_HD V activation_gradient(Activation a, V saved, T negative_slope) {
   const V one = M::one(saved);
   switch (a) {
     case Activation::relu:

@@ -58,7 +58,7 @@ T apply(Activation a, double x) {
 template <class T>
 T gradient(Activation a, double x) {
   const T saved = derivative_needs_input(a) ? static_cast<T>(x) : apply<T>(a, x);
-  return activation_slope<Math>(a, splat(saved), static_cast<T>(kNegativeSlope))[0];
+  return activation_gradient<Math>(a, splat(saved), static_cast<T>(kNegativeSlope))[0];
 }
 
 template <class T>

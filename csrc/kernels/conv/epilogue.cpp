@@ -85,7 +85,7 @@ void run_backward(const ConvEpilogueBackwardParams& p, int64_t begin, int64_t en
     for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t place) SDGAN_INLINED {
       Vec<T> g = read<S>(p.grad_output, dense, count);
       if constexpr (act != Activation::none) {
-        g *= activation_slope<Math>(act, read<S>(p.saved, dense, count), negative_slope);
+        g *= activation_gradient<Math>(act, read<S>(p.saved, dense, count), negative_slope);
       }
       write<S>(p.grad_preactivation, windowed, count, g);
       store(&sums[place], load(&sums[place]) + first_lanes<T>(g, count));

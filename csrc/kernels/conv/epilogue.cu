@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads)
         PRAGMA_UNROLL
         for (int i = 0; i < kBatch; ++i) {
           PRAGMA_UNROLL
-          for (int j = 0; j < kPack<S>; ++j) g[i][j] *= activation_slope<Math>(act, saved[i][j], negative_slope);
+          for (int j = 0; j < kPack<S>; ++j) g[i][j] *= activation_gradient<Math>(act, saved[i][j], negative_slope);
         }
       }
     });

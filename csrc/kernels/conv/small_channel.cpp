@@ -282,7 +282,7 @@ struct Worker {
     const T negative_slope = static_cast<T>(p.negative_slope);
     dispatch_activation(p.activation, [&](auto act) {
       body([=](int64_t i, int count) {
-        return read<S>(image, i, count) * activation_slope<Math>(act(), read<S>(saved, i, count), negative_slope);
+        return read<S>(image, i, count) * activation_gradient<Math>(act(), read<S>(saved, i, count), negative_slope);
       });
     });
   }

@@ -274,7 +274,7 @@ struct Reader {
     const T x = load_one<S>(image, i);
     return saved ? x * derivative(load_one<S>(saved, i)) : x;
   }
-  SDGAN_DEVICE T derivative(T s) const { return activation_slope<Math>(activation, s, negative_slope); }
+  SDGAN_DEVICE T derivative(T s) const { return activation_gradient<Math>(activation, s, negative_slope); }
 };
 template <class S>
 SDGAN_DEVICE Reader<S> large_reader(const SmallChannelProblem& p) {

@@ -116,7 +116,7 @@ void set_affine(const BatchNormShape& p, int64_t begin, int64_t end) {
 template <class T, class A>
 SDGAN_INLINE Vec<T> through_activation(A activation, Vec<T> grad, Vec<T> z, T negative_slope) {
   const Vec<T> saved = derivative_needs_input(activation) ? z : activate<Math>(activation, z, negative_slope);
-  return grad * activation_slope<Math>(activation, saved, negative_slope);
+  return grad * activation_gradient<Math>(activation, saved, negative_slope);
 }
 
 // ------------------------------------------------------------------------------------------------- reduction

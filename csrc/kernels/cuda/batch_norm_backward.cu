@@ -38,7 +38,7 @@ SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& a
         for (int j = 0; j < kPack<S>; ++j) {
           const T z = affine(x[i][j], j);
           const T saved = from_input ? z : activate<Math>(act, z, negative_slope);
-          grad[i][j] *= activation_slope<Math>(act, saved, negative_slope);
+          grad[i][j] *= activation_gradient<Math>(act, saved, negative_slope);
         }
       }
     }
