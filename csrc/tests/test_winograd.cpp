@@ -470,8 +470,8 @@ void test_nonfinite() {
           EXPECT(i / 6 % 5 == 2 || as_before(by_y[i]));
           EXPECT(i % 6 == 3 || as_before(by_x[i]));
         }
-        const auto spoilt = [](const std::vector<float>& g) {
-          return !std::all_of(g.begin(), g.end(), [](float x) { return std::isfinite(x); });
+        const auto spoilt = [](const std::vector<float>& values) {
+          return !std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
         };
         bool y_counts = false, x_counts = false;  // or no tap reaches the pixel
         before.for_pairs([&](int64_t at_y, int64_t at_x, int64_t) {

@@ -59,9 +59,10 @@ struct Residue {
   int read_first = 0, read_step = 1, read_tap = 0;
 };
 
-SDGAN_HD int64_t residue_count(const ConvAxis& a, Pass pass) { return pass == Pass::dgrad ? a.stride : 1; }
+// Static: kernels of several instruction sets include this file, and the linker must not merge their copies.
+static SDGAN_HD int64_t residue_count(const ConvAxis& a, Pass pass) { return pass == Pass::dgrad ? a.stride : 1; }
 
-SDGAN_HD int64_t greatest_common_divisor(int64_t a, int64_t b) {
+static SDGAN_HD int64_t greatest_common_divisor(int64_t a, int64_t b) {
   while (b != 0) {
     const int64_t rest = a % b;
     a = b;
@@ -71,7 +72,7 @@ SDGAN_HD int64_t greatest_common_divisor(int64_t a, int64_t b) {
 }
 
 // Of v < residue_count(a, pass). A residue may have no position, or no tap: then what it writes is zero.
-SDGAN_HD Residue residue(const ConvAxis& a, Pass pass, int64_t v) {
+static SDGAN_HD Residue residue(const ConvAxis& a, Pass pass, int64_t v) {
   Residue r;
   if (pass != Pass::dgrad) {
     r.count = static_cast<int>(a.y);
@@ -101,7 +102,7 @@ SDGAN_HD Residue residue(const ConvAxis& a, Pass pass, int64_t v) {
 
 // The residues of dgrad in order of falling numbers of taps: v of the one at `rank`. The first stride / gcd(stride,
 // dilation) are those of the taps 0, 1, ...; no tap ever belongs to the others.
-SDGAN_HD int64_t residue_by_taps(const ConvAxis& a, int64_t rank) {
+static SDGAN_HD int64_t residue_by_taps(const ConvAxis& a, int64_t rank) {
   const int64_t common = greatest_common_divisor(a.stride, a.dilation), period = a.stride / common;
   if (rank < period) return rank * a.dilation % a.stride;
   const int64_t k = rank - period;

@@ -107,9 +107,9 @@ struct Wgrad {
         Vector in[kMaxPoints][kMaxPoints];
         unrolled<kMap.points[row_residue]>([&]<int i> {
           unrolled<kMap.points[column_residue]>([&]<int j> {
-            constexpr int a = kMap.plane[row_residue][i], b = kMap.plane[column_residue][j];
-            constexpr int slot = kMap.slot(a, b, row_residue, column_residue);
-            in[i][j] = load(products<a, b>() + (slot * x_planes.padded + d) * padded + c);
+            constexpr int row_plane = kMap.plane[row_residue][i], column_plane = kMap.plane[column_residue][j];
+            constexpr int slot = kMap.slot(row_plane, column_plane, row_residue, column_residue);
+            in[i][j] = load(products<row_plane, column_plane>() + (slot * x_planes.padded + d) * padded + c);
           });
         });
         unrolled<S::residue_taps(row_residue)>([&]<int x> {
