@@ -214,7 +214,7 @@ def test_ctrl_c_saves_and_leaves_with_130(data, tmp_path):
     assert process.stdout.readline().startswith("step 2/1000000")
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "Traceback" not in err and "finishing this step and saving" in err
     assert "steps taken" in out and "train --resume" in out
