@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -18,7 +19,7 @@ __all__ = ["read_config", "read_weights", "save_folder"]
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping) -> None:
+def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Writes ``weights`` and ``config`` into ``folder``, each complete or not at all.
 
     Raises:
@@ -42,7 +43,7 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
 
-def read_config(folder: str | Path) -> tuple[dict, Path]:
+def read_config(folder: str | Path) -> tuple[dict[str, Any], Path]:
     """What config.json in ``folder`` holds, and its path.
 
     Raises:

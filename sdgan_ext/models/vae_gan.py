@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -60,8 +61,9 @@ class VAEGAN(torch.nn.Module):
     def traits(self) -> Traits:
         """What a training step must know of the networks."""
         config = self.config
+        height, width = cast(tuple[int, int], config.image_size)
         return Traits(
-            image_shape=(config.channels, *config.image_size),
+            image_shape=(config.channels, height, width),
             latent_shape=(config.latent_dim,),
             classes=config.classes,
             memory_format=torch.channels_last,
