@@ -104,7 +104,7 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
         """uint8 [B, 1, H, W], from the cache where it reaches."""
         if self._cache is None or self._drawn is None or (len(indices) and int(indices.max()) >= self.length):
             return self._draw(indices)
-        missing: Tensor = indices[~self._drawn[indices]].unique()  # type: ignore[no-untyped-call]
+        missing: Tensor = indices[~self._drawn[indices]].unique()
         if len(missing):
             self._cache[missing] = self._draw(missing)
             self._drawn[missing] = True

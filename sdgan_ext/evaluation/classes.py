@@ -109,7 +109,7 @@ def train_classifier(
             pick = next(order)
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(net(to_float(images[pick]))[1], labels[pick])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     if not math.isfinite(loss.item()):

@@ -36,7 +36,7 @@ def with_new_names(weights: Mapping[str, Tensor], own: Container[str]) -> dict[s
 
 def accept_old_names(network: torch.nn.Module) -> None:
     """Has ``network.load_state_dict``, also as a part of another module, take the old names too."""
-    network.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
+    network.register_load_state_dict_pre_hook(_rename)
 
 
 def _rename(network: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
