@@ -32,10 +32,10 @@ BUILD = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
 SLOW = frozenset(
     f"python_tests/{name}.py"
     for name in (
-        "benchmarks/test_correctness",
         "benchmarks/test_gpu_check",
         "contract/test_compile",
         "contract/test_export",
+        "examples/test_quickstart_notebook",
         "test_docs",
         "training/test_distributed",
         "training/test_exact_resume",
