@@ -28,14 +28,9 @@ STILL_TO_COME = (
     "docs/ops/conv.md",
     "docs/performance.md",
     "docs/seed-walkthrough.md",
-    "docs/training.md",
-    "examples",
     "python_tests/benchmarks",
     "python_tests/data",
     "python_tests/evaluation",
-    "python_tests/models/test_config.py",
-    "python_tests/training",
-    "sdgan_ext/training",
 )
 #: Names of tests of the training.
 TRAINING_TO_COME = ("docs/feature-table.md", "python_tests/contract/peers.yaml")

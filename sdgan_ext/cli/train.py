@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
     parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
+    parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to RUN/profile")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; cpu unless given")
     for title, config in (("training", TrainConfig), ("model", VAEGANConfig)):
         group = parser.add_argument_group(title, "what is not given is the preset's")
@@ -155,7 +156,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
     model_config = wanted.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
     torch.manual_seed(config.seed)
     trainer = Trainer(VAEGAN(model_config).to(device), config, out=arguments.out or "runs", processes=processes)
-    return _fit(trainer, dataset, source, arguments.dry_run)
+    return _fit(trainer, dataset, source, arguments)
 
 
 def read_config(arguments: argparse.Namespace) -> None:
@@ -201,14 +202,16 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             f"the run {arguments.resume} was started on a dataset of a Python program; "
             "resume it there: Trainer.resume(run).fit(dataset)"
         )
-    return _fit(trainer, source, source, arguments.dry_run)
+    return _fit(trainer, source, source, arguments)
 
 
-def _fit(trainer: Trainer, dataset: ImageDataset | RenderedDigits | str, source: str, dry_run: bool) -> str | None:
-    if dry_run:
+def _fit(
+    trainer: Trainer, dataset: ImageDataset | RenderedDigits | str, source: str, arguments: argparse.Namespace
+) -> str | None:
+    if arguments.dry_run:
         print(trainer.describe(dataset, source=source), end="")
         return None
-    run = trainer.fit(dataset, source=source)
+    run = trainer.fit(dataset, source=source, profile=arguments.profile)
     if trainer.first:
         print(
             f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
