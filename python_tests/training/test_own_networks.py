@@ -1,6 +1,8 @@
 """A user's own networks under the Trainer: the same step as a VAEGAN's, exact resume, every setting, graphs."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +171,16 @@ def test_2n_steps_are_n_steps_resumed_for_n_more_bit_for_bit(tmp_path, setting):
     assert run.folder == half.folder and run.step == 8
     assert_same(end(run), end(whole))
     assert (run.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+
+
+def test_the_documents_function_as_printed(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "train_own" in block]
+    namespace = {}
+    exec(block, namespace)
+    parts = make_networks()
+    run = namespace["train_own"](parts.encoder, parts.generator, parts.discriminator, DATA, tmp_path)
+    assert run.step == 6 and (run.model / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("mode", MODES)

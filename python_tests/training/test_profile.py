@@ -7,6 +7,7 @@ from own import make_networks
 from tiny import make_config, make_dataset, make_model
 
 from sdgan_ext._errors import ConfigError
+from sdgan_ext.cli import main
 from sdgan_ext.training import profiling
 from sdgan_ext.training.trainer import Trainer
 
@@ -44,6 +45,13 @@ def test_a_profiled_run_ends_with_the_same_bits(tmp_path):
     other = Trainer(make_model(), make_config(steps=17), out=tmp_path, progress=False).fit(make_dataset())
     assert not (other.folder / "profile").exists()
     assert (run.model / "model.safetensors").read_bytes() == (other.model / "model.safetensors").read_bytes()
+
+
+def test_the_flag(tmp_path):
+    flags = ["--steps", "7", "--batch-size", "4", "--image-size", "8", "--latent-dim", "4", "--profile"]
+    assert main(["train", "--data", "digits", "--out", str(tmp_path), *flags]) == 0
+    (trace,) = tmp_path.glob("*/profile/*.pt.trace.json")
+    assert ranges(trace)["forward"] == 2
 
 
 def test_a_short_run(tmp_path, capsys):
