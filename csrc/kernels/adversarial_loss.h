@@ -2,9 +2,9 @@
 // that stands for "real" (1, or 0.9 with one-sided label smoothing).
 //
 //   objective       discriminator, real half        discriminator, fake half   generator
-//   non_saturating  t sp(-r) + (1 - t) sp(r)        sp(f)                      sp(-f)             Goodfellow 2014, sec. 3
-//   minimax         t sp(-r) + (1 - t) sp(r)        sp(f)                      -sp(f)             Goodfellow 2014, eq. 1
-//   hinge           max(0, 1 - r)                   max(0, 1 + f)              -f                 Lim & Ye 2017
+//   non_saturating  t sp(-r) + (1 - t) sp(r)        sp(f)                      sp(-f)             Goodfellow 2014, sec.
+//   3 minimax         t sp(-r) + (1 - t) sp(r)        sp(f)                      -sp(f)             Goodfellow 2014,
+//   eq. 1 hinge           max(0, 1 - r)                   max(0, 1 + f)              -f                 Lim & Ye 2017
 //   least_squares   (r - t)^2 / 2                   f^2 / 2                    (f - 1)^2 / 2      Mao 2017, eq. 9
 //   wasserstein     -r                              f                          -f                 Arjovsky 2017
 //   relativistic    sp(f - r), one term a pair                                 sp(r - f)          Huang 2024 (R3GAN)
@@ -20,16 +20,16 @@ enum class Objective : int32_t { non_saturating, minimax, hinge, least_squares, 
 enum class Role : int32_t { discriminator, generator };
 
 struct AdversarialLossParams {
-  const void* real = nullptr;   // [n_real] logits; null where the objective does not read them
-  const void* fake = nullptr;   // [n_fake]
-  void* grad_real = nullptr;    // [n_real] d loss / d real, or null: not wanted
-  void* grad_fake = nullptr;    // [n_fake] or null
-  void* loss = nullptr;         // [n_fake] loss of each pair when not reduced, else null
-  double* partial = nullptr;    // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
-  void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
+  const void* real = nullptr;  // [n_real] logits; null where the objective does not read them
+  const void* fake = nullptr;  // [n_fake]
+  void* grad_real = nullptr;   // [n_real] d loss / d real, or null: not wanted
+  void* grad_fake = nullptr;   // [n_fake] or null
+  void* loss = nullptr;        // [n_fake] loss of each pair when not reduced, else null
+  double* partial = nullptr;   // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
+  void* total = nullptr;       // CUDA: the sum of all, one element; null when not reduced
   int64_t n_real = 0;
   int64_t n_fake = 0;
-  double scale_real = 1;        // what a term of the real half counts in the loss: 1 / n_real for a mean
+  double scale_real = 1;  // what a term of the real half counts in the loss: 1 / n_real for a mean
   double scale_fake = 1;
   double real_target = 1;
   Objective objective = Objective::non_saturating;

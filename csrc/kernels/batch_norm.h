@@ -11,8 +11,8 @@
 #pragma once
 
 #include "kernels/activation.h"
-#include "kernels/isa.h"
 #include "kernels/channel_tiles.h"
+#include "kernels/isa.h"
 #include "kernels/launcher.h"
 #include "kernels/scalar.h"
 

@@ -30,15 +30,16 @@ struct BceInputs {
 };
 
 struct BceParams : BceInputs {
-  void* loss = nullptr;       // [n] when not reduced, else null
-  // CPU, reduced: d loss / d input and d target beside the loss, [n] or null. On CUDA the backward kernel computes them.
+  void* loss = nullptr;  // [n] when not reduced, else null
+  // CPU, reduced: d loss / d input and d target beside the loss, [n] or null. On CUDA the backward kernel computes
+  // them.
   void* grad_input = nullptr;
   void* grad_target = nullptr;
   double* partial = nullptr;  // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
   void* total = nullptr;      // CUDA: the sum of all, one element; null when not reduced
   // [slices] what is outside [0, 1] in a slice: bit 0 an input, bit 1 a target. Null for logits, which are not checked,
-  // and on CUDA: to tell the caller would be to wait for the GPU, so the loss of such a probability is NaN there, and so
-  // are its gradients.
+  // and on CUDA: to tell the caller would be to wait for the GPU, so the loss of such a probability is NaN there, and
+  // so are its gradients.
   int* outside = nullptr;
 };
 

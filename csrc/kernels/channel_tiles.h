@@ -21,12 +21,12 @@ struct ChannelTiles {
   int64_t repeat = 1;
   bool in_rows = false;
 
-  int32_t pack = 1;            // elements in 16 bytes
-  int32_t across = 1;          // threads of a tile that are side by side: 1, 2 or 4; 1 in planes
-  int64_t tiles_across = 0;    // in planes the channels
-  int64_t units = 0;           // rows, or the packs of a channel
-  int64_t tile_units = 0;      // of a tile
-  int64_t tiles_down = 0;      // tiles that share columns, or a channel
+  int32_t pack = 1;          // elements in 16 bytes
+  int32_t across = 1;        // threads of a tile that are side by side: 1, 2 or 4; 1 in planes
+  int64_t tiles_across = 0;  // in planes the channels
+  int64_t units = 0;         // rows, or the packs of a channel
+  int64_t tile_units = 0;    // of a tile
+  int64_t tiles_down = 0;    // tiles that share columns, or a channel
 
   static constexpr int kThreads = 256;
   static constexpr int kMostColumns = 32;  // of a tile
@@ -43,9 +43,7 @@ struct ChannelTiles {
   // The tiles' partial sums are [tiles_down, values, columns()]. Where they are many, a launch adds them up first, to
   // [values, C] behind them.
   bool adds_first() const { return tiles_down * repeat > kFewSums; }
-  int64_t partial_count(int values) const {
-    return values * (tiles_down * columns() + (adds_first() ? channels : 0));
-  }
+  int64_t partial_count(int values) const { return values * (tiles_down * columns() + (adds_first() ? channels : 0)); }
 };
 
 // in_rows: the tensor is [N * L / repeat, C * repeat] in memory, else [N, C, L].

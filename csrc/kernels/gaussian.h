@@ -18,28 +18,28 @@
 namespace sdgan {
 
 struct GaussianParams {
-  const void* mean = nullptr;      // [n]
-  const void* logvar = nullptr;    // [n]
-  const void* eps = nullptr;       // [n], or null: drawn from seed
-  const int64_t* seed = nullptr;   // one element, on the device; null where eps is given or z is not wanted
-  void* z = nullptr;               // [n], or null: KL only
-  void* kl = nullptr;              // [n] when not reduced, else null
-  double* partial = nullptr;       // [slices], on CUDA [kCudaPartials]: sums of KL, scaled; null when not reduced
-  void* total = nullptr;           // CUDA: the sum of all, one element; null when not reduced
+  const void* mean = nullptr;     // [n]
+  const void* logvar = nullptr;   // [n]
+  const void* eps = nullptr;      // [n], or null: drawn from seed
+  const int64_t* seed = nullptr;  // one element, on the device; null where eps is given or z is not wanted
+  void* z = nullptr;              // [n], or null: KL only
+  void* kl = nullptr;             // [n] when not reduced, else null
+  double* partial = nullptr;      // [slices], on CUDA [kCudaPartials]: sums of KL, scaled; null when not reduced
+  void* total = nullptr;          // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;
   DType dtype = DType::f32;
 };
 
 struct GaussianBackwardParams {
-  const void* grad_z = nullptr;    // [n] or null
-  const void* grad_kl = nullptr;   // [n], or one element when the KL was reduced, or null
-  const void* mean = nullptr;      // [n]
-  const void* logvar = nullptr;    // [n]
-  const void* z = nullptr;         // [n]; null where grad_z is
-  void* grad_mean = nullptr;       // [n]
-  void* grad_logvar = nullptr;     // [n]
-  void* grad_eps = nullptr;        // [n] or null
+  const void* grad_z = nullptr;   // [n] or null
+  const void* grad_kl = nullptr;  // [n], or one element when the KL was reduced, or null
+  const void* mean = nullptr;     // [n]
+  const void* logvar = nullptr;   // [n]
+  const void* z = nullptr;        // [n]; null where grad_z is
+  void* grad_mean = nullptr;      // [n]
+  void* grad_logvar = nullptr;    // [n]
+  void* grad_eps = nullptr;       // [n] or null
   int64_t n = 0;
   double scale = 1;
   bool reduced = true;

@@ -29,18 +29,18 @@ bool cpu_has_bf16_matrix_units();
 
 // Declares the CPU kernel `name(arguments...)` in the namespace of every instruction set, and `name` itself, which
 // calls the one that cpu_isa() chose. Used inside namespace sdgan.
-#define SDGAN_CPU_KERNEL(name, ...)                                    \
-  namespace generic {                                                  \
-  void name(__VA_ARGS__);                                              \
-  }                                                                    \
-  SDGAN_IF_AVX2(namespace avx2 { void name(__VA_ARGS__); })            \
-  SDGAN_IF_AVX512(namespace avx512 { void name(__VA_ARGS__); })        \
-  template <class... Args>                                             \
-  void name(const Args&... args) {                                     \
-    switch (cpu_isa()) {                                               \
+#define SDGAN_CPU_KERNEL(name, ...)                                     \
+  namespace generic {                                                   \
+  void name(__VA_ARGS__);                                               \
+  }                                                                     \
+  SDGAN_IF_AVX2(namespace avx2 { void name(__VA_ARGS__); })             \
+  SDGAN_IF_AVX512(namespace avx512 { void name(__VA_ARGS__); })         \
+  template <class... Args>                                              \
+  void name(const Args&... args) {                                      \
+    switch (cpu_isa()) {                                                \
       SDGAN_IF_AVX512(case Isa::avx512 : return avx512::name(args...);) \
-      SDGAN_IF_AVX2(case Isa::avx2 : return avx2::name(args...);)      \
-      default:                                                         \
-        return generic::name(args...);                                 \
-    }                                                                  \
+      SDGAN_IF_AVX2(case Isa::avx2 : return avx2::name(args...);)       \
+      default:                                                          \
+        return generic::name(args...);                                  \
+    }                                                                   \
   }

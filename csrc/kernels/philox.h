@@ -12,7 +12,8 @@
 namespace sdgan {
 
 // The four words of blocks, in place: counter in, random words out. W is uint64_t, something like it or a vector of it;
-// each lane is a block and holds its word in the lower half. The upper half is ignored on entry and undefined on return.
+// each lane is a block and holds its word in the lower half. The upper half is ignored on entry and undefined on
+// return.
 template <class M, class W>
 SDGAN_HD void philox(W (&word)[4], uint64_t key) {
   uint32_t key0 = static_cast<uint32_t>(key);
@@ -20,9 +21,9 @@ SDGAN_HD void philox(W (&word)[4], uint64_t key) {
   for (int round = 0; round < 10; ++round) {
     const W product0 = M::multiply_low(word[0], 0xD2511F53u);
     const W product1 = M::multiply_low(word[2], 0xCD9E8D57u);
-    word[0] = (product1 >> 32) ^ word[1] ^ uint64_t{key0};
+    word[0] = (product1 >> 32) ^ word[1] ^ uint64_t { key0 };
     word[1] = product1;
-    word[2] = (product0 >> 32) ^ word[3] ^ uint64_t{key1};
+    word[2] = (product0 >> 32) ^ word[3] ^ uint64_t { key1 };
     word[3] = product0;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;

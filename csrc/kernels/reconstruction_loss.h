@@ -25,8 +25,8 @@ struct ReconstructionLossParams {
   // CPU, reduced: d loss / d x_hat and d x beside the loss, [n] or null. On CUDA the backward kernel computes them.
   void* grad_x_hat = nullptr;
   void* grad_x = nullptr;
-  double* partial = nullptr;    // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
-  void* total = nullptr;        // CUDA: the sum of all, one element; null when not reduced
+  double* partial = nullptr;  // [slices], on CUDA [kCudaPartials]: sums of terms, scaled; null when not reduced
+  void* total = nullptr;      // CUDA: the sum of all, one element; null when not reduced
   int64_t n = 0;
   double scale = 1;
   Reconstruction kind = Reconstruction::mse;

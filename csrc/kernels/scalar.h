@@ -11,8 +11,8 @@
 
 namespace sdgan {
 
-// bf16 is the upper half of a float32, f16 the IEEE half (CUDA only). Arithmetic is done in float; see load and store of
-// each backend.
+// bf16 is the upper half of a float32, f16 the IEEE half (CUDA only). Arithmetic is done in float; see load and store
+// of each backend.
 struct bf16 {
   uint16_t bits;
 };

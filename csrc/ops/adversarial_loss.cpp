@@ -65,7 +65,7 @@ Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
 
 // real, fake and what follows the gradients are not read here: the second derivative (Python) needs them.
 std::tuple<Tensor, Tensor> adversarial_loss_backward_op(Tensor grad_loss, OptionalTensor, Tensor, Tensor grad_real,
-                                                      Tensor grad_fake, int64_t, int64_t, double, int64_t reduction) {
+                                                        Tensor grad_fake, int64_t, int64_t, double, int64_t reduction) {
   const bool reduced = static_cast<Reduction>(reduction) != Reduction::none;
   grad_loss = to_contiguous(grad_loss);
   check_same_dtype(grad_loss, grad_fake, "grad_loss and grad_fake");

@@ -159,9 +159,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_op(Tensor input, OptionalTensor we
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_op(Tensor grad_output, Tensor input, OptionalTensor weight,
-                                                          OptionalTensor bias, Tensor mean, Tensor var,
-                                                          bool training, double eps, int64_t activation,
-                                                          double negative_slope) {
+                                                          OptionalTensor bias, Tensor mean, Tensor var, bool training,
+                                                          double eps, int64_t activation, double negative_slope) {
   check_same_dtype(grad_output, input, "grad_output and input");
   Tensor grad_input = empty_output(input);
   Tensor grad_weight = weight ? empty_vector(input) : empty_none(input);

@@ -15,9 +15,9 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/fresh_pages.h"
 #include "kernels/launcher.h"
 #include "kernels/scalar.h"
-#include "kernels/fresh_pages.h"
 
 namespace sdgan {
 
@@ -75,10 +75,10 @@ inline void check_scalar(const Tensor& t, const Tensor& other, const char* name)
 }
 
 // Opens a file's list of operators, m.impl(name, function): one implementation for the CPU and for CUDA.
-#define SDGAN_IMPLEMENTATION(m)                                                              \
-  static void sdgan_implementation(torch::stable::detail::StableLibrary& m);                 \
-  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, library) { sdgan_implementation(library); }      \
-  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CUDA, library) { sdgan_implementation(library); }     \
+#define SDGAN_IMPLEMENTATION(m)                                                          \
+  static void sdgan_implementation(torch::stable::detail::StableLibrary& m);             \
+  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CPU, library) { sdgan_implementation(library); }  \
+  STABLE_TORCH_LIBRARY_IMPL(sdgan_ext, CUDA, library) { sdgan_implementation(library); } \
   static void sdgan_implementation(torch::stable::detail::StableLibrary& m)
 
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
@@ -90,8 +90,7 @@ inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
 inline Tensor empty(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides) {
@@ -169,11 +168,12 @@ void parallel_slices(int64_t count, int64_t cost, const F& f) {
   torch::stable::parallel_for(0, count, grain, f);
 }
 
-// Calls launcher(stream) with t's device as the current one and with its current stream; an error of CUDA becomes one of
-// torch, in words.
+// Calls launcher(stream) with t's device as the current one and with its current stream; an error of CUDA becomes one
+// of torch, in words.
 void launch(const Tensor& t, const std::function<CudaError(CudaStream)>& launcher);
 
-// The partial results of a reduction, added in order, stored in the scalar `out`. The mean of nothing is NaN, as in torch.
+// The partial results of a reduction, added in order, stored in the scalar `out`. The mean of nothing is NaN, as in
+// torch.
 inline void finish_sum(const std::vector<double>& partial, Tensor& out, bool mean_of_nothing = false) {
   double total = mean_of_nothing ? std::nan("") : 0;
   for (double p : partial) total += p;
@@ -192,10 +192,11 @@ inline void finish_sum(const std::vector<double>& partial, Tensor& out, bool mea
 // What a kernel writes, for run_elementwise; nothing where it is not wanted.
 inline Written written(void* data, const Tensor& t, int64_t first_slice = 0) { return {data, t.numel(), first_slice}; }
 
-// A pass over the n elements of `like`, in slices. kernel(p, begin, end) runs it on the CPU, launcher(p, stream) on CUDA.
+// A pass over the n elements of `like`, in slices. kernel(p, begin, end) runs it on the CPU, launcher(p, stream) on
+// CUDA.
 template <class Params, class Kernel, class Launcher>
-void run_elementwise(Params& p, int64_t count, const Tensor& like, std::initializer_list<Written> outputs, Kernel kernel,
-                     Launcher launcher) {
+void run_elementwise(Params& p, int64_t count, const Tensor& like, std::initializer_list<Written> outputs,
+                     Kernel kernel, Launcher launcher) {
   if (on_cuda(like)) {
     if (count > 0) launch(like, [&](CudaStream stream) { return launcher(p, stream); });
     return;

@@ -8,8 +8,8 @@ namespace sdgan {
 namespace {
 
 #if !SDGAN_CUDA_ON_HOST
-// Of libtorch_cuda, which a CPU torch has not and which is therefore not linked: the torch that is running has loaded it.
-// (The stable ABI's own handle of a stream is torch 2.13's.)
+// Of libtorch_cuda, which a CPU torch has not and which is therefore not linked: the torch that is running has loaded
+// it. (The stable ABI's own handle of a stream is torch 2.13's.)
 CudaStream current_stream(int32_t device) {
   using Getter = AOTITorchError (*)(int32_t, void**);
   static const auto getter = [] {

@@ -36,8 +36,7 @@ std::tuple<Tensor, Tensor> run(Tensor mean, Tensor logvar, OptionalTensor eps, O
   p.kl = none ? kl.mutable_data_ptr() : nullptr;
   p.scale = 1.0 / divisor(reduction, mean);
   run_reduction(
-      p, slices(p.n), none ? nullptr : &kl, divisor(reduction, mean) == 0, mean,
-      {written(p.z, z), written(p.kl, kl)},
+      p, slices(p.n), none ? nullptr : &kl, divisor(reduction, mean) == 0, mean, {written(p.z, z), written(p.kl, kl)},
       [](const auto& params, int64_t begin, int64_t end) { gaussian(params, begin, end); }, launch_gaussian);
   if (seed && !given.is_contiguous()) {
     const Tensor layout = empty_as(given);

@@ -1,9 +1,9 @@
 // Every operator of torch.ops.sdgan_ext, on one screen. The implementation of each is in the file named after its
 // family; fake kernels, autograd and autocast are registered in sdgan_ext/ops/<family>.py.
 //
-// Enumerations travel as int: activation and objective (csrc/kernels/*.h), reduction 0 none, 1 mean, 2 sum, 3 batchmean (sum / size of
-// the first dimension). A gradient that is not needed is an empty tensor; bce and reconstruction_loss give gradients
-// beside the loss where it is reduced.
+// Enumerations travel as int: activation and objective (csrc/kernels/*.h), reduction 0 none, 1 mean, 2 sum, 3 batchmean
+// (sum / size of the first dimension). A gradient that is not needed is an empty tensor; bce and reconstruction_loss
+// give gradients beside the loss where it is reduced.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(sdgan_ext, m) {
@@ -42,8 +42,7 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
 
   // gaussian: z is empty where neither eps nor seed is given; gaussian_out writes it to a tensor of any layout that
   // overlaps neither itself nor another argument
-  m.def(
-      "gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");
+  m.def("gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");
   m.def(
       "gaussian_out(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction, Tensor(a!) z) -> Tensor kl");
   m.def(

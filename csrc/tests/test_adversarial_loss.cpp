@@ -81,7 +81,8 @@ constexpr double kSumTolerance = 3e-6;
 int64_t partials(int64_t slices) { return slices; }
 constexpr int64_t kSizes[] = {1, 7, 16, 33, kSlice - 1, kSlice, 2 * kSlice + 9};
 
-// The loss, where it is reduced. All slices in one call, then one by one from the last: the result must not depend on it.
+// The loss, where it is reduced. All slices in one call, then one by one from the last: the result must not depend on
+// it.
 template <class S>
 double run(AdversarialLossParams& p) {
   const int64_t count = p.slice_count();

@@ -85,8 +85,7 @@ void run(const BatchNormParams& p, const BatchNormBackwardParams& b, bool anothe
   SDGAN_ISA::batch_norm_finish(p, 0, p.channels);
   slices_of(p.map_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_map(p, s, e); });
   SDGAN_ISA::batch_norm_backward_prepare(b);
-  slices_of(b.reduce_slices(), !another,
-            [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_reduce(b, s, e); });
+  slices_of(b.reduce_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_reduce(b, s, e); });
   SDGAN_ISA::batch_norm_backward_finish(b, 0, b.channels);
   slices_of(b.map_slices(), !another, [&](int64_t s, int64_t e) { SDGAN_ISA::batch_norm_backward_map(b, s, e); });
 }
@@ -162,9 +161,9 @@ void check(const Case& c, bool given, DType dtype) {
 
 template <class S>
 void check_all(DType dtype) {
-  const Case cases[] = {{2, 1, 1, true},   {5, 3, 1, true},   {67, 5, 4, true},  {3, 150, 30, true},
-                        {130, 16, 1, true}, {2, 1, 9, false},  {3, 2, 16, false}, {7, 40, 3, false},
-                        {4, 3, 33, false}, {70, 3, 64, false}, {2, 2, 5000, false}};
+  const Case cases[] = {{2, 1, 1, true},    {5, 3, 1, true},    {67, 5, 4, true},   {3, 150, 30, true},
+                        {130, 16, 1, true}, {2, 1, 9, false},   {3, 2, 16, false},  {7, 40, 3, false},
+                        {4, 3, 33, false},  {70, 3, 64, false}, {2, 2, 5000, false}};
   for (const Case& c : cases) {
     check<S>(c, false, dtype);
     check<S>(c, true, dtype);

@@ -34,7 +34,9 @@ Want want(bool logits, double x, double t, double pos) {
 
 #if SDGAN_CUDA_ON_HOST
 template <class S>
-constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 3e-6;  // the sum is stored as S
+constexpr double kSumTolerance = sizeof(S) == 2   ? 1e-2
+                                 : sizeof(S) == 8 ? 1e-13
+                                                  : 3e-6;  // the sum is stored as S
 
 template <class S>
 double run(BceParams& p) {

@@ -36,7 +36,9 @@ double noise(int64_t i, int64_t seed) {
 
 #if SDGAN_CUDA_ON_HOST
 template <class S>
-constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 2e-6;  // the sum is stored as S
+constexpr double kSumTolerance = sizeof(S) == 2   ? 1e-2
+                                 : sizeof(S) == 8 ? 1e-13
+                                                  : 2e-6;  // the sum is stored as S
 
 template <class S>
 double run_forward(GaussianParams& p) {

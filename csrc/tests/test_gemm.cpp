@@ -67,8 +67,8 @@ void check(const Call& call) {
   for (int which = 0; which < 3; ++which) {
     std::vector<float> out = c;
     float* c_at = which == 2 ? place(c) : out.data();
-    gemm<transposed>(m, n, k, {which == 0 ? place(a) : a.data(), lda}, {which == 1 ? place(b) : b.data(), packed ? 0 : ldb},
-                     c_at, ldc, accumulate);
+    gemm<transposed>(m, n, k, {which == 0 ? place(a) : a.data(), lda},
+                     {which == 1 ? place(b) : b.data(), packed ? 0 : ldb}, c_at, ldc, accumulate);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < ldc && i * ldc + j < c_size; ++j) {
         double want = NAN;  // between the rows nothing is written

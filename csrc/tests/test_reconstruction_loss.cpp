@@ -36,7 +36,9 @@ Want want(Reconstruction kind, double y, double x) {
 
 #if SDGAN_CUDA_ON_HOST
 template <class S>
-constexpr double kSumTolerance = sizeof(S) == 2 ? 1e-2 : sizeof(S) == 8 ? 1e-13 : 3e-6;  // the sum is stored as S
+constexpr double kSumTolerance = sizeof(S) == 2   ? 1e-2
+                                 : sizeof(S) == 8 ? 1e-13
+                                                  : 3e-6;  // the sum is stored as S
 
 template <class S>
 double run(ReconstructionLossParams& p) {
@@ -58,9 +60,7 @@ double run(ReconstructionLossParams& p) {
   return sum;
 }
 
-void run(const ReconstructionLossBackwardParams& p) {
-  SDGAN_ISA::reconstruction_loss_backward(p, 0, slices(p.n));
-}
+void run(const ReconstructionLossBackwardParams& p) { SDGAN_ISA::reconstruction_loss_backward(p, 0, slices(p.n)); }
 #endif
 
 // `shift`: tensors that start at that element of an aligned buffer.
@@ -114,8 +114,7 @@ void check(Reconstruction kind, int64_t n, bool reduced, DType dtype, int shift 
 
 template <class S>
 void check_all(DType dtype) {
-  for (Reconstruction kind :
-       {Reconstruction::mse, Reconstruction::l1, Reconstruction::bce, Reconstruction::gaussian}) {
+  for (Reconstruction kind : {Reconstruction::mse, Reconstruction::l1, Reconstruction::bce, Reconstruction::gaussian}) {
     for (int64_t n : {int64_t{1}, int64_t{7}, int64_t{33}, kSlice, 2 * kSlice + 9}) {
       for (bool reduced : {false, true}) check<S>(kind, n, reduced, dtype);
     }

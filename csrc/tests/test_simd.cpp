@@ -33,8 +33,8 @@ void sweep(Check check) {
       lane = 0;
     }
   }
-  for (float special : {0.f, -0.f, 1.f, -1.f, INFINITY, -INFINITY, NAN, 1e-45f, 1.17549435e-38f, 3.40282347e38f, 88.72283f,
-                        88.7229f, -87.33654f, -103.97f, -104.1f, 0.41f, -0.41f, 0.99999994f, 1.0000001f}) {
+  for (float special : {0.f, -0.f, 1.f, -1.f, INFINITY, -INFINITY, NAN, 1e-45f, 1.17549435e-38f, 3.40282347e38f,
+                        88.72283f, 88.7229f, -87.33654f, -103.97f, -104.1f, 0.41f, -0.41f, 0.99999994f, 1.0000001f}) {
     check(splat(special));
   }
 }

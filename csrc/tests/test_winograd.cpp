@@ -10,9 +10,9 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/conv/winograd/scheme.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/workspace.h"
-#include "kernels/conv/winograd/scheme.h"
 #include "tests/check.h"
 #include "tests/values.h"
 
@@ -38,9 +38,8 @@ template <class S, int64_t dgrad_plane_count, int64_t fprop_plane_count>
 constexpr bool counts() {
   constexpr int64_t dgrad = S::dgrad.map.planes, fprop = S::fprop.planes;
   constexpr int64_t products = winograd_products(S::taps, S::stride);
-  return S::dgrad.map.products() == products && S::fprop.products() == products &&
-         dgrad * dgrad == dgrad_plane_count && fprop * fprop == fprop_plane_count && S::window() <= winograd::kMaxWindow &&
-         dgrad <= winograd::kMaxPlanes;
+  return S::dgrad.map.products() == products && S::fprop.products() == products && dgrad * dgrad == dgrad_plane_count &&
+         fprop * fprop == fprop_plane_count && S::window() <= winograd::kMaxWindow && dgrad <= winograd::kMaxPlanes;
 }
 static_assert(counts<Scheme<3, 1, 0>, 16, 16>() && winograd_products(3, 1) == 16);
 static_assert(counts<Scheme<3, 2, 0>, 16, 9>() && counts<Scheme<3, 2, 1>, 16, 9>() && winograd_products(3, 2) == 25);
@@ -78,8 +77,8 @@ class Pool {
 };
 
 struct Memory {
-  Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19},
-      preactivation{1 << 19}, grad_weight{1 << 20}, bias{1 << 10};
+  Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19}, preactivation{1 << 19},
+      grad_weight{1 << 20}, bias{1 << 10};
 };
 Memory& memory() {
   static auto* all = new Memory;
@@ -246,9 +245,8 @@ std::vector<float> convolve(const Problem& problem, Pass pass, const Options& op
   spoil_workspace();
   backwards((dgrad ? p.padded_y() : p.padded_x()) / 16,
             [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
-  backwards(p.slice_count(), [&](int64_t begin, int64_t end) {
-    dgrad ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end);
-  });
+  backwards(p.slice_count(),
+            [&](int64_t begin, int64_t end) { dgrad ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end); });
   EXPECT(out.clean_before() && m.filter.clean_before());
   EXPECT(!p.preactivation || m.preactivation.clean_before());
   if (preactivation && p.preactivation) *preactivation = copied(p.preactivation, count);
@@ -384,7 +382,8 @@ void test_no_images() {
 // The size of blocks changes no bit; wgrad adds the tiles in an order that depends on `block` alone.
 void test_blocks() {
   for (const Taps& t : kTaps) {
-    const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 6, 7}, kSanitized ? 2 : 5, 33, 40, Layout::contiguous, Values::real);
+    const Problem problem({t.taps, t.stride, 1, 1, 1, 1, 6, 7}, kSanitized ? 2 : 5, 33, 40, Layout::contiguous,
+                          Values::real);
     for (Pass pass : {Pass::dgrad, Pass::fprop}) {
       const std::vector<float> first = convolve(problem, pass, {Activation::tanh, true, 32});
       for (int64_t block : {1, 7, 64, 1000}) {
@@ -415,8 +414,7 @@ void test_rounding() {
       for (Pass pass : {Pass::dgrad, Pass::fprop, Pass::wgrad}) {
         const std::vector<double> want = problem.wanted(pass), sums = magnitude.wanted(pass);
         const double largest = *std::max_element(sums.begin(), sums.end());
-        const std::vector<float> got =
-            pass == Pass::wgrad ? weight_gradient(problem, {}) : convolve(problem, pass, {});
+        const std::vector<float> got = pass == Pass::wgrad ? weight_gradient(problem, {}) : convolve(problem, pass, {});
         double error = 0;
         for (size_t i = 0; i < want.size(); ++i) error = std::max(error, std::fabs(got[i] - want[i]));
         EXPECT_CLOSE(static_cast<double>(10 * t.taps + t.stride), error / largest, 0, 3e-7);

@@ -14,7 +14,8 @@
 //   dgrad   x[i] = sum w[t] y[o]     conv_transpose2d, and the input's gradient of conv2d
 //   wgrad   dw[t] = sum y[o] x[i]    the weight's gradient of both
 //
-// The names are cuDNN's; the decomposition of dgrad by residues is that of Dumoulin and Visin, arXiv 1603.07285, chapter 4.
+// The names are cuDNN's; the decomposition of dgrad by residues is that of Dumoulin and Visin, arXiv 1603.07285,
+// chapter 4.
 #pragma once
 
 #include "kernels/scalar.h"
@@ -47,9 +48,9 @@ struct ConvGeometry {
   SDGAN_HD int64_t multiplications() const { return y_pixels() * taps() * y_channels * (x_channels / groups); }
 };
 
-// The positions that a pass writes, split by the taps that they meet. In fprop all positions of y meet all taps. In dgrad
-// the positions i of x with one residue v = (i + pad) mod stride share their taps, those with t * dilation = v mod stride:
-// each residue is a convolution of stride 1, and no zero is multiplied.
+// The positions that a pass writes, split by the taps that they meet. In fprop all positions of y meet all taps. In
+// dgrad the positions i of x with one residue v = (i + pad) mod stride share their taps, those with t * dilation = v
+// mod stride: each residue is a convolution of stride 1, and no zero is multiplied.
 //
 // Written position first + n * step, n < count, meets tap tap_first + k * tap_step, k < taps, at the position
 // read_first + n * read_step + k * read_tap of the side that is read; where that is out of its range there is nothing.

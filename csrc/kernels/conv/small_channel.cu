@@ -405,7 +405,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<S>)
     }
     return;
   }
-  SDGAN_ROLLED  // the rows take turns as row 0: the long activations are in the code once
+  // The rows take turns as row 0: the long activations are in the code once.
+  SDGAN_ROLLED
   for (int i = 0; i < kEdge; ++i) {
     if (p.preactivation) write_row(i, p.preactivation, acc[0]);
     T x[kEdge];

@@ -5,7 +5,8 @@
 // Where that needs fewer threads than there are, the pixels are split among them and the splits' sums added in order at
 // the end. The sums of large_in are one more tap, in which every pixel meets the number 1. The gradient of the input is
 // another launch (small_channel.cu): where the output is small it does not read the large image at all, and where the
-// input is small it is wanted by another pass of the training than dW; asked for together, they read the large image twice.
+// input is small it is wanted by another pass of the training than dW; asked for together, they read the large image
+// twice.
 //   Bytes: the large image once (and its saved), partial twice (at most 2 x 9 MB).
 // Multiplications an element of the large image, with taps padded to 8: 32 for 5x5 to one channel, 48 (sums: 56) for
 // 4x4 to three.

@@ -143,9 +143,8 @@ struct PlanesTile {
   SDGAN_INLINE void for_each(Body body) const {
     for (int64_t n = batch_begin; n < batch_end; ++n) {
       const int64_t at = (n * p.channels + channel) * p.length + begin;
-      for_contiguous<T>(end - begin, [&](auto j, int64_t i, int count, Mask<T> keep) SDGAN_BODY {
-        body(j, at + i, count, keep);
-      });
+      for_contiguous<T>(end - begin,
+                        [&](auto j, int64_t i, int count, Mask<T> keep) SDGAN_BODY { body(j, at + i, count, keep); });
     }
   }
   template <class Body>
@@ -219,8 +218,7 @@ void for_tiles(const BatchNormShape& p, int64_t slice, Visit visit) {
     int64_t seen = 0;
     for (int64_t n = 0; n < p.batch; n += planes) {
       for (int64_t l = 0; l < p.length; l += kInCache) {
-        const PlanesTile<S> tile{
-            p, slice, n, std::min(n + planes, p.batch), l, std::min(l + kInCache, p.length), seen};
+        const PlanesTile<S> tile{p, slice, n, std::min(n + planes, p.batch), l, std::min(l + kInCache, p.length), seen};
         visit(tile);
         seen += tile.size();
       }
@@ -274,9 +272,8 @@ SDGAN_INLINE void tile_gradients(const BatchNormBackwardParams& p, A activation,
   const S* grad_output = static_cast<const S*>(p.grad_output);
   const T negative_slope = static_cast<T>(p.negative_slope);
   Affine<T> affine[Tile::kVectors];
-  unrolled<Tile::kVectors>([&](auto j) SDGAN_BODY {
-    affine[j] = Affine<T>(Factors<T, Tile::kInRows>(p, tile.first_column(j)));
-  });
+  unrolled<Tile::kVectors>(
+      [&](auto j) SDGAN_BODY { affine[j] = Affine<T>(Factors<T, Tile::kInRows>(p, tile.first_column(j))); });
   Vec<T> sum[Tile::kAccumulators]{}, product[Tile::kAccumulators]{};
   tile.for_each([&](auto j, int64_t i, int count, Mask<T> keep) SDGAN_BODY {
     const Affine<T>& a = affine[j % Tile::kVectors];

@@ -1,5 +1,5 @@
-// The matrix product of the convolutions: C = A B, or C += A B, float32, one thread. A register tile of C stays in 24 of
-// 32 vector registers (12 of 16); for each k it takes one broadcast element of A a row and one row of B.
+// The matrix product of the convolutions: C = A B, or C += A B, float32, one thread. A register tile of C stays in 24
+// of 32 vector registers (12 of 16); for each k it takes one broadcast element of A a row and one row of B.
 //
 // The sum of each element runs over k in order, in blocks of kDepth: how rows and columns are grouped changes no bit.
 // Included by kernels, which are compiled once per instruction set.

@@ -51,8 +51,8 @@ template <class T>
 using Mask = Vec<typename IntOf<T>::type>;
 
 // ------------------------------------------------------------------------------------------ loads and stores
-// S is the storage type, compute_t<S> the type of the lanes. The partial forms touch exactly n elements, 0 < n <= lanes;
-// lanes past n read as zero.
+// S is the storage type, compute_t<S> the type of the lanes. The partial forms touch exactly n elements, 0 < n <=
+// lanes; lanes past n read as zero.
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 
 template <class S>
@@ -250,8 +250,8 @@ SDGAN_INLINE Vec<float> vround(Vec<float> x) {  // to the nearest integer, |x| <
   return (x + magic) - magic;
 }
 
-// x 2^n for integral n in [-252, 254]; without the instruction in two factors, so that results down to the denormals are
-// right.
+// x 2^n for integral n in [-252, 254]; without the instruction in two factors, so that results down to the denormals
+// are right.
 SDGAN_INLINE Vec<float> scale_by_power_of_two(Vec<float> x, Vec<float> n) {
 #if defined(__AVX512F__)  // the masked form, because the other one warns in GCC's own header
   return (Vec<float>)_mm512_maskz_scalef_ps(0xffff, (__m512)x, (__m512)n);
@@ -310,7 +310,7 @@ SDGAN_INLINE Vec<float> vlog_normal(Vec<float> x) {
   return log_near_one((low ? m + m : m) - 1.f, 2.12194440e-4f * e) + 0.693359375f * e;
 }
 
-SDGAN_INLINE Vec<float> vlog(Vec<float> x) {  // log(0) = -infinity, of a negative number NaN
+SDGAN_INLINE Vec<float> vlog(Vec<float> x) {     // log(0) = -infinity, of a negative number NaN
   const Mask<float> tiny = x < 1.17549435e-38f;  // denormals are scaled by 2^24 first
   Vec<float> y = vlog_normal(tiny ? x * 16777216.f : x);
   y = tiny ? y - 16.635532333f : y;
@@ -327,10 +327,10 @@ SDGAN_INLINE Vec<float> vlog1p(Vec<float> x) {
   return high ? y + 0.693359375f : y;
 }
 
-#define SDGAN_LANE_BY_LANE(name, function)                             \
-  SDGAN_INLINE Vec<double> name(Vec<double> x) {                       \
-    for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);    \
-    return x;                                                          \
+#define SDGAN_LANE_BY_LANE(name, function)                          \
+  SDGAN_INLINE Vec<double> name(Vec<double> x) {                    \
+    for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]); \
+    return x;                                                       \
   }
 SDGAN_LANE_BY_LANE(vexp, std::exp)
 SDGAN_LANE_BY_LANE(vlog, std::log)

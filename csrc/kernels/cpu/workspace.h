@@ -7,8 +7,8 @@ namespace sdgan {
 
 enum class Workspace { filter, planes };
 
-// At least `floats` of them, beginning on a cache line, not initialised; what lay there before is lost when it grows. It
-// stays with the thread, one for each use, as large as the largest that was asked for.
+// At least `floats` of them, beginning on a cache line, not initialised; what lay there before is lost when it grows.
+// It stays with the thread, one for each use, as large as the largest that was asked for.
 float* workspace(Workspace use, int64_t floats);
 
 }  // namespace sdgan

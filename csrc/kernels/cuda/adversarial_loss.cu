@@ -111,9 +111,7 @@ SDGAN_DEVICE double paired_chunk(const AdversarialLossParams& p, int64_t c) {
   T sum = 0;
   for_chunk<S>(
       c, p.n_fake,
-      [&](int64_t i, int count) {
-        return Pair<S>{read_raw<S>(p.real, i, count), read_raw<S>(p.fake, i, count)};
-      },
+      [&](int64_t i, int count) { return Pair<S>{read_raw<S>(p.real, i, count), read_raw<S>(p.fake, i, count)}; },
       [&](int64_t i, int count, const Pair<S>& pair) {
         const Pack<S> r = widen<S>(pair.real), f = widen<S>(pair.fake);
         Pack<S> value, gradient_fake, gradient_real = splat<S>(T(0));
@@ -186,9 +184,7 @@ __global__ void __launch_bounds__(kThreads, kResident<S>)
   for (int64_t c = blockIdx.x; c < chunks(p.n); c += gridDim.x) {
     for_chunk<S>(
         c, p.n,
-        [&](int64_t i, int count) {
-          return Pair<S>{read_raw<S>(p.grad, i, count), read_raw<S>(grad_loss, i, count)};
-        },
+        [&](int64_t i, int count) { return Pair<S>{read_raw<S>(p.grad, i, count), read_raw<S>(grad_loss, i, count)}; },
         [&](int64_t i, int count, const Pair<S>& pair) {
           const Pack<S> grad = widen<S>(pair.real), upstream = p.reduced ? splat<S>(one) : widen<S>(pair.fake);
           Pack<S> out;

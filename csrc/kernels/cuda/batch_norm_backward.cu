@@ -46,8 +46,8 @@ SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& a
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) batch_norm_backward_reduce_kernel(BatchNormBackwardParams p,
-                                                                              ChannelTiles t) {
+__global__ void __launch_bounds__(kThreads)
+    batch_norm_backward_reduce_kernel(BatchNormBackwardParams p, ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   __shared__ T factors_of[kAffineFactors * kTileColumns];
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads) batch_norm_backward_reduce_kernel(Ba
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) batch_norm_backward_map_kernel(BatchNormBackwardParams p, ChannelTiles t,
-                                                                           ColumnSums sums) {
+__global__ void __launch_bounds__(kThreads)
+    batch_norm_backward_map_kernel(BatchNormBackwardParams p, ChannelTiles t, ColumnSums sums) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   __shared__ double totals_of[2 * kTileColumns];

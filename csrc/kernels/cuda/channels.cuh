@@ -139,10 +139,10 @@ class Walk {
 
  private:
   int64_t down_, tile_, column_;
-  int64_t left_;                    // pieces
-  int64_t i_, step_, length_;       // element; elements in the row from the thread's column on, or in a plane
-  int64_t at_ = 0, at_step_ = 0;    // pack in the plane; in rows there is one
-  int64_t packs_ = 1, wrap_ = 0;    // of a plane; elements from behind its last pack to the next plane
+  int64_t left_;                  // pieces
+  int64_t i_, step_, length_;     // element; elements in the row from the thread's column on, or in a plane
+  int64_t at_ = 0, at_step_ = 0;  // pack in the plane; in rows there is one
+  int64_t packs_ = 1, wrap_ = 0;  // of a plane; elements from behind its last pack to the next plane
 };
 
 // The lane's column of a tile, for what a tile keeps per column.

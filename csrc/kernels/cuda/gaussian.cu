@@ -2,10 +2,11 @@
 // alone 2; backward 6 (grad_z, mean, logvar, z, grad_mean, grad_logvar). Up to 4 chunks of 2048 elements are one
 // launch, more are two (reduce.cuh); backward is one.
 //
-// Noise: Philox4x32-10 and Box-Muller, philox.h. A thread owns whole blocks of 4 normals: a pack of float is one, a pack
-// of two-byte elements two, and double works on two packs at a time. So each block is computed once. An element takes
-// about 75 instructions (20 Philox, 35 Box-Muller, 20 the rest): 8 million need 21 us of an H200's 132 multiprocessors,
-// where moving them takes 24 us in float32, 12 us in bfloat16 (at 4.3 TB/s). So bfloat16 is bound by instructions.
+// Noise: Philox4x32-10 and Box-Muller, philox.h. A thread owns whole blocks of 4 normals: a pack of float is one, a
+// pack of two-byte elements two, and double works on two packs at a time. So each block is computed once. An element
+// takes about 75 instructions (20 Philox, 35 Box-Muller, 20 the rest): 8 million need 21 us of an H200's 132
+// multiprocessors, where moving them takes 24 us in float32, 12 us in bfloat16 (at 4.3 TB/s). So bfloat16 is bound by
+// instructions.
 #include "kernels/gaussian.h"
 
 #include "kernels/cuda/reduce.cuh"

@@ -26,9 +26,8 @@ namespace sdgan::cuda {
 template <class... P, class... A>
 CudaError launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, CudaStream stream, A... args) {
   if (smem > (48u << 10)) {
-    const cudaError_t raised =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(smem));
+    const cudaError_t raised = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
     if (raised != cudaSuccess) {
       cudaGetLastError();  // reported here, and not once more by the next launch
       return raised;

@@ -1,6 +1,7 @@
 // Wrappers of the PTX instructions that CUDA C++ has no name for: asynchronous copies to shared memory and tensor
-// cores. Inline PTX under nvcc; under g++ a host version of the same contract, tests/cuda_on_host/ptx_host.h. Shared memory is
-// named by generic pointers. ldmatrix_x4 needs sm_75, the others sm_80: a kernel that calls them is guarded by
+// cores. Inline PTX under nvcc; under g++ a host version of the same contract, tests/cuda_on_host/ptx_host.h. Shared
+// memory is named by generic pointers. ldmatrix_x4 needs sm_75, the others sm_80: a kernel that calls them is guarded
+// by
 // `#if SDGAN_CUDA_ARCH >= 800`; on an older GPU they trap.
 //
 // Contracts (g = lane / 4, t = lane % 4; a register holds two 16-bit elements, the first in its lower half):

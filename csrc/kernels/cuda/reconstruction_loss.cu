@@ -49,9 +49,7 @@ __global__ void __launch_bounds__(kThreads, kResident<S>) reconstruction_loss_ke
     T chunk_sum = 0;
     for_chunk<S>(
         c, p.n,
-        [&](int64_t i, int count) {
-          return Inputs<S>{read_raw<S>(p.x_hat, i, count), read_raw<S>(p.x, i, count), {}};
-        },
+        [&](int64_t i, int count) { return Inputs<S>{read_raw<S>(p.x_hat, i, count), read_raw<S>(p.x, i, count), {}}; },
         [&](int64_t i, int count, const Inputs<S>& in) {
           const Pack<S> y = widen<S>(in.y), x = widen<S>(in.x);
           Pack<S> value;

@@ -23,8 +23,8 @@ SDGAN_DEVICE double block_sum(double v) {
 
 // A reduction works on pieces (chunks, say); block b on pieces b, b + blocks, ... Up to kOneBlock pieces are done by
 // one block, which stores the sum itself: one launch, since a second costs about what these pieces cost one after
-// another. More than kMostBlocks blocks, which fill any GPU, would make the second launch long. Neither number depends on
-// the GPU, so the bits do not either.
+// another. More than kMostBlocks blocks, which fill any GPU, would make the second launch long. Neither number depends
+// on the GPU, so the bits do not either.
 constexpr int64_t kOneBlock = 4;
 constexpr int64_t kMostBlocks = kCudaPartials;
 

@@ -1,6 +1,6 @@
 // On the CPU by the C functions that torch.compile's ahead-of-time output calls: a call of the dispatcher by name looks
-// the operator up and boxes its arguments, which takes longer than the convolution of a pixel. Elsewhere, and in a torch
-// that lacks them, by the dispatcher.
+// the operator up and boxes its arguments, which takes longer than the convolution of a pixel. Elsewhere, and in a
+// torch that lacks them, by the dispatcher.
 #include "ops/conv/aten.h"
 
 #include <dlfcn.h>

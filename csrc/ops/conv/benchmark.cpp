@@ -73,7 +73,7 @@ void forget_measured() {
 
 Measured measure(const std::vector<BackendPair>& candidates, const std::function<void(BackendPair)>& run) {
   using Clock = std::chrono::steady_clock;
-  constexpr int kRounds = 4;  // the first one warms up
+  constexpr int kRounds = 4;       // the first one warms up
   constexpr double kEnough = 200;  // milliseconds for a candidate
   Measured out;
   for (const BackendPair& backends : candidates) out.timings.push_back({backends, 0});

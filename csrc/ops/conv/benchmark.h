@@ -1,5 +1,5 @@
-// The habit of torch.backends.cudnn.benchmark for all backends: the first call of a shape times those that can run it, and
-// its choice is kept for the process. No torch here; dispatch.cpp runs the candidates.
+// The habit of torch.backends.cudnn.benchmark for all backends: the first call of a shape times those that can run it,
+// and its choice is kept for the process. No torch here; dispatch.cpp runs the candidates.
 #pragma once
 
 #include <array>

@@ -3,18 +3,16 @@
 namespace sdgan {
 namespace {
 
-Outputs conv_transpose2d_op(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList crop, IntList dilation,
-                  int64_t groups, int64_t activation, double negative_slope) {
-  const Convolution conv =
-      convolution_arguments(true, stride, crop, dilation, groups, activation, negative_slope);
+Outputs conv_transpose2d_op(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList crop,
+                            IntList dilation, int64_t groups, int64_t activation, double negative_slope) {
+  const Convolution conv = convolution_arguments(true, stride, crop, dilation, groups, activation, negative_slope);
   return convolution(conv, input, weight, bias);
 }
 
 Gradients conv_transpose2d_backward_op(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, IntList stride,
-                             IntList crop, IntList dilation, int64_t groups, int64_t activation,
-                             double negative_slope, bool need_input, bool need_weight, bool need_bias) {
-  const Convolution conv =
-      convolution_arguments(true, stride, crop, dilation, groups, activation, negative_slope);
+                                       IntList crop, IntList dilation, int64_t groups, int64_t activation,
+                                       double negative_slope, bool need_input, bool need_weight, bool need_bias) {
+  const Convolution conv = convolution_arguments(true, stride, crop, dilation, groups, activation, negative_slope);
   return convolution_backward(conv, grad_output, input, weight, saved, {need_input, need_weight, need_bias});
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-
 namespace sdgan {
 namespace {
 
@@ -11,9 +10,9 @@ constexpr auto kNchw = torch::headeronly::MemoryFormat::Contiguous;
 
 void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(input.dim() == 4 && weight.dim() == 4, "input and weight must have 4 dimensions");
-  SDGAN_CHECK(conv.stride[0] > 0 && conv.stride[1] > 0 && conv.dilation[0] > 0 && conv.dilation[1] > 0 &&
-                  conv.groups > 0,
-              "stride, dilation and groups must be positive");
+  SDGAN_CHECK(
+      conv.stride[0] > 0 && conv.stride[1] > 0 && conv.dilation[0] > 0 && conv.dilation[1] > 0 && conv.groups > 0,
+      "stride, dilation and groups must be positive");
   for (int side = 0; side < 4; ++side) {  // a crop below 0 at the end is torch's output_padding
     const int64_t below = std::max(conv.stride[side / 2], conv.dilation[side / 2]);
     SDGAN_CHECK(conv.sides[side] >= 0 || (conv.transposed && side % 2 == 1 && -conv.sides[side] < below),

@@ -12,8 +12,8 @@
 #include <array>
 
 #include "kernels/activation.h"
-#include "ops/common.h"
 #include "kernels/conv/problem.h"
+#include "ops/common.h"
 
 namespace sdgan {
 

@@ -123,7 +123,8 @@ BackendPair benchmarked(const ConvProblem& problem, bool forward, Wanted wanted,
     const bool able = forward ? can_run(first, forward_query(problem))
                               : weight >= 0 && can_run(weight, weight_query(problem, wanted.input)) &&
                                     can_run(first, input_query(problem));
-    SDGAN_CHECK(able, "the file of conv_backend('benchmark') names a backend that cannot run this convolution; make a new one");
+    SDGAN_CHECK(
+        able, "the file of conv_backend('benchmark') names a backend that cannot run this convolution; make a new one");
     return measured->choice;
   }
   bool capturing = false;
@@ -180,7 +181,8 @@ Gradients run_backward(BackendPair backends, const ConvCall& call, const Tensor&
     return for_input.backward(call, grad_output, input, weight, saved, wanted);
   }
   // The activation's gradient and the bias' sums once, then each product by its own backend.
-  auto [grad, grad_bias] = before_activation(call.conv, grad_output, saved, {}, wanted.bias, call.problem.channels_last);
+  auto [grad, grad_bias] =
+      before_activation(call.conv, grad_output, saved, {}, wanted.bias, call.problem.channels_last);
   ConvCall plain = call;
   plain.conv.activation = Activation::none;
   const Tensor none = empty_none(input);
@@ -251,10 +253,8 @@ std::vector<MeasuredConvolution> measured_convolutions() {
   const auto name = [](int backend) { return backend < 0 ? std::string() : std::string(kBackends[backend]->name); };
   std::vector<MeasuredConvolution> out;
   for (const auto& [key, measured] : all_measured()) {
-    MeasuredConvolution row{{key.numbers.begin(), key.numbers.end()},
-                            name(measured.choice.first),
-                            name(measured.choice.weight),
-                            {}};
+    MeasuredConvolution row{
+        {key.numbers.begin(), key.numbers.end()}, name(measured.choice.first), name(measured.choice.weight), {}};
     for (const Timing& timing : measured.timings) {
       row.times.push_back({name(timing.backends.first), name(timing.backends.weight), timing.milliseconds});
     }

@@ -29,8 +29,8 @@ ConvExplanation explain_convolution(const ConvQuery& query);
 
 // What "benchmark" has measured, with names: for sd.conv_backend's file.
 struct MeasuredConvolution {
-  std::vector<int64_t> key;    // BenchmarkKey
-  std::string first, weight;   // backends of forward or input's gradient, and of the weight's gradient or ""
+  std::vector<int64_t> key;   // BenchmarkKey
+  std::string first, weight;  // backends of forward or input's gradient, and of the weight's gradient or ""
   struct Time {
     std::string first, weight;
     double milliseconds;

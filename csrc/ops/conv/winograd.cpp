@@ -1,6 +1,7 @@
-// Fewer multiplications: kernels/conv/winograd/, float32 on the CPU. The kernels are channels_last; an NCHW image is copied.
-#include "kernels/cpu/workspace.h"
+// Fewer multiplications: kernels/conv/winograd/, float32 on the CPU. The kernels are channels_last; an NCHW image is
+// copied.
 #include "kernels/conv/winograd/winograd.h"
+#include "kernels/cpu/workspace.h"
 
 #include "ops/conv/backend.h"
 #include "ops/conv/epilogue.h"
@@ -70,8 +71,7 @@ const char* supports(const ConvQuery& query) {
 
 double multiplications(const ConvQuery& query) {
   const WinogradParams p{query.pass, query.problem.geometry};
-  return static_cast<double>(p.tile_count()) * winograd_products(p.taps(), p.stride()) * p.padded_y() *
-         p.padded_x();
+  return static_cast<double>(p.tile_count()) * winograd_products(p.taps(), p.stride()) * p.padded_y() * p.padded_x();
 }
 
 Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {

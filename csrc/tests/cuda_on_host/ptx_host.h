@@ -1,5 +1,5 @@
-// Host versions of kernels/cuda/ptx.cuh, which has their contracts. They compute from the PTX ISA's layouts through whole
-// matrices, and refuse what a GPU would make an error of: a misaligned address, an incomplete warp.
+// Host versions of kernels/cuda/ptx.cuh, which has their contracts. They compute from the PTX ISA's layouts through
+// whole matrices, and refuse what a GPU would make an error of: a misaligned address, an incomplete warp.
 //
 // A copy lands as late as the rules allow, in cp_async_wait, so that a missing wait leaves NaN or stale data in place.
 // Sums inside mma are exact up to one rounding to float; a GPU's order and truncation are not modelled.

@@ -1,7 +1,7 @@
 // Runs every wrapper of ptx.cuh and sm90.cuh in one warp, takes all that it left in registers and shared memory, and
 // compares that with what the PTX ISA says, computed by plain loops that share nothing with the host versions. Compiled
-// twice: into test_ptx (the host versions) and test_ptx_gpu (the hardware). Values are small integers or powers of two wherever
-// sums must come out the same bits in any order.
+// twice: into test_ptx (the host versions) and test_ptx_gpu (the hardware). Values are small integers or powers of two
+// wherever sums must come out the same bits in any order.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// Host versions of kernels/cuda/sm90.cuh, which has their contracts. A load lands as late as it may: when no thread of the
-// block can run, the newest first. So a kernel that does not wait reads NaN or stale data.
+// Host versions of kernels/cuda/sm90.cuh, which has their contracts. A load lands as late as it may: when no thread of
+// the block can run, the newest first. So a kernel that does not wait reads NaN or stale data.
 #pragma once
 
 #include <cstring>

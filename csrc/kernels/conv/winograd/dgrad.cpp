@@ -27,7 +27,10 @@ struct Dgrad {
   Tiles tiles;
 
   explicit Dgrad(const WinogradParams& params)
-      : p(params), zeros(std::max(left_stride, padded)), v(workspace(Workspace::planes, v_size + m_size)), m(v + v_size),
+      : p(params),
+        zeros(std::max(left_stride, padded)),
+        v(workspace(Workspace::planes, v_size + m_size)),
+        m(v + v_size),
         tiles(params) {}
 
   // M of plane (a, b), a tile's row of which is slots * padded long.
@@ -43,7 +46,8 @@ struct Dgrad {
     const int64_t column = tile.column + p.geometry.horizontal.pad / S::stride + S::first_reach();
     for (int i = 0; i < kWindow; ++i) {
       for (int j = 0; j < kWindow; ++j) {
-        at[i][j] = pixel(image, row + i, column + j, p.geometry.vertical.y, p.geometry.horizontal.y, channels, zeros.data());
+        at[i][j] =
+            pixel(image, row + i, column + j, p.geometry.vertical.y, p.geometry.horizontal.y, channels, zeros.data());
       }
     }
     for_channels(channels, [&](int64_t c, int count) {
@@ -57,9 +61,8 @@ struct Dgrad {
         Vector q[kMaxWindow];
 #pragma GCC unroll 4
         for (int j = 0; j < kWindow; ++j) q[j] = combine<kPlanes.data[a].code(), kMaxWindow>(&d[0][j]);
-        unrolled<kMap.planes>([&]<int b> {
-          store(out + (a * kMap.planes + b) * plane_size + c, combine<kPlanes.data[b].code()>(q));
-        });
+        unrolled<kMap.planes>(
+            [&]<int b> { store(out + (a * kMap.planes + b) * plane_size + c, combine<kPlanes.data[b].code()>(q)); });
       });
     });
   }
@@ -79,7 +82,8 @@ struct Dgrad {
         const int64_t width = kMap.slots(a, b) * padded;
         const auto [first, count] = tiles.with(only_second(a), only_second(b));
         gemm<false>(count, width, channels, {v + (a * kMap.planes + b) * plane_size + first * left_stride, left_stride},
-                    {p.filter + kMap.first(a, b) * channels * padded, 0}, products<a, b>() + first * width, width, false);
+                    {p.filter + kMap.first(a, b) * channels * padded, 0}, products<a, b>() + first * width, width,
+                    false);
       });
     });
   }
@@ -92,7 +96,8 @@ struct Dgrad {
     unrolled<rows>([&]<int i> {
       unrolled<columns>([&]<int j> {
         constexpr int a = kMap.plane[row_residue][i], b = kMap.plane[column_residue][j];
-        at[i][j] = products<a, b>() + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
+        at[i][j] =
+            products<a, b>() + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
       });
     });
     const float* bias = p.bias ? p.bias : zeros.data();

@@ -1,5 +1,5 @@
-// The weight in the transform's domain, packed for gemm.h: for each plane [k][slots * side written], k over the side that
-// is read. One slice is 16 channels of the side whose channels the vectors run over, the written side.
+// The weight in the transform's domain, packed for gemm.h: for each plane [k][slots * side written], k over the side
+// that is read. One slice is 16 channels of the side whose channels the vectors run over, the written side.
 #include "kernels/conv/winograd/tap_block.h"
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// y[o] = sum w[t] x[i]: the strided convolution. The residues' products of one point are added by the matrix product, whose
-// sum runs over the residues and the channels of x:
+// y[o] = sum w[t] x[i]: the strided convolution. The residues' products of one point are added by the matrix product,
+// whose sum runs over the residues and the channels of x:
 //
 //   pixels of x -> V [plane][tile][slots * Cx] -> M [plane][tile][Cy] = V U -> pixels of y
 //
@@ -24,8 +24,11 @@ struct Fprop {
   Tiles tiles;
 
   explicit Fprop(const WinogradParams& params)
-      : p(params), x_planes(params, p.block, 0, p.geometry.x_channels), zeros(padded),
-        v(workspace(Workspace::planes, x_planes.size() + kPlanes * kPlanes * plane_size)), m(v + x_planes.size()),
+      : p(params),
+        x_planes(params, p.block, 0, p.geometry.x_channels),
+        zeros(padded),
+        v(workspace(Workspace::planes, x_planes.size() + kPlanes * kPlanes * plane_size)),
+        m(v + x_planes.size()),
         tiles(params) {}
 
   void multiply() {

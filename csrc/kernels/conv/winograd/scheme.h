@@ -1,8 +1,8 @@
 // The algorithms of winograd.h as data. All of it is known at compile time; the transforms unroll it.
 //
-// One axis. Position i of x and o of y meet in tap t when i = stride * o + t - pad. With t = stride * j + v, the positions
-// of x that have the residue v, f[u] = x[stride * u + v - pad], and those of y are related by a convolution of stride 1
-// with the taps w[stride * j + v], which are 1 to 3:
+// One axis. Position i of x and o of y meet in tap t when i = stride * o + t - pad. With t = stride * j + v, the
+// positions of x that have the residue v, f[u] = x[stride * u + v - pad], and those of y are related by a convolution
+// of stride 1 with the taps w[stride * j + v], which are 1 to 3:
 //
 //   fprop   y[o] = sum over v and j of w[stride j + v] f[o + j]
 //   dgrad   f[u] = sum over j of w[stride j + v] y[u - j]
@@ -44,12 +44,12 @@ constexpr bool equal(Row a, Row b, int sign) {
 
 // F(2, J).
 struct Filtering {
-  int taps = 0;    // J
-  int points = 0;  // J + 1
-  int point[kMaxPoints] = {};      // index into 0, 1, -1, infinity
-  Row data[kMaxPoints] = {};       // of d
-  Row filter[kMaxPoints] = {};     // of g
-  bool halved[kMaxPoints] = {};    // the filter's sum counts half
+  int taps = 0;                  // J
+  int points = 0;                // J + 1
+  int point[kMaxPoints] = {};    // index into 0, 1, -1, infinity
+  Row data[kMaxPoints] = {};     // of d
+  Row filter[kMaxPoints] = {};   // of g
+  bool halved[kMaxPoints] = {};  // the filter's sum counts half
 };
 constexpr Filtering kFiltering[4] = {
     {},

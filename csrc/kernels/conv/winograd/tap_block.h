@@ -1,8 +1,8 @@
 // The taps of a block of channels on both sides, between memory and registers.
 #pragma once
 
-#include "kernels/cpu/transpose.h"
 #include "kernels/conv/winograd/tiles.h"
+#include "kernels/cpu/transpose.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {

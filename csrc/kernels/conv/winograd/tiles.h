@@ -1,14 +1,15 @@
-// What the Winograd kernels share: sums with the coefficients of winograd_scheme.h, unrolled, and the geometry of tiles.
+// What the Winograd kernels share: sums with the coefficients of winograd_scheme.h, unrolled, and the geometry of
+// tiles.
 #pragma once
 
 #include <algorithm>
 #include <utility>
 
+#include "kernels/conv/winograd/scheme.h"
+#include "kernels/conv/winograd/winograd.h"
 #include "kernels/cpu/buffer.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/workspace.h"
-#include "kernels/conv/winograd/winograd.h"
-#include "kernels/conv/winograd/scheme.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
@@ -73,8 +74,8 @@ struct Tile {
   int64_t image, row, column;
 };
 
-// The tiles of a block. At the end of an image of odd size a tile has no second row or column, and the points at infinity
-// count for nothing there. The tiles are ordered so that those which need them are neighbours:
+// The tiles of a block. At the end of an image of odd size a tile has no second row or column, and the points at
+// infinity count for nothing there. The tiles are ordered so that those which need them are neighbours:
 //
 //   second row alone | both | second column alone | neither
 class Tiles {

@@ -2,12 +2,13 @@
 // products: with V the planes of x (those of fprop) and A those of y (the transform of the outputs,
 // transposed),
 //
-//   Z [plane][slots * Cx][Cy] = sum over tiles of V [tile][slots * Cx] A [tile][Cy],   dw = Z through the filter's transform
+//   Z [plane][slots * Cx][Cy] = sum over tiles of V [tile][slots * Cx] A [tile][Cy],   dw = Z through the filter's
+//   transform
 //
 // A slice owns the dw of a block of channels of both sides, so that its Z stays in the cache while all tiles go by. An
 // element adds the tiles in order, in blocks: the bits depend on nothing but the size of such a block.
-#include "kernels/conv/winograd/x_planes.h"
 #include "kernels/conv/winograd/tap_block.h"
+#include "kernels/conv/winograd/x_planes.h"
 
 namespace sdgan::SDGAN_ISA {
 namespace {
@@ -19,8 +20,8 @@ struct Wgrad {
 
   const WinogradParams& p;
   const int64_t first_channel, channels, padded = WinogradParams::pad(channels);  // of y
-  const int64_t row = padded + kSkew;                                            // floats between tiles of A
-  const int64_t plane_size = p.block * row + kSkew;                              // of A
+  const int64_t row = padded + kSkew;                                             // floats between tiles of A
+  const int64_t plane_size = p.block * row + kSkew;                               // of A
   XPlanes<S> x_planes;
   const int64_t a_size = kPlanes * kPlanes * plane_size;
   const int64_t z_size = kMap.products() * x_planes.padded * padded + kPlanes * kPlanes * kSkew;
@@ -30,10 +31,15 @@ struct Wgrad {
   float* const z;
   Tiles tiles;
 
-  Wgrad(const WinogradParams& params, int64_t y_first, int64_t y_count, int64_t x_first,
-        int64_t x_count)
-      : p(params), first_channel(y_first), channels(y_count), x_planes(params, p.block, x_first, x_count),
-        zeros(padded), v(workspace(Workspace::planes, x_planes.size() + a_size + z_size)), a(v + x_planes.size()), z(a + a_size),
+  Wgrad(const WinogradParams& params, int64_t y_first, int64_t y_count, int64_t x_first, int64_t x_count)
+      : p(params),
+        first_channel(y_first),
+        channels(y_count),
+        x_planes(params, p.block, x_first, x_count),
+        zeros(padded),
+        v(workspace(Workspace::planes, x_planes.size() + a_size + z_size)),
+        a(v + x_planes.size()),
+        z(a + a_size),
         tiles(params) {}
 
   void transform_y(const Tile& tile, float* out) const {
@@ -55,9 +61,8 @@ struct Wgrad {
       unrolled<kPlanes>([&]<int i> {
         constexpr int code = kOutput[S::point(i)].code();
         const Vector q[2] = {combine<code, kMaxWindow>(&x[0][0]), combine<code, kMaxWindow>(&x[0][1])};
-        unrolled<kPlanes>([&]<int j> {
-          store(out + (i * kPlanes + j) * plane_size + c, combine<kOutput[S::point(j)].code()>(q));
-        });
+        unrolled<kPlanes>(
+            [&]<int j> { store(out + (i * kPlanes + j) * plane_size + c, combine<kOutput[S::point(j)].code()>(q)); });
       });
     });
   }
@@ -132,8 +137,9 @@ struct Wgrad {
       const int64_t some = std::min<int64_t>(kLane, x_planes.channels - first);
       for_channels(channels, [&](int64_t c, int count) {
         for (int64_t k = 0; k < some; ++k) gradient(first + k, c, taps.block[k]);
-        taps.store_to(p.grad_weight + (first_channel + c) * taps.lane_step + (x_planes.first_channel + first) * taps.k_step,
-                      static_cast<int>(some), count);
+        taps.store_to(
+            p.grad_weight + (first_channel + c) * taps.lane_step + (x_planes.first_channel + first) * taps.k_step,
+            static_cast<int>(some), count);
       });
     }
   }

@@ -1,10 +1,11 @@
-// Convolutions of stride 1 and 2 with fewer multiplications: dgrad by residues, and Winograd's minimal filtering on each
-// residue (Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308). Derivation, counts and errors: docs/winograd.md.
+// Convolutions of stride 1 and 2 with fewer multiplications: dgrad by residues, and Winograd's minimal filtering on
+// each residue (Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308). Derivation, counts and errors: docs/winograd.md.
 //
-//   x [N, H, W, Cx], y [N, P, Q, Cy], w [Cy, Cx, R, R] as in geometry.h;  R = 3, 4, 5 with stride 2, R = 3 with stride 1
+//   x [N, H, W, Cx], y [N, P, Q, Cy], w [Cy, Cx, R, R] as in geometry.h;  R = 3, 4, 5 with stride 2, R = 3 with stride
+//   1
 //
-// Each pass transforms tiles of 2 x 2 pixels of y (and their 2 stride x 2 stride pixels of x) to planes, multiplies plane
-// by plane, a matrix product over channels, and transforms back; see scheme.h. float32, channels_last.
+// Each pass transforms tiles of 2 x 2 pixels of y (and their 2 stride x 2 stride pixels of x) to planes, multiplies
+// plane by plane, a matrix product over channels, and transforms back; see scheme.h. float32, channels_last.
 #pragma once
 
 #include "kernels/activation.h"
@@ -18,21 +19,22 @@ struct WinogradParams {
   Pass pass = Pass::dgrad;
   ConvGeometry geometry;  // square taps and strides, no dilation, no groups: see winograd_serves
 
-  const float* weight = nullptr;  // [Cy, Cx, R, R] with the strides below
-  int64_t weight_stride[4] = {};  // in elements
-  float* filter = nullptr;        // [filter_size] the weight, transformed for `pass`
-  const float* x_in = nullptr;    // [N, H, W, Cx] read by fprop and wgrad
-  const float* y_in = nullptr;    // [N, P, Q, Cy] read by dgrad and wgrad
-  float* x_out = nullptr;         // [N, H, W, Cx] dgrad: act(sum + bias)
-  float* y_out = nullptr;         // [N, P, Q, Cy] fprop: act(sum + bias)
-  const float* bias = nullptr;    // of the side that is written, or null
+  const float* weight = nullptr;   // [Cy, Cx, R, R] with the strides below
+  int64_t weight_stride[4] = {};   // in elements
+  float* filter = nullptr;         // [filter_size] the weight, transformed for `pass`
+  const float* x_in = nullptr;     // [N, H, W, Cx] read by fprop and wgrad
+  const float* y_in = nullptr;     // [N, P, Q, Cy] read by dgrad and wgrad
+  float* x_out = nullptr;          // [N, H, W, Cx] dgrad: act(sum + bias)
+  float* y_out = nullptr;          // [N, P, Q, Cy] fprop: act(sum + bias)
+  const float* bias = nullptr;     // of the side that is written, or null
   float* preactivation = nullptr;  // silu: sum + bias of the side that is written, or null
   float* grad_weight = nullptr;    // wgrad: as weight, with its strides
   Activation activation = Activation::none;
   double negative_slope = 0;
 
   // fprop, dgrad: a slice is a block of tiles; its size changes no bit of the result.
-  // wgrad: a slice is a block of dw, and goes through all tiles, `block` at a time: their size is the order of the sums.
+  // wgrad: a slice is a block of dw, and goes through all tiles, `block` at a time: their size is the order of the
+  // sums.
   int64_t block = 32;
   int64_t y_block = 128, x_block = 32;  // channels, multiples of 16; they change no bit
 

@@ -17,7 +17,11 @@ struct XPlanes {
   const Buffer<float> zeros;
 
   XPlanes(const WinogradParams& params, int64_t tile_count, int64_t first, int64_t count)
-      : p(params), tiles(tile_count), first_channel(first), channels(count), padded(WinogradParams::pad(count)),
+      : p(params),
+        tiles(tile_count),
+        first_channel(first),
+        channels(count),
+        padded(WinogradParams::pad(count)),
         zeros(padded) {}
 
   int64_t size() const { return kMap.products() * tiles * padded + kMap.planes * kMap.planes * kSkew; }
@@ -30,7 +34,8 @@ struct XPlanes {
   // The planes of one tile, the one number `index` there.
   void transform(const Tile& tile, int64_t index, float* planes) const {
     unrolled<S::stride>([&]<int row_residue> {
-      unrolled<S::stride>([&]<int column_residue> { transform_residue<row_residue, column_residue>(tile, index, planes); });
+      unrolled<S::stride>(
+          [&]<int column_residue> { transform_residue<row_residue, column_residue>(tile, index, planes); });
     });
   }
 
@@ -53,7 +58,8 @@ struct XPlanes {
     unrolled<rows>([&]<int i> {
       unrolled<columns>([&]<int j> {
         constexpr int a = kMap.plane[row_residue][i], b = kMap.plane[column_residue][j];
-        out[i][j] = plane<a, b>(planes) + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
+        out[i][j] =
+            plane<a, b>(planes) + (index * kMap.slots(a, b) + kMap.slot(a, b, row_residue, column_residue)) * padded;
       });
     });
     for_channels(channels, [&](int64_t c, int count) {
