@@ -75,7 +75,7 @@ def test_resumed_it_ends_with_the_same_bits(tmp_path, mode):
     assert files[0] == files[1]
 
 
-def test_held_out_images_of_a_conditional_model_are_binarised_and_told_of():
+def test_held_out_images_of_a_conditional_model_are_binarised_and_conditioned_on():
     config = make_config(mode="vae", binarise=True, steps=1, evaluate_every=1, evaluate_images=16)
     trainer = Trainer(make_model("vae", classes=3), config, out=None, progress=False)
     run = trainer.fit(make_dataset(classes=3), held_out=make_dataset(classes=3))

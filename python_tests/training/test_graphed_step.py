@@ -110,7 +110,7 @@ CASES = {
     "weight penalties, clipping": dict(weight_l1=1e-3, weight_l2=1e-3, clip_encoder=0.5, clip_discriminator=0.1),
     "DiffAugment": dict(diffaugment=("color", "translation", "cutout"), feature_weight=0.5),
     "adaptive weight": dict(adaptive_weight=0.5),
-    "the game begins later": dict(disc_start=10, disc_warmup=5, n_critic=2),
+    "the adversarial terms begin later": dict(disc_start=10, disc_warmup=5, n_critic=2),
     "classes": dict(model=dict(classes=3)),
     "binarised": dict(binarise=True, n_critic=2),
     "no average": dict(ema_images=0),

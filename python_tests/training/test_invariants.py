@@ -289,11 +289,11 @@ def check_c_each_phase_changes_its_own_networks(step, mode, norm="none", setting
 
 
 def check_d_small_steps_lower_their_losses(step, mode, norm="none", setting="plain"):
-    bench = Bench(mode, norm, setting, gamma=0.0)  # of the generator's loss the game is left
+    bench = Bench(mode, norm, setting, gamma=0.0)  # of the generator's loss the adversarial terms are left
 
     def discriminator_loss():
-        twin = copy.deepcopy(bench.model)
-        return steps.discriminator_phase(twin, bench.forward(Ours()), bench.config)["discriminator/total"]
+        copied = copy.deepcopy(bench.model)
+        return steps.discriminator_phase(copied, bench.forward(Ours()), bench.config)["discriminator/total"]
 
     def descend(network):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Run folders: numbered, never shared, never overwritten, told from other folders in a sentence."""
+"""Run folders: numbered, never shared, never overwritten, other folders refused in a sentence."""
 
 import os
 import threading

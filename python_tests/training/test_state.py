@@ -65,10 +65,10 @@ def test_the_older_ones_stay_until_the_newer_is_complete(tmp_path, monkeypatch, 
 
 
 class FullDisk:
-    """A file on a disk with room for ``room`` more bytes."""
+    """A file on a disk with space for ``space`` more bytes."""
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
+    def __init__(self, file, space):
+        self.file, self.space = file, space
 
     def __enter__(self):
         return self
@@ -80,17 +80,17 @@ class FullDisk:
         return getattr(self.file, name)
 
     def write(self, data):
-        self.file.write(bytes(data)[: self.room])
-        self.room -= len(data)
-        if self.room < 0:
+        self.file.write(bytes(data)[: self.space])
+        self.space -= len(data)
+        if self.space < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("room", [0, 1000])
-def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one(tmp_path, monkeypatch, room):
+@pytest.mark.parametrize("space", [0, 1000])
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_one(tmp_path, monkeypatch, space):
     save_checkpoint(tmp_path, make_state(1))
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "open", lambda *args: FullDisk(builtins.open(*args), room), raising=False)
+        patch.setattr(_files, "open", lambda *args: FullDisk(builtins.open(*args), space), raising=False)
         with pytest.raises(CheckpointError, match=r"No space left on device; .* is .*step-00000001\.pt") as caught:
             save_checkpoint(tmp_path, make_state(2))
     assert "\n" not in str(caught.value)

@@ -77,8 +77,8 @@ def test_r1_is_lazy_and_as_often_stronger():
     assert "discriminator/r1" not in plain
     terms = steps.discriminator_phase(model, images, config, step=8)
     d, real = model.discriminator, x.clone().requires_grad_()
-    slope = torch.autograd.grad(d(real).sum(), real, create_graph=True)[0]
-    r1 = 4 * 0.7 / 2 * slope.square().sum() / len(x)
+    gradient = torch.autograd.grad(d(real).sum(), real, create_graph=True)[0]
+    r1 = 4 * 0.7 / 2 * gradient.square().sum() / len(x)
     torch.testing.assert_close(terms["discriminator/r1"], r1.detach())
     loss = r1 + reference.discriminator_loss(d(x), d(images.generated.detach()))
     wanted = torch.autograd.grad(loss, list(d.parameters()), allow_unused=True)
@@ -86,7 +86,7 @@ def test_r1_is_lazy_and_as_often_stronger():
         torch.testing.assert_close(got, want)
 
 
-def slopes_of(d, x, **labels):
+def gradients_at(d, x, **labels):
     x = x.detach().clone().requires_grad_()
     return torch.autograd.grad(d(x, **labels).sum(), x, create_graph=True)[0]
 
@@ -97,12 +97,12 @@ def test_r2_is_the_mean_over_both_kinds_of_generated_images():
     images = steps.forward(model, x, config, generator=noise())
     terms = steps.discriminator_phase(model, images, config, step=4)
     d, made = model.discriminator, (images.reconstructed.detach(), images.generated.detach())
-    r1 = 4 * 0.7 / 2 * slopes_of(d, x).square().sum() / 6
-    r2 = 4 * 0.3 / 2 * sum(slopes_of(d, image).square().sum() / 6 for image in made) / 2
+    r1 = 4 * 0.7 / 2 * gradients_at(d, x).square().sum() / 6
+    r2 = 4 * 0.3 / 2 * sum(gradients_at(d, image).square().sum() / 6 for image in made) / 2
     torch.testing.assert_close(terms["discriminator/r1"], r1.detach())
     torch.testing.assert_close(terms["discriminator/r2"], r2.detach())
-    game = sum(reference.discriminator_loss(d(x), d(image), "relativistic") for image in made) / 2
-    wanted = torch.autograd.grad(game + r1 + r2, list(d.parameters()), allow_unused=True)
+    adversarial = sum(reference.discriminator_loss(d(x), d(image), "relativistic") for image in made) / 2
+    wanted = torch.autograd.grad(adversarial + r1 + r2, list(d.parameters()), allow_unused=True)
     for got, want in zip(gradients(d).values(), wanted, strict=True):
         torch.testing.assert_close(got, want)
     assert not {"discriminator/r1", "discriminator/r2"} & set(steps.discriminator_phase(model, images, config, step=5))
@@ -115,15 +115,15 @@ def test_gradient_penalty_lies_between_real_and_generated_images(mode):
     x = images_like(model)
     images = steps.forward(model, x, config, generator=noise())
     terms = steps.discriminator_phase(model, images, config, step=1)
-    d, penalty, game = model.discriminator, 0, []
+    d, penalty, adversarial = model.discriminator, 0, []
     made = [image.detach() for image in (images.reconstructed, images.generated) if image is not None]
     for image, t in zip(made, images.noise.points.double(), strict=True):
         t = t.reshape(6, 1, 1, 1)
-        norms = slopes_of(d, (1 - t) * x + t * image).flatten(1).norm(dim=1)
+        norms = gradients_at(d, (1 - t) * x + t * image).flatten(1).norm(dim=1)
         penalty = penalty + 10 * (norms - 1).square().mean() / len(made)
-        game.append((d(image).mean() - d(x).mean()) / len(made))
+        adversarial.append((d(image).mean() - d(x).mean()) / len(made))
     torch.testing.assert_close(terms["discriminator/gradient_penalty"], penalty.detach())
-    wanted = torch.autograd.grad(sum(game) + penalty, list(d.parameters()), allow_unused=True)
+    wanted = torch.autograd.grad(sum(adversarial) + penalty, list(d.parameters()), allow_unused=True)
     for (name, got), want in zip(gradients(d).items(), wanted, strict=True):
         torch.testing.assert_close(got, want, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -136,10 +136,10 @@ def test_penalties_are_taken_at_the_augmented_images():
     three = (images.real, images.reconstructed.detach(), images.generated.detach())
     x, *made = (losses.diff_augment(image, u, kinds) for image, u in zip(three, images.noise.draws[0], strict=True))
     d = model.discriminator
-    game = sum(reference.discriminator_loss(d(x), d(image)) for image in made) / 2
-    torch.testing.assert_close(terms["discriminator/adversarial"], game.detach())
-    torch.testing.assert_close(terms["discriminator/r1"], 0.35 * slopes_of(d, x).square().sum().detach() / 6)
-    r2 = 0.15 * sum(slopes_of(d, image).square().sum() for image in made) / 12
+    adversarial = sum(reference.discriminator_loss(d(x), d(image)) for image in made) / 2
+    torch.testing.assert_close(terms["discriminator/adversarial"], adversarial.detach())
+    torch.testing.assert_close(terms["discriminator/r1"], 0.35 * gradients_at(d, x).square().sum().detach() / 6)
+    r2 = 0.15 * sum(gradients_at(d, image).square().sum() for image in made) / 12
     torch.testing.assert_close(terms["discriminator/r2"], r2.detach())
 
 
@@ -150,9 +150,9 @@ def test_labels_reach_the_discriminator_with_every_batch():
     terms = steps.discriminator_phase(model, images, config)
     d = model.discriminator
     made = (images.reconstructed.detach(), images.generated.detach())
-    game = [reference.discriminator_loss(d(images.real, labels=labels), d(x, labels=labels)) for x in made]
-    torch.testing.assert_close(terms["discriminator/total"], ((game[0] + game[1]) / 2).detach())
-    with pytest.raises(ValueError, match="labels are missing: this model is told of 3 classes"):
+    adversarial = [reference.discriminator_loss(d(images.real, labels=labels), d(x, labels=labels)) for x in made]
+    torch.testing.assert_close(terms["discriminator/total"], ((adversarial[0] + adversarial[1]) / 2).detach())
+    with pytest.raises(ValueError, match="labels are missing: this model is conditioned on 3 classes"):
         steps.forward(model, images_like(model), config)
 
 
@@ -306,13 +306,13 @@ def test_adaptive_weight_is_logged():
     last = model.generator.up_blocks[-1].weight
     pixel = (images.reconstructed - images.real).square().sum() / 12
     d = model.discriminator
-    game = sum(reference.generator_loss(d(image)) for image in (images.reconstructed, images.generated))
-    nll, g = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (pixel, game))
+    adversarial = sum(reference.generator_loss(d(image)) for image in (images.reconstructed, images.generated))
+    nll, g = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (pixel, adversarial))
     terms = steps.encoder_generator_phase(model, images, config)
     torch.testing.assert_close(terms["encoder_generator/adaptive_weight"], 0.5 * (nll / (g + 1e-4)))
 
 
-def test_free_bits_tells_both():
+def test_free_bits_logs_both():
     model, config = tiny(), TrainConfig(mode="vae", free_bits=0.2)
     images = steps.forward(model, images_like(model), config, generator=noise())
     terms = steps.encoder_generator_phase(model, images, config)
@@ -344,7 +344,7 @@ def test_a_bound_that_is_wide_changes_nothing():
 
 
 @pytest.mark.parametrize("mode", ["gan", "vae-gan"])
-def test_the_discriminator_trains_alone_before_the_game_begins(mode):
+def test_the_discriminator_trains_alone_before_the_adversarial_terms_begin(mode):
     model, start = tiny(dtype=torch.float32, generator_norm="batch"), 4 if mode == "vae-gan" else 2
     config = TrainConfig(mode=mode, disc_start=start, disc_warmup=2, n_critic=2, r1_gamma=1.0, r1_every=3)
     optimizers, generator = make_optimizers(model, config), noise()
@@ -524,15 +524,15 @@ def test_own_loop_as_printed():
     blocks, namespace = printed_functions()
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 15
     model, config = tiny(generator_norm="batch", dtype=torch.float32), TrainConfig()
-    twin, optimizers = copy.deepcopy(model), None
+    other, optimizers = copy.deepcopy(model), None
     batches = [(images_like(model, seed=seed), None) for seed in range(3)]
     torch.manual_seed(1)
     average = namespace["train"](model, config, batches)
     torch.manual_seed(1)
-    optimizers = make_optimizers(twin, config)
+    optimizers = make_optimizers(other, config)
     for step, (x, _) in enumerate(batches):
-        steps.train_step(twin, optimizers, x, config, step=step)
-    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        steps.train_step(other, optimizers, x, config, step=step)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     assert average.sample(2, seed=0).shape == (2, 1, 7, 6)
 

@@ -69,11 +69,11 @@ def test_2n_steps_are_n_steps_resumed_for_n_more_bit_for_bit(tmp_path, mode):
 @pytest.mark.parametrize("mode", ["gan", "vae", "vae-gan"])
 def test_resume_is_exact_with_every_setting(tmp_path, mode):
     model = dict(classes=3, minibatch_stddev=4, learned_variance=True)
-    start_of_game = dict(disc_start=4, disc_warmup=2) if mode == "vae-gan" else {}
+    late_start = dict(disc_start=4, disc_warmup=2) if mode == "vae-gan" else {}
     settings = dict(
         objective="relativistic", r1_gamma=0.3, r2_gamma=0.3, r1_every=3, n_critic=2, free_bits=0.05, weight_l1=1e-4,
         diffaugment=("color", "translation", "cutout"), adaptive_weight=0.5 * (mode == "vae-gan"), clip_generator=1.0,
-        lr_warmup_steps=3, lr_hold_steps=4, lr_cosine_steps=4, pixel_loss="l1", **start_of_game,
+        lr_warmup_steps=3, lr_hold_steps=4, lr_cosine_steps=4, pixel_loss="l1", **late_start,
     )  # fmt: skip
     data = make_dataset(classes=3)
     whole = start(tmp_path / "whole", mode, model, steps=10, **settings).fit(data)

@@ -1,4 +1,4 @@
-"""What a training run tells: a progress bar, log.jsonl, TensorBoard events, pictures."""
+"""What a training run reports: a progress bar, log.jsonl, TensorBoard events, pictures."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Monitor:
 
 
 def _words(losses: Mapping[str, float]) -> str:
-    """Losses in little room: the initials of the phase, its terms, their values."""
+    """Losses in few characters: the initials of the phase, its terms, their values."""
     phases: dict[str, list[str]] = {}
     for name, value in losses.items():
         phase, _, term = name.rpartition("/")

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._config import Config, option
 from .._errors import CheckpointError, ConfigError
@@ -34,6 +33,7 @@ from ..models.weights import load_into
 from . import answers
 
 __all__ = [
+    "BATCH_NORMS",
     "DiscriminatorNetwork",
     "EncoderNetwork",
     "GeneratorNetwork",
@@ -46,6 +46,10 @@ __all__ = [
     "check_same_shapes",
     "last_weight_of",
 ]
+
+
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+"""Layers that normalise by the batch; ours are among them."""
 
 
 # ------------------------------------------------------------------------------------------------ what a step uses
@@ -260,7 +264,7 @@ class Networks(torch.nn.Module):
 
     @property
     def traits(self) -> Traits:
-        norms = {name: _has(network, _BatchNorm) for name, network in self.named_children()}
+        norms = {name: _has(network, BATCH_NORMS) for name, network in self.named_children()}
         groups = [part.group for part in _parts(self.discriminator) if isinstance(part, MinibatchStdDev)]
         batch_norm = norms.get("discriminator", False)
         return Traits(
@@ -433,8 +437,8 @@ def _parts(network: torch.nn.Module | None) -> Iterable[torch.nn.Module]:
     return () if network is None else network.modules()
 
 
-def _has(network: torch.nn.Module, kind: type) -> bool:
-    return any(isinstance(part, kind) for part in network.modules())
+def _has(network: torch.nn.Module, kinds: tuple[type, ...]) -> bool:
+    return any(isinstance(part, kinds) for part in network.modules())
 
 
 def _memory_format(model: torch.nn.Module) -> torch.memory_format:
