@@ -19,12 +19,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.autograd import forward_ad
 from torch.nn import _reduction
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
-    "AnyBatchNorm",
     "DataDependentOutputException",
     "DynamicOutputShapeException",
     "FakeTensor",
@@ -117,9 +115,6 @@ foreach_lerp_ = torch._foreach_lerp_
 # -------------------------------------------------------------------------------------------------------- modules
 #: The attributes of a module that hold what it registers.
 MODULE_REGISTRIES = ("_parameters", "_buffers", "_modules")
-
-#: The base of torch's batch norms of one, two and three dimensions, the synchronised one included.
-AnyBatchNorm = _BatchNorm
 
 _HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -30,11 +30,12 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise DivergedError(f"{name} holds NaN or infinity; the model is not saved to {folder}")
-    folder, memory = Path(folder), set()
-    for name, value in state.items():  # safetensors refuses weights that share memory
-        if value.untyped_storage().data_ptr() in memory:
-            state[name] = value.clone()
-        memory.add(value.untyped_storage().data_ptr())
+    folder = Path(folder)
+    written: set[int] = set()
+    for name, value in state.items():
+        if value.untyped_storage().data_ptr() in written:
+            state[name] = value.clone()  # safetensors refuses tensors that share memory
+        written.add(value.untyped_storage().data_ptr())
     with write_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / _WEIGHTS) as file:
@@ -44,10 +45,10 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], Path]:
-    """What config.json in ``folder`` holds, and its path.
+    """What config.json in ``folder`` holds, empty where that is no mapping, and its path.
 
     Raises:
-        CheckpointError: it is missing, damaged, or no mapping.
+        CheckpointError: it is missing or damaged.
     """
     path = Path(folder) / _CONFIG
     try:
@@ -58,9 +59,7 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], Path]:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # not JSON, not UTF-8
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not the configuration of a model: it holds no mapping")
-    return values, path
+    return values if isinstance(values, dict) else {}, path
 
 
 def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:

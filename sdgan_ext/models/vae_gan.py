@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from .._errors import CheckpointError, ConfigError, DivergedError
-from .._files import replacing, write_errors_named
+from .._errors import CheckpointError, ConfigError
+from .._modes import evaluation_mode
 from .config import VAEGANConfig
 from .discriminator import Discriminator
 from .encoder import Encoder
+from .folder import read_config, read_weights, save_folder
 from .generator import Generator
 from .labels import as_labels
 from .posterior import Posterior
@@ -25,9 +23,7 @@ from .prior import FittedPrior
 from .traits import Traits
 from .weights import load_into
 
-__all__ = ["VAEGAN"]
-
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+__all__ = ["VAEGAN", "slerp"]
 
 
 class VAEGAN(torch.nn.Module):
@@ -186,17 +182,7 @@ class VAEGAN(torch.nn.Module):
             DivergedError: a weight is NaN or infinite; nothing is written.
             CheckpointError: the folder cannot be written.
         """
-        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        for name, value in state.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise DivergedError(f"{name} holds NaN or infinity; the model is not saved to {folder}")
-        folder = Path(folder)
-        with write_errors_named(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / _WEIGHTS) as weights:
-            weights.write(safetensors.torch.save(state, metadata={"format": "pt"}))
-        with replacing(folder / _CONFIG) as config:
-            config.write((json.dumps({"model": "VAEGAN", **self.config.to_dict()}, indent=2) + "\n").encode())
+        save_folder(folder, self.state_dict(), {"model": "VAEGAN", **self.config.to_dict()})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> VAEGAN:
@@ -206,21 +192,12 @@ class VAEGAN(torch.nn.Module):
             CheckpointError: a file is missing, damaged, of a newer format, or of another architecture (the first
                 weight that differs is named).
         """
-        folder = Path(folder)
-        model = cls(_read_config(folder / _CONFIG)).eval()
-        load_into(model, _read_weights(folder / _WEIGHTS), folder / _WEIGHTS)
+        model = cls(_config_of(folder)).eval()
+        load_into(model, *read_weights(folder))
         return model.to(device)
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode (batch norm by its running statistics), and then each module's own mode again."""
-        modes = [(module, module.training) for module in self.modules()]
-        try:
-            self.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+    def _evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return evaluation_mode(self)
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -239,29 +216,17 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return walk
 
 
-def _read_config(path: Path) -> VAEGANConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # not JSON, not UTF-8
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict) or values.pop("model", None) != "VAEGAN":
+def _config_of(folder: str | Path) -> VAEGANConfig:
+    values, path = read_config(folder)
+    kind = values.pop("model", None)
+    if kind == "Networks":
+        raise CheckpointError(
+            f"{path} is not the configuration of a VAEGAN but of your own networks, which only your program can make: "
+            "Networks(...).load_weights(folder) loads them"
+        )
+    if kind != "VAEGAN":
         raise CheckpointError(f'{path} is not the configuration of a VAEGAN: "model": "VAEGAN" is not in it')
     try:
         return VAEGANConfig.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error

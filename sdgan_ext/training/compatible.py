@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 from .._errors import ConfigError
-from .._torch_internals import AnyBatchNorm
 from ..nn.batch_norm import BatchNorm2d
 from .answers import count_features
 from .config import MODES, TrainConfig
 from .gradients import is_frozen
-from .networks import Model, last_weight_of
+from .networks import BATCH_NORMS, Model, last_weight_of
 
 __all__ = ["check_compatible", "check_synchronisable"]
 
@@ -107,7 +106,7 @@ def _check_adversarial(model: Model, config: TrainConfig) -> None:
 def check_synchronisable(model: torch.nn.Module) -> None:
     """Raises ConfigError where a batch norm of ``model`` would go on normalising by the rows of one process."""
     for name, module in model.named_modules():
-        if isinstance(module, AnyBatchNorm) and not isinstance(module, (BatchNorm2d, torch.nn.SyncBatchNorm)):
+        if isinstance(module, BATCH_NORMS) and not isinstance(module, (BatchNorm2d, torch.nn.SyncBatchNorm)):
             raise ConfigError(
                 f"sync_batch_norm is true, but {name} is torch's {type(module).__name__}, which is not synchronised; "
                 "use sdgan_ext.nn.BatchNorm2d, which has the same state dict"

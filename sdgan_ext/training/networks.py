@@ -24,7 +24,6 @@ from torch import Tensor
 from .._config import Config, option
 from .._errors import CheckpointError, ConfigError
 from .._modes import evaluation_mode
-from .._torch_internals import AnyBatchNorm
 from ..models.discriminator import MinibatchStdDev
 from ..models.folder import read_config, read_weights, save_folder
 from ..models.labels import as_labels
@@ -35,6 +34,7 @@ from ..ops._enums import Reduction
 from . import answers
 
 __all__ = [
+    "BATCH_NORMS",
     "DiscriminatorNetwork",
     "EncoderNetwork",
     "GeneratorNetwork",
@@ -47,6 +47,10 @@ __all__ = [
     "check_same_shapes",
     "last_weight_of",
 ]
+
+
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+"""Layers that normalise by the batch; ours are among them."""
 
 
 # ------------------------------------------------------------------------------------------------ what a step uses
@@ -269,7 +273,7 @@ class Networks(torch.nn.Module):
 
     @property
     def traits(self) -> Traits:
-        norms = {name: _has(network, AnyBatchNorm) for name, network in self.named_children()}
+        norms = {name: _has(network, BATCH_NORMS) for name, network in self.named_children()}
         groups = [part.group for part in _parts(self.discriminator) if isinstance(part, MinibatchStdDev)]
         batch_norm = norms.get("discriminator", False)
         return Traits(
@@ -442,8 +446,8 @@ def _parts(network: torch.nn.Module | None) -> Iterable[torch.nn.Module]:
     return () if network is None else network.modules()
 
 
-def _has(network: torch.nn.Module, kind: type) -> bool:
-    return any(isinstance(part, kind) for part in network.modules())
+def _has(network: torch.nn.Module, kinds: tuple[type, ...]) -> bool:
+    return any(isinstance(part, kinds) for part in network.modules())
 
 
 def _memory_format(model: torch.nn.Module) -> torch.memory_format:
