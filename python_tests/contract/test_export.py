@@ -203,7 +203,7 @@ def test_command(format, tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "model"), "--format", format]) == 0
     folder = tmp_path / "model" / "exported"
     assert str(folder) in capsys.readouterr().out
-    ending = export.FORMATS[format][1]
+    ending = export.FORMATS[format]
     assert sorted(file.name for file in folder.iterdir()) == [f"discriminator{ending}", f"generator{ending}"]
     z = torch.randn(3, 7)
     want = [model.decode(z)]
