@@ -184,9 +184,12 @@ def path_lines(rows: list[dict]) -> list[str]:
     right = len(rows) - len(wrong)
     if not rows:
         return ["No convolution was measured."]
-    lines = [f"`auto` takes the fastest path, or one within 3%, in {right} of {len(rows)} cases."]
+    lines = [f"`auto` takes the fastest backend, or one within 3%, in {right} of {len(rows)} cases."]
     if wrong:
-        lines += ["", "| where it does not | gemm us | direct us | library us | stock us | should take | takes |"]
+        lines += [
+            "",
+            "| where it does not | implicit_gemm us | small_channel us | library us | stock us | should take | takes |",
+        ]
         lines += ["|---|---|---|---|---|---|---|"]
         for row in wrong:
             case = " ".join(row[name] for name in ("op", "shape", "batch", "dtype", "passes"))

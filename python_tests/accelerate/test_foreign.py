@@ -74,7 +74,8 @@ def test_an_optimizer_made_before_goes_on_along_the_same_curve(name):
             curve.append(loss.item())
         curves.append(curve)
     assert curves[0][-1] < curves[0][0]
-    torch.testing.assert_close(*map(torch.tensor, curves), rtol=1e-4, atol=0)
+    # Adam and batch norms of few pixels amplify how a convolution rounds: 3.5e-4 by another algorithm alone.
+    torch.testing.assert_close(*map(torch.tensor, curves), rtol=1e-3, atol=0)
 
 
 @every

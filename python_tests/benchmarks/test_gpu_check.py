@@ -59,7 +59,14 @@ def test_rehearsal(tmp_path):
     assert all(row.keys() >= CONDITIONS.keys() for name in ("tests", "ops", "step", "train") for row in tables[name])
     assert sum(int(row["passed"]) for row in tables["tests"]) > 10
     paths = {row["contestant"] for row in tables["ops"] if row["op"] == "conv_transpose2d"}
-    assert paths > {"eager", "eager channels_last", "compile", "sdgan_ext", "sdgan_ext gemm", "sdgan_ext library"}
+    assert paths > {
+        "eager",
+        "eager channels_last",
+        "compile",
+        "sdgan_ext",
+        "sdgan_ext implicit_gemm",
+        "sdgan_ext library",
+    }
     assert {row["contestant"] for row in tables["step"]} > {"eager", "compile reduce-overhead", "sdgan_ext"}
     assert {"cpu", "cpu, other kernels", "gpu"} <= {row["run"] for row in tables["train"]}
     notes = " ".join(row["note"] for row in tables["notes"])
@@ -251,17 +258,19 @@ def test_goals_are_met_and_missed_by_the_ratio_of_one_comparison(tmp_path):
 
 
 def test_paths_that_auto_should_take(tmp_path):
-    times = {"sdgan_ext": 20, "sdgan_ext gemm": 10, "sdgan_ext library": 20}
+    times = {"sdgan_ext": 20, "sdgan_ext implicit_gemm": 10, "sdgan_ext library": 20}
     rows = [op_row(name, us, passes="forward", taken="library" * (name == "sdgan_ext")) for name, us in times.items()]
-    near = {"sdgan_ext": 10, "sdgan_ext gemm": 10.2, "sdgan_ext library": 10}
-    rows += [op_row(name, us, passes="backward", taken="gemm" * (name == "sdgan_ext")) for name, us in near.items()]
+    near = {"sdgan_ext": 10, "sdgan_ext implicit_gemm": 10.2, "sdgan_ext library": 10}
+    rows += [
+        op_row(name, us, passes="backward", taken="implicit_gemm" * (name == "sdgan_ext")) for name, us in near.items()
+    ]
     page = page_of(tmp_path, "ops", rows)
     assert "one within 3%, in 1 of 2 cases" in page
-    assert "bf16 forward | 10.0 |  | 20.0 |  | gemm | library |" in page
+    assert "bf16 forward | 10.0 |  | 20.0 |  | implicit_gemm | library |" in page
     written = rows_of(tmp_path / "h200-paths.csv")
     assert [(row["fastest"], row["taken"], row["loss"]) for row in written] == [
-        ("gemm", "library", "2.000"),
-        ("library", "gemm", "1.020"),
+        ("implicit_gemm", "library", "2.000"),
+        ("library", "implicit_gemm", "1.020"),
     ]
 
 
