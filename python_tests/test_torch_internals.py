@@ -12,7 +12,7 @@ from sdgan_ext import nn
 
 ROOT = Path(__file__).parents[1]
 #: Files that still name some.
-STILL_TO_COME = {"sdgan_ext/training/steps.py"}
+STILL_TO_COME: set[str] = set()
 #: Of named tuples and of argparse.
 OTHERS = {"_replace", "_asdict", "_fields", "_option_string_actions"}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
+from .._torch_internals import foreach_add_, foreach_div_
 from .autoencoder_phase import encoder_generator_phase
 from .config import TrainConfig
 from .discriminator_phase import discriminator_phase
@@ -189,14 +190,14 @@ class _MeanOfParts:
         else:
             self._terms = {name: total + terms[name] for name, total in self._terms.items()}
             if self._sums:
-                torch._foreach_add_(self._sums, [parameter.grad for parameter in self._parameters])
+                foreach_add_(self._sums, [parameter.grad for parameter in self._parameters])
 
     def terms(self) -> dict[str, Tensor]:
         """The mean of the losses; that of the gradients is in the parameters from now on."""
         if self._count == 1:
             return self._terms
         if self._sums:
-            torch._foreach_div_(self._sums, self._count)
+            foreach_div_(self._sums, self._count)
         for parameter, gradient in zip(self._parameters, self._sums, strict=True):
             parameter.grad = gradient
         return {name: total / self._count for name, total in self._terms.items()}
