@@ -64,7 +64,6 @@ def test_rehearsal(tmp_path):
         "eager channels_last",
         "compile",
         "sdgan_ext",
-        "sdgan_ext implicit_gemm",
         "sdgan_ext library",
     }
     assert {row["contestant"] for row in tables["step"]} > {"eager", "compile reduce-overhead", "sdgan_ext"}
