@@ -240,10 +240,12 @@ def test_the_same_file_gives_the_same_choices(tmp_path):
 
 
 def test_the_file_is_written_when_the_process_ends(tmp_path):
+    """Also where the block of another file has ended before."""
     file = tmp_path / "conv.json"
     code = (
         "import sys, torch, sdgan_ext as sd\n"
         "sd.conv_backend('benchmark', file=sys.argv[1])\n"
+        "with sd.conv_backend('benchmark', file=sys.argv[1] + '.other'): pass\n"
         "sd.ops.conv2d(torch.ones(1, 16, 4, 4), torch.ones(16, 16, 3, 3))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)

@@ -60,12 +60,10 @@ class conv_backend:
         wanted = renamed_backends(names)
         if file is not None and wanted != ["benchmark"]:
             raise ValueError(f"file is {os.fspath(file)!r}, which goes with conv_backend('benchmark') only")
-        if file is not None:
-            self._file: Path | None = Path(file)
+        self._file = None if file is None else Path(file)
+        if self._file is not None:
             _load(self._file)
-            atexit.register(_save, self._file)
-        else:
-            self._file = None
+            _at_exit.add(self._file)
         self._before = get_conv_backend()
         _C.set_conv_backend(wanted)
 
@@ -75,8 +73,18 @@ class conv_backend:
     def __exit__(self, *error: object) -> None:
         _C.set_conv_backend(list(self._before))
         if self._file is not None:
-            atexit.unregister(_save)
+            _at_exit.discard(self._file)
             _save(self._file)
+
+
+#: Files of settings whose block has not ended.
+_at_exit: set[Path] = set()
+
+
+@atexit.register
+def _save_all() -> None:
+    for file in _at_exit:
+        _save(file)
 
 
 def _load(file: Path) -> None:
