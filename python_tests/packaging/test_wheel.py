@@ -35,13 +35,13 @@ def test_sdist_holds_the_sources_and_no_product(sdist):
     for needed in ("CMakeLists.txt", "setup.py", "csrc/module.cpp", "csrc/kernels/scalar.h", "csrc/tests/main.cpp"):
         assert needed in files
     assert "sdgan_ext/evaluation/nets/lenet.safetensors" in files
-    assert "sdgan_ext/ops/reference.py" in files and "LICENSE" in files
+    assert "sdgan_ext/ops/reference/functions.py" in files and "LICENSE" in files
     assert not [name for name in files if name.startswith("build") or name.endswith((".so", ".pyc"))]
 
 
 def test_wheel_holds_the_package_alone(wheel):
     files = content(wheel)
-    assert {name.split("/")[0].split("-")[0] for name in files} == {"sdgan_ext"}
+    assert {name.split("/")[0].split("-")[0] for name in files} == {"sdgan_ext"} and "sdgan_ext/py.typed" in files
     assert len([name for name in files if name.endswith(".so")]) == 1
     nets = {name for name in files if name.endswith(".safetensors")}
     assert nets == {f"sdgan_ext/evaluation/nets/{name}.safetensors" for name in ("lenet", "photos")}
