@@ -3,8 +3,6 @@
 // torch that lacks them, by the dispatcher.
 #include "ops/conv/aten.h"
 
-#include <dlfcn.h>
-
 namespace sdgan {
 namespace {
 
@@ -19,11 +17,6 @@ using Backward = AOTITorchError (*)(AtenTensorHandle grad_output, AtenTensorHand
                                     const int32_t* mask, int64_t, AtenTensorHandle* grad_input,
                                     AtenTensorHandle* grad_weight, AtenTensorHandle* grad_bias);
 
-template <class Function>
-Function find(const char* name) {
-  return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
-}
-
 IntList list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
 
 // A gradient that was not wanted has no tensor.
@@ -33,7 +26,7 @@ Tensor owned(AtenTensorHandle handle, const Tensor& like) { return handle ? Tens
 
 Tensor aten_convolution(const AtenConvolution& conv, const Tensor& input, const Tensor& weight,
                         const OptionalTensor& bias) {
-  static const auto forward = find<Forward>("aoti_torch_cpu_convolution");
+  static const auto forward = libtorch_cpu_function<Forward>("aoti_torch_cpu_convolution");
   if (forward != nullptr && !input.is_cuda()) {
     AtenTensorHandle of_bias = bias ? bias->get() : nullptr;
     AtenTensorHandle output;
@@ -58,7 +51,7 @@ Tensor aten_convolution(const AtenConvolution& conv, const Tensor& input, const 
 
 Gradients aten_convolution_backward(const AtenConvolution& conv, const Tensor& grad_output, const Tensor& input,
                                     const Tensor& weight, Wanted wanted) {
-  static const auto backward = find<Backward>("aoti_torch_cpu_convolution_backward");
+  static const auto backward = libtorch_cpu_function<Backward>("aoti_torch_cpu_convolution_backward");
   const int64_t bias_size = grad_output.size(1);
   if (backward != nullptr && !input.is_cuda()) {
     const int64_t* bias_sizes = &bias_size;

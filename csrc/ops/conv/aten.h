@@ -1,9 +1,17 @@
 // torch's own convolution of a tensor's device, as aten::convolution and aten::convolution_backward.
 #pragma once
 
+#include <dlfcn.h>
+
 #include "ops/conv/convolution.h"
 
 namespace sdgan {
+
+// A C function of the torch that is running; null where it has none of that name.
+template <class Function>
+Function libtorch_cpu_function(const char* name) {
+  return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
+}
 
 // What aten takes beside the tensors; `padding` holds for both ends of an axis.
 struct AtenConvolution {

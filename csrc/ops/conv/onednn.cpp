@@ -1,18 +1,10 @@
 // oneDNN's convolution with the activation in it, as torch.compile calls it: one pass over the output less, and no
 // search for an operator by name. Only for the activations in which oneDNN keeps a NaN; its relu turns a NaN into 0.
-#include <dlfcn.h>
-
 #include "kernels/isa.h"
-#include "ops/conv/convolution.h"
+#include "ops/conv/aten.h"
 
 namespace sdgan {
 namespace {
-
-// A function of libtorch_cpu, or null in a torch that was built without oneDNN.
-template <class Function>
-Function find(const char* name) {
-  return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
-}
 
 using Forward = AOTITorchError (*)(AtenTensorHandle input, AtenTensorHandle weight, AtenTensorHandle* bias,
                                    const int64_t* padding, int64_t, const int64_t* stride, int64_t,
@@ -63,9 +55,9 @@ bool onednn_fuses(Activation activation) {
 std::optional<Tensor> onednn_convolution(const ConvCall& call, const Tensor& input, const Tensor& weight,
                                          const OptionalTensor& bias, const std::array<int64_t, 2>& padding,
                                          const std::array<int64_t, 2>& output_padding) {
-  static const auto forward = find<Forward>("aoti_torch_cpu_mkldnn__convolution_pointwise");
+  static const auto forward = libtorch_cpu_function<Forward>("aoti_torch_cpu_mkldnn__convolution_pointwise");
   static const auto transposed_forward =
-      find<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
+      libtorch_cpu_function<TransposedForward>("aoti_torch_cpu_mkldnn__convolution_transpose_pointwise");
   const Convolution& conv = call.conv;
   if (forward == nullptr || transposed_forward == nullptr) return std::nullopt;
   if (!serves(conv, input, weight, output_padding)) return std::nullopt;
