@@ -30,21 +30,27 @@ __all__ = [
     "MODULE_REGISTRIES",
     "OpOverload",
     "TorchDispatchMode",
+    "any_global_hooks",
+    "autocast_to_half",
     "below_autograd",
     "check_input_dim",
     "children_of",
     "end_allocation_to_pool",
+    "exporting",
     "foreach_add_",
     "foreach_div_",
     "foreach_lerp_",
     "graph_is_kept",
     "has_hooks",
     "legacy_reduction",
+    "on_saved",
     "output_padding_for",
     "overload_call",
     "padding_for_pad",
     "plain_apply",
     "plain_eager",
+    "run_plain_convolution",
+    "saved_tensor_hooks",
     "shares_storage",
     "transformed",
     "tree_leaves",
@@ -63,15 +69,30 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-def plain_eager() -> bool:
-    """Whether a call goes to the kernel unseen: no tracing, autocast, transforms, fake tensors or other modes."""
+def plain_eager(*, casts: bool = True) -> bool:
+    """Whether a call goes to the kernel unseen: no tracing, autocast, transforms, fake tensors or other modes.
+
+    ``casts=False`` is for an operator that autocast leaves alone.
+    """
     return not (
         torch.compiler.is_compiling()
-        or _any_autocast()
+        or (casts and _any_autocast())
         or _functorch_active()
         or _dispatch_modes()
         or forward_ad._current_level >= 0
     )
+
+
+def autocast_to_half() -> bool:
+    """Whether autocast to float16 is on for the CPU."""
+    if not (torch.compiler.is_compiling() or _any_autocast()):  # the quickest look first
+        return False
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
+
+
+def exporting() -> bool:
+    """Whether the call is recorded to run elsewhere: torch.export, torch.jit.trace, either way to ONNX."""
+    return torch.compiler.is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
 
 
 def transformed() -> bool:
@@ -101,6 +122,18 @@ def graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
+def saved_tensor_hooks() -> object:
+    """The hooks on all that autograd saves at present (a checkpoint's, an offload's), None where there are none."""
+    if torch.compiler.is_compiling():
+        return None
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def on_saved(output: Tensor, index: int, pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> None:
+    """``saved_tensors_hooks`` for one of the tensors that the node of ``output`` has saved."""
+    output.grad_fn._raw_saved_tensors[index].register_hooks(pack, unpack)
+
+
 def shares_storage(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors lie in one storage; comparing pointers would refuse fake tensors."""
     return torch._C._is_alias_of(a, b)  # type: ignore[attr-defined, no-any-return, unused-ignore]
@@ -116,8 +149,6 @@ foreach_lerp_ = torch._foreach_lerp_
 #: The attributes of a module that hold what it registers.
 MODULE_REGISTRIES = ("_parameters", "_buffers", "_modules")
 
-_HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The dictionary of the children itself: writing to it replaces one without ``__setattr__`` of the user's."""
@@ -126,8 +157,32 @@ def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
 
 def has_hooks(module: nn.Module, *, before_forward: bool = True) -> bool:
     """Whether a call of the module calls hooks; ``before_forward=False`` leaves forward pre-hooks out."""
-    names = (*_HOOKS, "_forward_pre_hooks") if before_forward else _HOOKS
-    return any(getattr(module, name, None) for name in names)
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or (before_forward and own["_forward_pre_hooks"])
+    )
+
+
+_module = nn.modules.module
+_GLOBAL_HOOKS = (
+    _module._global_forward_hooks,
+    _module._global_forward_pre_hooks,
+    _module._global_backward_hooks,
+    _module._global_backward_pre_hooks,
+)
+
+
+def any_global_hooks() -> bool:
+    """Whether there are hooks that every call of every module calls."""
+    return any(_GLOBAL_HOOKS)
+
+
+def run_plain_convolution(layer: nn.Conv2d, input: Tensor) -> Tensor:
+    """``torch.nn.Conv2d.forward``, past what a subclass makes of it."""
+    return nn.Conv2d._conv_forward(layer, input, layer.weight, layer.bias)
 
 
 def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import nn as ours
 from . import measure
-from .chains import flow_of
+from .chains import Chain, Flow, chain_of, flow_of
+from .layers import ACTIVATIONS
 from .report import Change, Left, Report, Speedup
 from .rules import (
-    FUSED,
-    Following,
     activation_of,
     check_model,
     held_outside,
@@ -22,7 +22,7 @@ from .rules import (
     looks_like_a_layer,
     nothing_gained,
 )
-from .swap import Swap
+from .swap import Swap, drop_idle_scopes
 from .swap import restore as _restore
 
 __all__ = ["Change", "Left", "Report", "Speedup", "accelerate", "restore"]
@@ -55,23 +55,23 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | dict
             the example is none; nothing was changed.
     """
     model = check_model(model)
-    if example_inputs is None:
-        plans, left = _plan(model, by_rule=True)
-        for plan in plans:
-            plan.swap.fuse()
-        return Report(tuple(plan.change(Speedup()) for plan in plans), tuple(left))
-    example = measure.Example(model, example_inputs)
-    stock = example.results()  # what the model itself raises, it raises before any change
-    plans, left = _plan(model, by_rule=False)
+    example = None if example_inputs is None else measure.Example(model, example_inputs)
+    _restore(model)  # who calls it again has changed something: all is planned anew
+    stock = [] if example is None else example.results()  # what the model itself raises, it raises before any change
+    plans, left = _plan(model, by_rule=example is None)
     for plan in plans:
         plan.swap.fuse()
+    if example is None:
+        return Report(tuple(plan.change(Speedup()) for plan in plans), tuple(left))
     different = _compare(example, stock)
     if different is not None:
-        return _put_back(plans, left, different)
+        return _put_back(model, plans, left, different)
     kept, slower = _keep_what_wins(example, plans)
     whole = _measure_model(example, kept) if kept else Speedup()
     if kept and whole.slowest < 0.97:
-        return _put_back(kept, [*left, *slower], f"the whole model was slower, forward and training {whole}")
+        why = f"the whole model was slower, forward and training {whole}"
+        return _put_back(model, kept, [*left, *slower], why)
+    drop_idle_scopes(model)
     return Report(tuple(plan.change(ratio) for plan, ratio in kept.items()), (*left, *slower), whole)
 
 
@@ -89,19 +89,26 @@ def restore(model: nn.Module) -> list[str]:
     return _restore(model)
 
 
-@dataclass(frozen=True, eq=False)
 class _Plan:
-    """A layer to replace; ``took`` is the name of the module whose activation it takes over."""
+    """A layer to make ours, with the activation at the end of ``chain``.
 
-    name: str
-    layer: nn.Module
-    swap: Swap
-    function: str | None = None
-    took: str | None = None
+    Attributes:
+        name, words, took: for the report.
+        swap: makes them ours and undoes it.
+        probe, probe_swap: the same of copies that share the tensors, one behind the other, to be measured alone.
+    """
 
-    @property
-    def words(self) -> str:
-        return type(self.layer).__name__ + (f" + {self.function}" if self.function else "")
+    def __init__(self, name: str, layer: nn.Module, chain: Chain | None = None, took: str | None = None):
+        self.name, self.layer, self.took = name, layer, took
+        self.words = type(layer).__name__
+        self.swap = Swap(layer, chain)
+        self.probe = nn.Sequential(copy.copy(layer))
+        probe_chain = None
+        if chain is not None:
+            self.words += f" + {ACTIVATIONS[type(chain.follower)].computes}"
+            self.probe.append(copy.copy(chain.follower))
+            probe_chain = Chain(self.probe[1], self.probe, frozenset(), frozenset())
+        self.probe_swap = Swap(self.probe[0], probe_chain)
 
     def change(self, speedup: Speedup) -> Change:
         return Change(self.name, self.words, self.took, speedup)
@@ -109,29 +116,27 @@ class _Plan:
 
 def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
     flow, aliases = flow_of(model), held_outside(model)
+    flows: dict[nn.Module, Flow] = {}
     names = {module: name for name, module in model.named_modules()}
     plans, left = [], []
     for layer, name in names.items():
-        if not looks_like_a_layer(layer) or isinstance(layer, tuple(FUSED.values())):
+        if not looks_like_a_layer(layer) or isinstance(layer, (ours.Conv2d, ours.ConvTranspose2d, ours.BatchNorm2d)):
             continue
         obstacle = layer_obstacle(layer)
-        if layer is model:
-            obstacle = obstacle or "it is the model itself, whose place nothing can take; put it into a Sequential"
-        elif layer in aliases:
+        if layer in aliases:
             obstacle = obstacle or "the model holds it a second time, outside of its modules"
         if obstacle:
             left.append(Left(name, type(layer).__name__, obstacle))
             continue
         found = activation_of(layer, flow)
-        if isinstance(found, Following) and found.module in aliases:
+        if found in aliases:
             found = "the model holds what follows a second time, outside of its modules"
-        if not isinstance(found, str):
-            swap = Swap(model, layer, found.module, found.function, found.negative_slope)
-            plans.append(_Plan(name, layer, swap, found.function, names[found.module]))
+        if isinstance(found, nn.Module):
+            plans.append(_Plan(name, layer, chain_of(layer, flow, flows), names[found]))
         elif by_rule and (reason := nothing_gained(layer)):
             left.append(Left(name, type(layer).__name__, f"{reason}; no activation to take over: {found}"))
         else:
-            plans.append(_Plan(name, layer, Swap(model, layer, None, None, 0.2)))
+            plans.append(_Plan(name, layer))
     return plans, left
 
 
@@ -142,24 +147,22 @@ def _compare(example: measure.Example, stock: list[Tensor]) -> str | None:
         return f"it raised {type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def _put_back(plans: Iterable[_Plan], left: list[Left], why: str) -> Report:
-    plans = list(plans)
-    for plan in plans:
-        plan.swap.undo()
+def _put_back(model: nn.Module, plans: Iterable[_Plan], left: list[Left], why: str) -> Report:
+    _restore(model)
     return Report(left=(*(Left(plan.name, plan.words, f"put back, {why}") for plan in plans), *left))
 
 
 def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[_Plan, Speedup], list[Left]]:
     """Measures each layer and puts back what is slower: what is kept, with its speed-up, and what is not."""
-    inputs = measure.inputs_seen(example, [plan.swap.probe[0] for plan in plans])
+    inputs = measure.inputs_seen(example, [plan.layer for plan in plans])
     known: dict[tuple[Any, ...], Speedup] = {}
     kept, slower = {}, []
     with example.undisturbed():
         for plan in plans:
             ratio = Speedup()
-            if plan.swap.probe[0] in inputs:
-                x = inputs[plan.swap.probe[0]]
-                key = repr(plan.swap.probe), x.shape, x.stride(), x.dtype, x.requires_grad, plan.layer.training
+            if plan.layer in inputs:
+                x = inputs[plan.layer]
+                key = repr(plan.probe), x.shape, x.stride(), x.dtype, x.requires_grad, plan.layer.training
                 ratio = known[key] = known.get(key) or _measure_layer(plan, x)
             if (ratio.forward or 1) + (ratio.training or ratio.forward or 1) >= 2:
                 kept[plan] = ratio
@@ -170,7 +173,7 @@ def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[
 
 
 def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
-    layers = plan.swap.probe
+    layers, swap = plan.probe, plan.probe_swap
     taking = [t for t in (x, *plan.layer.parameters()) if t.requires_grad]
 
     def forward() -> None:
@@ -181,7 +184,7 @@ def _measure_layer(plan: _Plan, x: Tensor) -> Speedup:
         output = layers(x)
         torch.autograd.grad(output, taking, torch.ones_like(output))
 
-    return measure.speedup(forward, training if taking else None, plan.swap.fuse, plan.swap.undo, seconds=0.15)
+    return measure.speedup(forward, training if taking else None, swap.fuse, swap.undo, seconds=0.15)
 
 
 def _measure_model(example: measure.Example, plans: Iterable[_Plan]) -> Speedup:

@@ -6,13 +6,13 @@ import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 
-__all__ = ["Flow", "flow_of"]
+__all__ = ["Chain", "Flow", "chain_of", "flow_of"]
 
 
 @dataclass
@@ -20,11 +20,51 @@ class Flow:
     """
     Attributes:
         follower: for a module whose output goes into one other module and nowhere else, that module.
+        proved: for the same modules, the one whose forward shows it.
         reason: for a module of which that is not so, why.
+        moving: attributes, by module and name, that change when a forward runs.
     """
 
-    follower: dict[nn.Module, nn.Module]
-    reason: dict[nn.Module, str]
+    follower: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    proved: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    reason: dict[nn.Module, str] = field(default_factory=dict)
+    moving: set[tuple[nn.Module, str]] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """
+    Attributes:
+        follower: the only module that takes a layer's output.
+        scope: the innermost module whose forward alone shows it.
+        between: the modules between scope and the two, whose forwards take part.
+        moving: as of :class:`Flow`.
+    """
+
+    follower: nn.Module
+    scope: nn.Module
+    between: frozenset[nn.Module]
+    moving: frozenset[tuple[nn.Module, str]]
+
+
+def chain_of(layer: nn.Module, flow: Flow, flows: dict[nn.Module, Flow]) -> Chain:
+    """Of a layer that has a follower in ``flow``; ``flows`` keeps what was traced on the way."""
+    outer, follower = flow.proved[layer], flow.follower[layer]
+    above = {module: _above(outer, module) for module in (layer, follower)}
+    for scope in above[layer]:
+        if scope in above[follower]:
+            inner = flow if scope is outer else flows.setdefault(scope, flow_of(scope))
+            if inner.follower.get(layer) is follower:
+                break
+    between = {part for parts in above.values() for part in parts[: parts.index(scope)]}
+    return Chain(follower, scope, frozenset(between), frozenset(flow.moving | inner.moving))
+
+
+def _above(outer: nn.Module, module: nn.Module) -> list[nn.Module]:
+    """The modules that contain it, the innermost first, ``outer`` last."""
+    name = next(name for name, part in outer.named_modules() if part is module)
+    parts = name.split(".")
+    return [outer.get_submodule(".".join(parts[:length])) for length in range(len(parts) - 1, -1, -1)]
 
 
 def flow_of(model: nn.Module) -> Flow:
@@ -32,7 +72,7 @@ def flow_of(model: nn.Module) -> Flow:
 
     A graph is that of one mode, for ``self.training`` is a constant in it: what holds must hold in both.
     """
-    flow = Flow({}, {})
+    flow = Flow()
     _collect(model, flow)
     shared = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     for module, count in shared.items():
@@ -47,7 +87,7 @@ def flow_of(model: nn.Module) -> Flow:
 
 
 def _collect(module: nn.Module, flow: Flow) -> None:
-    graphs = _graphs(module) if any(module.children()) else None
+    graphs = _graphs(module, flow.moving) if any(module.children()) else None
     if graphs:
         _read(module, graphs, flow)
         for leaf in {_module_of(module, node) for node in graphs[0].nodes if node.op == "call_module"}:
@@ -56,7 +96,7 @@ def _collect(module: nn.Module, flow: Flow) -> None:
     if type(module) is nn.Sequential:
         layers = list(module)
         for layer, following in zip(layers, layers[1:], strict=False):
-            flow.follower[layer] = following
+            flow.follower[layer], flow.proved[layer] = following, module
     for child in module.children():
         _collect(child, flow)
 
@@ -67,7 +107,7 @@ class _Tracer(fx.Tracer):
         return has_hooks(module) or super().is_leaf_module(module, qualified_name)
 
 
-def _graphs(module: nn.Module) -> list[fx.Graph] | None:
+def _graphs(module: nn.Module, moving: set[tuple[nn.Module, str]]) -> list[fx.Graph] | None:
     """In training and in evaluation, with all arguments given and with those left out that may be; None: it fails."""
     optional = {
         name: parameter.default
@@ -77,7 +117,7 @@ def _graphs(module: nn.Module) -> list[fx.Graph] | None:
     graphs = []
     for training in (True, False):
         for constants in (None, optional) if optional else (None,):
-            with _mode(module, training), _attributes_kept(module) as kept:
+            with _mode(module, training), _attributes_kept(module, moving) as kept:
                 try:
                     graph = _Tracer().trace(module, concrete_args=constants)
                 except Exception:  # a forward may do anything to a proxy
@@ -89,7 +129,7 @@ def _graphs(module: nn.Module) -> list[fx.Graph] | None:
 
 
 @contextlib.contextmanager
-def _attributes_kept(module: nn.Module) -> Iterator[list[fx.Proxy]]:
+def _attributes_kept(module: nn.Module, moving: set[tuple[nn.Module, str]]) -> Iterator[list[fx.Proxy]]:
     """What a forward leaves in plain attributes while it is traced is undone; the proxies among it are in the list."""
     before = [(part, dict(part.__dict__)) for part in module.modules()]
     lists = [(value, list(value)) for _, own in before for value in own.values() if isinstance(value, list)]
@@ -101,6 +141,7 @@ def _attributes_kept(module: nn.Module) -> Iterator[list[fx.Proxy]]:
         for part, own in before:
             now = [value for name, value in part.__dict__.items() if name not in MODULE_REGISTRIES]
             kept += [leaf for leaf in tree_leaves(now) if isinstance(leaf, fx.Proxy)]
+            moving |= {(part, name) for name, value in part.__dict__.items() if own.get(name) is not value}
             part.__dict__.clear()
             part.__dict__.update(own)
         for kept_list, items in lists:
@@ -136,7 +177,7 @@ def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
             words.append("it does not run in every mode")
         followers = [answer for answer in of_each if not isinstance(answer, str)]
         if not words and len(set(followers)) == 1:
-            flow.follower[module] = followers[0]
+            flow.follower[module], flow.proved[module] = followers[0], root
         else:
             flow.reason[module] = words[0] if words else "what follows differs between training and evaluation"
 

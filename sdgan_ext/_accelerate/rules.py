@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .. import nn as ours
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 from ..ops._checks import CUDA_OBSTACLE
-from ..ops._enums import Activation
 from .chains import Flow
+from .layers import ACTIVATIONS, LAYERS, unfit
 
 __all__ = [
-    "FUSED",
-    "Following",
     "activation_of",
     "check_model",
     "held_outside",
@@ -24,30 +19,6 @@ __all__ = [
     "looks_like_a_layer",
     "nothing_gained",
 ]
-
-#: What a layer of torch becomes.
-FUSED = {
-    nn.Conv2d: ours.Conv2d,
-    nn.ConvTranspose2d: ours.ConvTranspose2d,
-    nn.BatchNorm2d: ours.BatchNorm2d,
-}
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.ELU: "elu",
-}
-
-
-class Following(NamedTuple):
-    """The activation behind a layer: its module, its name in ``ops`` and the parameter of a leaky_relu."""
-
-    module: nn.Module
-    function: Activation
-    negative_slope: float
-
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -106,7 +77,7 @@ def layer_obstacle(module: nn.Module) -> str | None:
         return "it is lazy and has no weights yet; run the model once first"
     if parametrize.is_parametrized(module):
         return "its weight is parametrised"
-    if type(module) not in FUSED:
+    if type(module) not in LAYERS:
         return f"a {type(module).__name__} is not torch's own layer, its forward may do anything"
     if "forward" in module.__dict__:
         return "its forward was replaced"
@@ -121,22 +92,20 @@ def layer_obstacle(module: nn.Module) -> str | None:
     return None
 
 
-def activation_of(layer: nn.Module, flow: Flow) -> Following | str:
+def activation_of(layer: nn.Module, flow: Flow) -> nn.Module | str:
     """The activation that ``layer`` may take over, or why there is none."""
     if layer not in flow.follower:
         return flow.reason.get(layer, "what follows it is not known: torch.fx cannot trace the module that it is in")
     following = flow.follower[layer]
-    if type(following) not in _ACTIVATIONS:
+    if type(following) not in ACTIVATIONS:
         return f"what follows is a {type(following).__name__}"
-    if isinstance(following, nn.ELU) and following.alpha != 1:
-        return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
-    if isinstance(following, nn.LeakyReLU) and following.negative_slope < 0:
-        return "what follows is a LeakyReLU whose negative_slope is below 0"
+    if obstacle := unfit(following):
+        return f"what follows is {obstacle}"
     if has_hooks(layer, before_forward=False) or has_hooks(following):
         return "a hook runs between it and the activation"
     if "forward" in following.__dict__ or parametrize.is_parametrized(following):
         return "the activation was changed"
-    return Following(following, _ACTIVATIONS[type(following)], getattr(following, "negative_slope", 0.2))
+    return following
 
 
 def nothing_gained(layer: nn.Module) -> str | None:

@@ -51,6 +51,9 @@ class BatchNorm2d(_Activated, torch.nn.BatchNorm2d):
         self._set_activation(activation, negative_slope)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._activated(input, self.activation, self.negative_slope)
+
+    def _activated(self, input: Tensor, activation: Activation | None, negative_slope: float) -> Tensor:
         check_input_dim(self, input)
         tracks = not self.training or self.track_running_stats
         momentum = self.momentum
@@ -67,8 +70,8 @@ class BatchNorm2d(_Activated, torch.nn.BatchNorm2d):
             self.training or self.running_mean is None,
             0.0 if momentum is None else momentum,
             self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
+            activation=activation,
+            negative_slope=negative_slope,
         )
 
     def extra_repr(self) -> str:

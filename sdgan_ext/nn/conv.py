@@ -98,6 +98,16 @@ class Conv2d(_Activated, torch.nn.Conv2d):
         self._set_activation(activation, negative_slope)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._activated(input, weight, bias, self.activation, self.negative_slope)
+
+    def _activated(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: Activation | None,
+        negative_slope: float,
+    ) -> Tensor:
         padding: int | tuple[int, ...] | str = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, padding_for_pad(self), mode=self.padding_mode)
@@ -110,8 +120,8 @@ class Conv2d(_Activated, torch.nn.Conv2d):
             padding,
             cast(_Pair, self.dilation),
             self.groups,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
+            activation=activation,
+            negative_slope=negative_slope,
         )
 
     def extra_repr(self) -> str:
@@ -185,6 +195,11 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
         """As torch's: ``output_size`` (height, width) chooses the output padding, and excludes ``crop``."""
         if output_size is not None and self.crop is not None:
             raise ValueError(f"output_size is {output_size!r}, but the layer's crop already decides the size")
+        return self._activated(input, output_size, self.activation, self.negative_slope)
+
+    def _activated(
+        self, input: Tensor, output_size: list[int] | None, activation: Activation | None, negative_slope: float
+    ) -> Tensor:
         output_padding = output_padding_for(self, input, output_size)
         return ops.conv_transpose2d(
             input,
@@ -196,8 +211,8 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
             self.groups,
             cast(_Pair, self.dilation),
             crop=cast(tuple[int, int, int, int] | None, self.crop),
-            activation=self.activation,
-            negative_slope=self.negative_slope,
+            activation=activation,
+            negative_slope=negative_slope,
         )
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _C
-from .._torch_internals import without_autocast_key
+from .._torch_internals import on_saved, saved_tensor_hooks, transformed, without_autocast_key
 from . import reference
 from ._autograd import add_grads, differentiable
 from ._checks import check_choice, check_like, check_tensor
@@ -19,6 +19,10 @@ from ._enums import ACTIVATIONS, DTYPES
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
+#: Those whose derivative is taken from their output here and from their input in torch, where one may therefore write
+#: to the output before the backward pass.
+_OUTPUT_MAY_CHANGE = (ACTIVATIONS["leaky_relu"], ACTIVATIONS["elu"])
+_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 
 # ------------------------------------------------------------------------------------------- weight gradients
 _without_weight_gradients = 0
@@ -297,6 +301,8 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
         input, weight, bias, *ctx.settings = inputs
         activation = ctx.settings[-2]
         ctx.has_bias = bias is not None
+        if activation in _OUTPUT_MAY_CHANGE:
+            ctx.bias = bias, 0 if bias is None else bias._version
         ctx.save_for_backward(input, weight, output[1] if activation in (_NONE, _SILU) else output[0])
         ctx.set_materialize_grads(False)
 
@@ -304,6 +310,8 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
         ctx: Any, grad_output: Tensor | None, grad_preactivation: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         input, weight, saved = ctx.saved_tensors
+        if ctx.settings[-2] in _OUTPUT_MAY_CHANGE and grad_output is not None and saved.shape != grad_output.shape:
+            saved = fused(input, weight, _unchanged(*ctx.bias), *ctx.settings)[0]
         wanted = [ctx.needs_input_grad[0], False, False]
         if not _without_weight_gradients:
             wanted[1:] = ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]
@@ -370,7 +378,21 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
 
     torch.library.register_fake(f"sdgan_ext::{name}", fake)
     torch.library.register_fake(f"sdgan_ext::{name}_backward", fake_backward)
-    forward = differentiable(name, derivative, setup)
+    fused = differentiable(name, derivative, setup)
+
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        if inputs[-2] not in _OUTPUT_MAY_CHANGE or not torch.is_grad_enabled():
+            return fused(*inputs)
+        if torch.compiler.is_compiling() or transformed():  # nothing is written to there
+            return fused(*inputs)
+        if saved_tensor_hooks() is not None:  # with a checkpoint's, say, nobody knows whether a saved tensor changed
+            output, nothing = fused(*inputs[:-2], _NONE, 0.0)
+            return reference.activate(output, _NAMES[inputs[-2]], inputs[-1]), nothing
+        output, nothing = fused(*inputs)
+        if output.requires_grad:
+            on_saved(output, 2, _with_version, _as_it_was)
+        return output, nothing
+
     backward = differentiable(f"{name}_backward", second_derivative, setup_backward)
     # Not for backward: its tensors are cast already, and autograd's threads do not have the region's dtype.
     for device in ("CPU", "CUDA"):
@@ -400,6 +422,25 @@ def _register_autocast(name: str, device: str) -> None:
             return op(*map(cast, args))
 
     _library.impl(op, autocast, f"Autocast{device}")
+
+
+def _with_version(output: Tensor) -> tuple[Tensor, int]:
+    return output, output._version
+
+
+def _as_it_was(packed: tuple[Tensor, int]) -> Tensor:
+    """The output that was saved, or an empty tensor where it has been written to since."""
+    output, version = packed
+    return output if output._version == version else output.new_empty(0)
+
+
+def _unchanged(bias: Tensor | None, version: int) -> Tensor | None:
+    if bias is not None and bias._version != version:
+        raise RuntimeError(
+            "the output of a convolution was modified by an inplace operation, and its bias as well: one of them is "
+            "needed for the gradient"
+        )
+    return bias
 
 
 def same_padding(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -73,15 +73,14 @@ def batch_norm(
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}")
     tensors = input, weight, bias, None if training else running_mean, None if training else running_var
     settings = float(eps), ACTIVATIONS[activation], float(negative_slope)
-    if plain_eager() and torch.is_grad_enabled():
-        statistics: list[Tensor] = []
-        output = _apply(*tensors, settings, statistics)
-        mean, var = statistics
-    else:
-        output, mean, var = _batch_norm(*tensors, *settings)
-    if training and running_mean is not None and running_var is not None and input.numel() > 0:
+    moves = training and running_mean is not None and input.numel() > 0
+    running = (running_mean, running_var, values, momentum) if moves else None
+    if plain_eager(casts=False) and torch.is_grad_enabled():
+        return _apply(*tensors, settings, running)
+    output, mean, var = _batch_norm(*tensors, *settings)
+    if running is not None:
         try:
-            _update(running_mean, running_var, mean.detach(), var.detach(), values, momentum)
+            _update(mean.detach(), var.detach(), *running)
         except RuntimeError as error:
             if not str(error).startswith("vmap:"):
                 raise
@@ -93,7 +92,7 @@ def batch_norm(
 
 
 def _update(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, biased_var: Tensor, values: int, momentum: float
+    mean: Tensor, biased_var: Tensor, running_mean: Tensor, running_var: Tensor, values: int, momentum: float
 ) -> None:
     var = biased_var * (values / (values - 1))
     if running_mean.is_cuda:  # one kernel
@@ -216,7 +215,8 @@ _batch_norm_backward = differentiable("batch_norm_backward", _double_backward, _
 _kernel = overload_call(torch.ops.sdgan_ext.batch_norm.default)
 
 
-# In plain eager mode batch_norm alone reads the statistics, from a list: autograd has one output to track, not three.
+# In plain eager mode the statistics move in here: autograd has one output to track, not three; and a checkpoint, which
+# ends its second run where the last tensor was saved, moves them as often as torch's own batch norm.
 def _plain_forward(
     ctx: Any,
     input: Tensor,
@@ -225,13 +225,15 @@ def _plain_forward(
     given_mean: Tensor | None,
     given_var: Tensor | None,
     settings: tuple[Any, ...],
-    statistics: list[Tensor],
+    running: tuple[Any, ...] | None,
 ) -> Tensor:
     with below_autograd():
-        output, *statistics[:] = _kernel(input, weight, bias, given_mean, given_var, *settings)
+        output, mean, var = _kernel(input, weight, bias, given_mean, given_var, *settings)
+    if running is not None:
+        _update(mean, var, *running)
     ctx.training = given_mean is None
     ctx.settings = settings
-    ctx.save_for_backward(input, weight, bias, *statistics)
+    ctx.save_for_backward(input, weight, bias, mean, var)
     return output
 
 

@@ -1,0 +1,229 @@
+"""The classes that a model's own modules have while it is accelerated; the objects stay the user's.
+
+A layer computes with our operators, the activation in the same operation where :mod:`.handshake` allows it. What ours
+do not serve (float16 on the CPU, another device, an export to torch's own operators) torch's own forward computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .. import nn as ours
+from .._torch_internals import FakeTensor, autocast_to_half, exporting, run_plain_convolution
+from ..ops._checks import CUDA_OBSTACLE, HALVES
+from ..ops._enums import DTYPES, Activation
+from . import handshake
+
+__all__ = ["ACTIVATIONS", "LAYERS", "to_ours", "to_stock", "unfit"]
+
+
+# ------------------------------------------------------------------------------------------------------ activations
+class _Absorbed(nn.Module):
+    """Passes on what the layer before has activated, and is the activation itself for all else.
+
+    Attributes:
+        computes: its name in ``ops``.
+        negative_slope: of a LeakyReLU its own; else nobody reads it.
+    """
+
+    computes: Activation
+    negative_slope = 0.2
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(self, _Absorbed):
+            return _restored(self, input)
+        if not handshake.pay(self, input):
+            return _leaf(self, input) if isinstance(input, fx.Proxy) else super().forward(input)
+        return input if torch.is_grad_enabled() or not input.requires_grad else input.detach()
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _no_script()
+
+    def extra_repr(self) -> str:
+        pair = handshake.link_of(self)
+        own = super().extra_repr()
+        return own if pair is None else f"{own}{', ' if own else ''}computed by {'.'.join(pair.layer)}"
+
+
+class ReLU(_Absorbed, nn.ReLU):
+    computes = "relu"
+
+
+class LeakyReLU(_Absorbed, nn.LeakyReLU):
+    computes = "leaky_relu"
+
+
+class Tanh(_Absorbed, nn.Tanh):
+    computes = "tanh"
+
+
+class Sigmoid(_Absorbed, nn.Sigmoid):
+    computes = "sigmoid"
+
+
+class SiLU(_Absorbed, nn.SiLU):
+    computes = "silu"
+
+
+class ELU(_Absorbed, nn.ELU):
+    computes = "elu"
+
+
+#: Of torch's activations, ours.
+ACTIVATIONS: dict[type[nn.Module], type[_Absorbed]] = {
+    nn.ReLU: ReLU,
+    nn.LeakyReLU: LeakyReLU,
+    nn.Tanh: Tanh,
+    nn.Sigmoid: Sigmoid,
+    nn.SiLU: SiLU,
+    nn.ELU: ELU,
+}
+
+
+def unfit(activation: nn.Module) -> str | None:
+    """Why a layer cannot compute ``activation``, one of :data:`ACTIVATIONS`, with the parameters that it has now."""
+    if isinstance(activation, nn.ELU) and activation.alpha != 1:
+        return f"an ELU of alpha {activation.alpha}; ours has 1"
+    if isinstance(activation, nn.LeakyReLU) and activation.negative_slope < 0:
+        return "a LeakyReLU whose negative_slope is below 0"
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- layers
+class _Layer(nn.Module):
+    """A layer of ours whose activation is the one that its call allows."""
+
+    activation = None
+    negative_slope = 0.2
+
+    def _stock(self, input: Tensor, *args: Any) -> Tensor:
+        raise NotImplementedError
+
+    def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
+        if not isinstance(self, _Layer):
+            return _restored(self, input, *args)
+        if not _served(self, input):
+            return _leaf(self, input, *args) if isinstance(input, fx.Proxy) else self._stock(input, *args)
+        call, partner = handshake.running_with(self)
+        if call is None or type(self) not in _STOCK or type(partner) not in _STOCK or unfit(partner):
+            return self._fused(input, None, 0.2, *args)
+        output = self._fused(input, partner.computes, partner.negative_slope, *args)
+        handshake.owe(call, self, output)
+        return output
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _no_script()
+
+    def extra_repr(self) -> str:
+        pair = handshake.link_of(self)
+        return super().extra_repr() + (f", computes {'.'.join(pair.activation)}" if pair else "")
+
+
+class Conv2d(_Layer, ours.Conv2d):
+    def _stock(self, input: Tensor, *args: Any) -> Tensor:
+        return run_plain_convolution(self, input)
+
+    def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
+        return self._activated(input, self.weight, self.bias, activation, negative_slope)
+
+
+class ConvTranspose2d(_Layer, ours.ConvTranspose2d):
+    crop = None
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(input) if output_size is None else super().forward(input, output_size)
+
+    def _stock(self, input: Tensor, *args: Any) -> Tensor:
+        return nn.ConvTranspose2d.forward(self, input, *args)
+
+    def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
+        return self._activated(input, *(args or (None,)), activation, negative_slope)
+
+
+class BatchNorm2d(_Layer, ours.BatchNorm2d):
+    def _stock(self, input: Tensor, *args: Any) -> Tensor:
+        return nn.BatchNorm2d.forward(self, input)
+
+    def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
+        return self._activated(input, activation, negative_slope)
+
+
+#: Of torch's layers, ours.
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Conv2d,
+    nn.ConvTranspose2d: ConvTranspose2d,
+    nn.BatchNorm2d: BatchNorm2d,
+}
+
+
+_CPU_DTYPES = frozenset(DTYPES) - frozenset(HALVES)
+_TENSORS = {Tensor, nn.Parameter, FakeTensor}  # other classes, of quantised weights say, have operators of their own
+
+
+def _served(layer: nn.Module, input: Tensor) -> bool:
+    """Whether our operators take this call. The weight of a parametrised layer is not looked at: it costs, or moves."""
+    weight = layer.__dict__["_parameters"].get("weight")
+    if weight is not None and (weight.__class__ not in _TENSORS or weight.dtype not in _dtypes(weight)):
+        return False
+    if input.__class__ not in _TENSORS or input.dtype not in _dtypes(input):
+        return False
+    return not (exporting() or (autocast_to_half() and input.is_cpu))
+
+
+def _dtypes(tensor: Tensor) -> Collection[torch.dtype]:
+    """Those that we have operators for on the device of ``tensor``."""
+    if tensor.is_cpu:
+        return _CPU_DTYPES
+    return DTYPES if tensor.is_cuda and not CUDA_OBSTACLE else ()
+
+
+def _leaf(module: nn.Module, input: Any, *args: Any) -> Any:
+    """For torch.fx a module of these classes is what torch's own is: a node."""
+    tracer = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input, *args), {})
+
+
+def _restored(module: nn.Module, input: Tensor, *args: Any) -> Tensor:
+    """For who kept this forward, bound or in a class of his own, when the model was restored."""
+    stock = next(kind for kind in _OURS if isinstance(module, kind))
+    return stock.forward(module, input, *args)
+
+
+def _no_script() -> RuntimeError:
+    return RuntimeError(
+        "the model is accelerated, and torch.jit.script would read the code of its new layers; call "
+        "sdgan_ext.restore(model) first"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- exchange
+_OURS: dict[type[nn.Module], type[nn.Module]] = {**LAYERS, **ACTIVATIONS}
+_STOCK = {new: stock for stock, new in _OURS.items()}
+
+
+def to_ours(module: nn.Module) -> None:
+    """From torch's class to that of the same name here."""
+    module.__class__ = _OURS[type(module)]
+
+
+def to_stock(module: nn.Module) -> bool:
+    """Back again; False for a module that has none of these classes.
+
+    A class that someone has derived for this module since (a parametrisation) is derived from torch's then.
+    """
+    if not isinstance(module, (_Layer, _Absorbed)):
+        return False
+    kind = type(module)
+    if kind in _STOCK:
+        module.__class__ = _STOCK[kind]
+    else:
+        kind.__bases__ = tuple(_STOCK.get(base, base) for base in kind.__bases__)
+    handshake.unlink(module)
+    return True
