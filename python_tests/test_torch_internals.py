@@ -176,6 +176,53 @@ def test_the_short_way_into_an_autograd_function():
         assert grad.tolist() == [2, 2, 2] and Double.kept is keep
 
 
+@covers("saved_tensor_hooks", "on_saved")
+def test_hooks_on_saved_tensors():
+    assert internals.saved_tensor_hooks() is None
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        outer = internals.saved_tensor_hooks()
+        assert outer is not None and internals.saved_tensor_hooks() == outer
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            assert internals.saved_tensor_hooks() != outer
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            output = 2 * x
+            ctx.save_for_backward(x, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.extend(ctx.saved_tensors)
+            return 2 * grad
+
+    seen: list[torch.Tensor] = []
+    output = Twice.apply(torch.ones(1, requires_grad=True))
+    internals.on_saved(output, 1, lambda t: t + 5, lambda t: t + 1)
+    output.backward()
+    assert seen == [1, 8]
+
+
+@covers("exporting", "autocast_to_half")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_exports_and_autocast():
+    seen = []
+
+    class Look(torch.nn.Module):
+        def forward(self, x):
+            seen.append(internals.exporting())
+            return x + 1
+
+    x = torch.ones(1)
+    Look()(x), torch.jit.trace(Look(), x, check_trace=False), torch.export.export(Look(), (x,))
+    assert seen[0] is False and all(seen[1:]) and len(seen) >= 3
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert internals.autocast_to_half() == (dtype == torch.float16)
+    assert not internals.autocast_to_half()
+
+
 @covers("shares_storage")
 def test_one_storage():
     x = torch.zeros(4)
@@ -246,6 +293,29 @@ def test_hooks(register, before):
     assert internals.has_hooks(layer, before_forward=False) == (not before)
     handle.remove()
     assert not internals.has_hooks(layer)
+
+
+@covers("any_global_hooks")
+def test_hooks_on_every_module():
+    assert not internals.any_global_hooks()
+    for register in (
+        torch.nn.modules.module.register_module_forward_pre_hook,
+        torch.nn.modules.module.register_module_forward_hook,
+        torch.nn.modules.module.register_module_full_backward_pre_hook,
+        torch.nn.modules.module.register_module_full_backward_hook,
+    ):
+        handle = register(lambda *args: None)
+        assert internals.any_global_hooks()
+        handle.remove()
+        assert not internals.any_global_hooks()
+
+
+@covers("run_plain_convolution")
+def test_torchs_own_convolution_of_a_layer_of_ours():
+    layer, x = nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", activation="relu"), torch.randn(1, 2, 4, 4)
+    stock = torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")
+    stock.load_state_dict(layer.state_dict())
+    assert torch.equal(internals.run_plain_convolution(layer, x), stock(x))
 
 
 @covers("uncompiled")

@@ -131,7 +131,7 @@ def saved_tensor_hooks() -> object:
 
 def on_saved(output: Tensor, index: int, pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> None:
     """``saved_tensors_hooks`` for one of the tensors that the node of ``output`` has saved."""
-    output.grad_fn._raw_saved_tensors[index].register_hooks(pack, unpack)
+    cast(Any, output.grad_fn)._raw_saved_tensors[index].register_hooks(pack, unpack)
 
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:

@@ -113,11 +113,11 @@ def other_class(model):
     model[3].__class__ = type("Doubled", (base,), {"forward": lambda self, x: 2 * base.forward(self, x)})
 
 
-def set_slope(model):
+def set_negative_slope(model):
     model[4].negative_slope = 0.7
 
 
-def set_a_slope_below_0(model):
+def set_negative_slope_below_0(model):
     model[4].negative_slope = -0.7
 
 
@@ -138,8 +138,8 @@ SURGERY = {
     "a forward replaced": patch_forward,
     "an activation's forward replaced": patch_activation,
     "another class": other_class,
-    "another slope": set_slope,
-    "a slope below 0": set_a_slope_below_0,
+    "another negative_slope": set_negative_slope,
+    "a negative_slope below 0": set_negative_slope_below_0,
     "a hook on a layer": lambda model: model[3].register_forward_hook(lambda module, args, output: output - 1),
     "a hook before an activation": lambda model: model[4].register_forward_pre_hook(lambda module, args: args[0] - 1),
     "a hook on an activation": lambda model: model[4].register_forward_hook(lambda module, args, output: args[0]),
@@ -411,7 +411,7 @@ def test_a_call_within_a_call():
     near(fast(X), stock(X))
 
 
-# ------------------------------------------------------------------------------------------------- what ours do not serve
+# ------------------------------------------------------------------------------------------- what ours do not serve
 def test_another_dtype():
     fast, stock = pair()
     near(fast.half()(X.half()), stock.half()(X.half()))

@@ -49,6 +49,8 @@ def test_values_and_gradients(path, geometry, kernel, channels, format):
 def test_activations_and_dtypes(channels, activation, dtype):
     for format in cases.FORMATS.values():
         given = tensors(*channels, (5, 5), dtype=dtype, format=format)
+        with torch.no_grad():  # outputs of about 1: without AVX-512 torch rounds each product of a bfloat16 kernel
+            given[1].div_(8)
         for path in cases.BACKENDS:
             with cases.backend(path):
                 cases.check_against_reference(

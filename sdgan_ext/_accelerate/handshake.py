@@ -1,7 +1,7 @@
 """How a layer and the activation that it took over agree, at every call, on which of the two computes it.
 
 The data flow is proved for the forward of one module, the *scope*: in it the layer's output goes into the activation
-and nowhere else. Whoever takes the model apart afterwards, wraps, replaces or hooks a part of it, gets what stock gives:
+and nowhere else. Whoever takes the model apart afterwards, wraps, replaces or hooks a part, gets what stock gives:
 
 - the layer fuses only in a call of its scope, while both stand where they stood and nobody watches what is between;
 - the activation passes on the very tensor that its layer has activated in this call, and applies itself to any other.
@@ -9,24 +9,25 @@ and nowhere else. Whoever takes the model apart afterwards, wraps, replaces or h
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import threading
 import uuid
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .._torch_internals import any_global_hooks, children_of, has_hooks, saved_tensor_hooks
 
-__all__ = ["Call", "link", "link_of", "make_scope", "owe", "pay", "running_with", "unlink", "unmake_scope"]
+__all__ = ["Call", "link", "link_of", "make_scope", "owe", "pay", "running_with", "token_of", "unlink", "unmake_scope"]
 
 # In __dict__ alone: no part of a state dict, but deepcopy and pickle carry them.
 _LINK, _TOKEN, _SWITCHES = "_link_of_accelerate", "_token_of_accelerate", "_switches_of_accelerate"
+_SWITCH_TYPES = (bool, int, float, str, type(None))
 _NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _TOKEN, _SWITCHES))
 _MISSING = object()
+_NEW = object().__reduce_ex__(2)[0]  # what makes an object of a class, in a pickle
 
 Path = tuple[str, ...]
 
@@ -94,8 +95,10 @@ _running = _Running()
 def running_with(layer: nn.Module) -> tuple[Call | None, nn.Module | None]:
     """The call in which ``layer`` may fuse, and the activation that it then owes its output to; or (None, None)."""
     own = layer.__dict__
-    pair = own.get(_LINK)
-    call = None if pair is None else _running.calls.get(pair.token)
+    pair: Link | None = own.get(_LINK)
+    if pair is None:
+        return None, None
+    call = _running.calls.get(pair.token)
     if call is None or _at(call.scope, pair.layer) is not layer:
         return None, None
     partner = _at(call.scope, pair.activation)
@@ -124,12 +127,16 @@ def pay(activation: nn.Module, input: Tensor) -> bool:
     Raises:
         RuntimeError: the partner has activated another tensor in this call.
     """
-    pair = activation.__dict__.get(_LINK)
-    call = None if pair is None else _running.calls.get(pair.token)
+    pair: Link | None = activation.__dict__.get(_LINK)
+    if pair is None:
+        return False
+    call = _running.calls.get(pair.token)
     output = None if call is None else call.owed.pop(pair, None)
-    if output is None or output is input:
-        return output is not None
-    raise _unpaid(call, pair)
+    if call is None or output is None:
+        return False
+    if output is not input:
+        raise _unpaid(call, pair)
+    return True
 
 
 def _at(scope: nn.Module, path: Path) -> nn.Module | None:
@@ -148,7 +155,7 @@ class Scope(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__:  # the class itself cannot be imported
+        if isinstance(reduced, tuple) and reduced[0] is _NEW:  # the class itself cannot be imported
             return _unpickled, (_base(type(self)), *reduced[1][1:]), *reduced[2:]
         return reduced
 
@@ -163,7 +170,7 @@ def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
     return kind.__new__(kind, *arguments)
 
 
-@functools.cache
+@cast(Any, functools.cache)  # mypy takes modules for unhashable
 def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -209,20 +216,21 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
         part.__dict__[_SWITCHES] = {
             name: value
             for name, value in vars(part).items()
-            if (value is None or isinstance(value, (bool, int, float, str)))
-            and name not in _NO_SWITCHES
-            and (part, name) not in moving
+            if isinstance(value, _SWITCH_TYPES) and name not in _NO_SWITCHES and (part, name) not in moving
         }
 
 
-def unmake_scope(module: nn.Module, *, unless: Collection[str] = ()) -> None:
-    """The module's own class again, unless its token is one of those given."""
-    if module.__dict__.get(_TOKEN) in unless:
-        return
+def unmake_scope(module: nn.Module) -> None:
+    """Undoes :func:`make_scope`; of a class that someone has derived from the scope's since, the class stays."""
     for name in (_TOKEN, _SWITCHES):
         module.__dict__.pop(name, None)
-    if isinstance(module, Scope) and type(module) is _scope_class(_base(type(module))):
-        module.__class__ = _base(type(module))
+    kind = type(module)
+    if issubclass(kind, Scope) and kind is _scope_class(_base(kind)):
+        module.__class__ = _base(kind)
+
+
+def token_of(scope: nn.Module) -> str | None:
+    return scope.__dict__.get(_TOKEN)
 
 
 def _switched(module: nn.Module) -> bool:

@@ -31,7 +31,7 @@ class _Absorbed(nn.Module):
     """
 
     computes: Activation
-    negative_slope = 0.2
+    negative_slope: float = 0.2
 
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(self, _Absorbed):
@@ -84,7 +84,7 @@ ACTIVATIONS: dict[type[nn.Module], type[_Absorbed]] = {
 }
 
 
-def unfit(activation: nn.Module) -> str | None:
+def unfit(activation: nn.Module | None) -> str | None:
     """Why a layer cannot compute ``activation``, one of :data:`ACTIVATIONS`, with the parameters that it has now."""
     if isinstance(activation, nn.ELU) and activation.alpha != 1:
         return f"an ELU of alpha {activation.alpha}; ours has 1"
@@ -97,8 +97,8 @@ def unfit(activation: nn.Module) -> str | None:
 class _Layer(nn.Module):
     """A layer of ours whose activation is the one that its call allows."""
 
-    activation = None
-    negative_slope = 0.2
+    activation: Activation | None = None
+    negative_slope: float = 0.2
 
     def _stock(self, input: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
@@ -114,6 +114,7 @@ class _Layer(nn.Module):
         call, partner = handshake.running_with(self)
         if call is None or type(self) not in _STOCK or type(partner) not in _STOCK or unfit(partner):
             return self._fused(input, None, 0.2, *args)
+        assert isinstance(partner, _Absorbed)
         output = self._fused(input, partner.computes, partner.negative_slope, *args)
         handshake.owe(call, self, output)
         return output
@@ -135,7 +136,7 @@ class Conv2d(_Layer, ours.Conv2d):
 
 
 class ConvTranspose2d(_Layer, ours.ConvTranspose2d):
-    crop = None
+    crop: tuple[int, ...] | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         return super().forward(input) if output_size is None else super().forward(input, output_size)
@@ -144,7 +145,8 @@ class ConvTranspose2d(_Layer, ours.ConvTranspose2d):
         return nn.ConvTranspose2d.forward(self, input, *args)
 
     def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
-        return self._activated(input, *(args or (None,)), activation, negative_slope)
+        (output_size,) = args or (None,)
+        return self._activated(input, output_size, activation, negative_slope)
 
 
 class BatchNorm2d(_Layer, ours.BatchNorm2d):
@@ -218,9 +220,9 @@ def to_stock(module: nn.Module) -> bool:
 
     A class that someone has derived for this module since (a parametrisation) is derived from torch's then.
     """
-    if not isinstance(module, (_Layer, _Absorbed)):
-        return False
     kind = type(module)
+    if not issubclass(kind, (_Layer, _Absorbed)):
+        return False
     if kind in _STOCK:
         module.__class__ = _STOCK[kind]
     else:

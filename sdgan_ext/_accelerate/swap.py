@@ -35,7 +35,8 @@ class Swap:
 def restore(model: nn.Module) -> list[str]:
     """Back to torch's classes; the names of the modules that were changed."""
     changed = [name for name, module in model.named_modules() if to_stock(module)]
-    drop_idle_scopes(model)
+    for module in model.modules():
+        handshake.unmake_scope(module)
     return changed
 
 
@@ -43,4 +44,5 @@ def drop_idle_scopes(model: nn.Module) -> None:
     """Makes modules in which nothing is linked any more what they were."""
     tokens = {pair.token for module in model.modules() if (pair := handshake.link_of(module))}
     for module in model.modules():
-        handshake.unmake_scope(module, unless=tokens)
+        if handshake.token_of(module) not in (None, *tokens):
+            handshake.unmake_scope(module)

@@ -73,8 +73,9 @@ def batch_norm(
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}")
     tensors = input, weight, bias, None if training else running_mean, None if training else running_var
     settings = float(eps), ACTIVATIONS[activation], float(negative_slope)
-    moves = training and running_mean is not None and input.numel() > 0
-    running = (running_mean, running_var, values, momentum) if moves else None
+    running: tuple[Any, ...] | None = None  # what moves
+    if training and running_mean is not None and input.numel() > 0:
+        running = running_mean, running_var, values, momentum
     if plain_eager(casts=False) and torch.is_grad_enabled():
         return _apply(*tensors, settings, running)
     output, mean, var = _batch_norm(*tensors, *settings)
