@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "EvaluationError",
+    "MissingSplitError",
     "PeerLostError",
     "SdganError",
     "nearest",
@@ -28,6 +29,10 @@ class SdganError(Exception):
 
 class DataError(SdganError, ValueError):
     """A file, folder, array or dataset that cannot be used as images."""
+
+
+class MissingSplitError(DataError):
+    """Data that is whole, but has no such split."""
 
 
 class ConfigError(SdganError, ValueError):

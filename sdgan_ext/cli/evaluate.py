@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .._errors import ConfigError, DataError
+from .._errors import ConfigError, MissingSplitError
 from .._files import replacing
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
@@ -83,7 +83,7 @@ def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDatas
     arguments.split = "test"
     try:
         return open_split(arguments, config)
-    except DataError as error:
+    except MissingSplitError as error:
         arguments.split = "train"
         dataset = open_split(arguments, config)
         print(f"{error}: the training images are taken, from which the model may have learnt")

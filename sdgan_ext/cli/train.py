@@ -146,6 +146,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         image_size=wanted.image_size if "image_size" in given else None,
         channels=wanted.channels if "channels" in given else None,
         seed=config.seed,
+        background=config.background,
+        need_labels=bool(wanted.classes),
     )
     size, own = dataset.image_size, model_config.size
     if name in OWN_SIZE and size != own and "image_size" not in given:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from sdgan_ext._errors import DataError
+from sdgan_ext._errors import DataError, printable
 from sdgan_ext.data._seeds import hashed
 from sdgan_ext.data.images import CHANNELS
 from sdgan_ext.data.values import VALUE_RANGE, to_float
@@ -143,4 +143,4 @@ def _checked(images: Tensor, indices: list[int], name: str) -> Tensor:
 
 def name_of(dataset: object) -> str:
     name = getattr(dataset, "name", None)
-    return name if isinstance(name, str) else type(dataset).__name__
+    return printable(name) if isinstance(name, str) else type(dataset).__name__
