@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from sdgan_ext import data
 from sdgan_ext._errors import DataError, MissingSplitError
-from sdgan_ext.data import ImageDataset, RenderedDigits, open_dataset, write_idx
+from sdgan_ext.data import ImageDataset, RenderedDigits, load_image_folder, open_dataset, write_idx
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 6, 6), dtype=np.uint8)
 
@@ -122,6 +122,16 @@ def test_names_of_splits_with_folders_beside_them(tmp_path, train, test, refused
             open_dataset(tmp_path, split="test")
 
 
+def test_images_beside_splits(tmp_path, refused):
+    write_images(tmp_path / "train", 3)
+    write_images(tmp_path)
+    with pytest.warns(UserWarning, match="taken for a class like 0.png"), refused("in subfolders", "train"):
+        open_dataset(tmp_path)
+    write_images(tmp_path / "test", 1)
+    with pytest.warns(UserWarning, match="0.png beside it left out"):
+        assert len(open_dataset(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("names", [("trainA", "trainB", "testA", "testB"), ("train", "Training", "test")])
 def test_two_folders_for_one_split(tmp_path, names, refused):
     for name in names:
@@ -159,8 +169,11 @@ def test_splits_deeper_down_are_not_mixed(tmp_path, places, refused):
     for place in (*places, "other/9"):
         write_images(tmp_path / place)
     inside = tmp_path / places[0].partition("/")[0]
-    with refused("deeper down", inside):
-        open_dataset(tmp_path)
+    for opened in (open_dataset, load_image_folder):
+        with refused("not mixed", *places[0].split("/")[:2], inside):
+            opened(tmp_path)
+    with refused("not mixed", inside):
+        load_image_folder(inside)
     assert len(open_dataset(inside)) == 2
 
 

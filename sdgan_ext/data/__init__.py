@@ -22,7 +22,7 @@ from sdgan_ext.data.loader import batches
 from sdgan_ext.data.part import Part, hold_out
 from sdgan_ext.data.protocols import MapDataset
 from sdgan_ext.data.sources import check_regular, data_path
-from sdgan_ext.data.splits import check_no_splits_below, find_splits
+from sdgan_ext.data.splits import find_splits
 from sdgan_ext.data.values import VALUE_RANGE, to_float, to_uint8
 from sdgan_ext.data.walk import has_images, list_images
 
@@ -177,7 +177,6 @@ def _open_folder(path: Path, split: Literal["train", "test"], fit: _Fit, need_la
 
 def _open_images(folder: Path, avoid: Sequence[Path], fit: _Fit) -> ImageDataset:
     listing = list_images(folder, avoid)
-    check_no_splits_below(folder, listing.files)
     if not listing.files and not avoid:
         raise DataError(
             f"the folder {printable(folder)} holds neither IDX files (train-images-idx3-ubyte or .gz) nor images"

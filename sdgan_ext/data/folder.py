@@ -22,6 +22,7 @@ from sdgan_ext.data.images import (
     read_colour,
 )
 from sdgan_ext.data.sources import check_memory
+from sdgan_ext.data.splits import check_no_splits
 from sdgan_ext.data.walk import EXTENSIONS, Listing, list_images
 
 __all__ = ["load_image_folder", "load_listing"]
@@ -38,7 +39,8 @@ def load_image_folder(
     Images directly in the folder have no labels. Images in subfolders, at any depth, are labelled by the number of
     the first-level subfolder in sorted order. Links are followed, each file counts once, under its real folder. Hidden
     files and folders, what is no image by name or content, and what is no regular file are left out. A photo's EXIF
-    orientation is applied; an animation gives its first frame; 16 bits a channel are scaled to 8.
+    orientation is applied; an animation gives its first frame; 16 bits a channel are scaled to 8. Training and test
+    folders side by side are refused: :func:`sdgan_ext.data.open_dataset` takes one of them.
 
     Args:
         folder: where the images are.
@@ -81,6 +83,7 @@ def load_listing(
     colour = read_colour(background)
     if left_out := listing.describe_left_out():
         warnings.warn(left_out, stacklevel=3)
+    check_no_splits(listing.folder, listing.files)
     labels, num_classes = _classes(listing)
     images: list[Tensor] = []
     facts = _Facts(listing.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import random
 import warnings
@@ -101,7 +102,12 @@ def _label(item: Any) -> int:
     try:
         return operator.index(label)
     except (TypeError, ValueError):
-        return -1
+        pass
+    try:
+        number = math.nan if isinstance(label, str) else float(label)
+    except (TypeError, ValueError, RuntimeError):  # torch raises the last of several values
+        number = math.nan
+    return int(number) if number.is_integer() else -1
 
 
 def _collate(images: list[Any], indices: list[int], name: str) -> Tensor:

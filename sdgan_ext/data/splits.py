@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from sdgan_ext._errors import DataError, printable
-from sdgan_ext.data.walk import has_images
+from sdgan_ext.data.walk import EXTENSIONS, has_images
 
-__all__ = ["check_no_splits_below", "find_splits", "split_of"]
+__all__ = ["check_no_splits", "find_splits", "split_of"]
 
 Split = Literal["train", "test", "validation"]
 
@@ -47,7 +47,8 @@ def find_splits(folder: Path, wanted: Literal["train", "test"]) -> dict[Split, P
             named.setdefault(split, []).append(entry)
     if not named:
         return {}
-    beside = [entry for entry in folders if split_of(entry.name) is None and has_images(entry)]
+    images = (entry for entry in folder.iterdir() if entry.name.lower().endswith(EXTENSIONS) and entry.name[0] != ".")
+    beside = [entry for entry in folders if split_of(entry.name) is None and has_images(entry)] + sorted(images)[:1]
     held_out = [*named.get("test", ()), *named.get("validation", ())]
     if "train" in named and not held_out and beside:
         warnings.warn(
@@ -74,15 +75,15 @@ def find_splits(folder: Path, wanted: Literal["train", "test"]) -> dict[Split, P
     return {split: paths[0] for split, paths in named.items()}
 
 
-def check_no_splits_below(folder: Path, files: Iterable[Path]) -> None:
-    """Refuses to take training and test folders deeper down for one set.
+def check_no_splits(folder: Path, files: Iterable[Path]) -> None:
+    """Refuses to mix training and test folders, at any depth.
 
     Args:
-        folder: what is opened.
+        folder: where they are looked for.
         files: the images below it.
 
     Raises:
-        DataError: some folder below it holds both.
+        DataError: some folder holds both.
     """
     found: dict[Path, dict[Split, str]] = {}
     for parent in {file.parent.relative_to(folder) for file in files}:
@@ -93,8 +94,8 @@ def check_no_splits_below(folder: Path, files: Iterable[Path]) -> None:
         if "train" in splits and len(splits) > 1:
             names = ", ".join(sorted(printable(place / name) for name in splits.values()))
             raise DataError(
-                f"{printable(folder)} holds splits deeper down ({names}): give {printable(folder / place)}, or another "
-                "folder that holds them directly"
+                f"{printable(folder)} holds splits ({names}), which are not mixed: give one of them, or "
+                f"{printable(folder / place)} to --data (open_dataset), which takes one"
             )
 
 
