@@ -25,7 +25,10 @@ from ..training.trainer import Trainer
 from ._common import SIGNAL_CODES, add_threads, set_threads
 from ._config_file import read_config_file
 
-_DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
+_DATA = (
+    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, or an IDX, .npz or "
+    ".npy file"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
