@@ -10,9 +10,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sdgan_ext.data import load_array_file, load_image_folder, read_idx, sources
+from sdgan_ext.data import fit_images, load_array_file, load_image_folder, read_idx, sources
 
 GREY = np.zeros((2, 4, 4), np.uint8)
 
@@ -112,6 +113,11 @@ def test_images_beyond_the_memory(tmp_path, little_memory, refused):
     with refused(tmp_path, "3 images of 500x400", "available"):
         load_image_folder(tmp_path)
     assert len(load_image_folder(tmp_path, 64)) == 3
+
+
+def test_a_size_beyond_the_memory(little_memory, refused):
+    with refused("2 images of 5000x1000", "available"):
+        fit_images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), (1000, 5000))
 
 
 def test_available_memory_is_what_this_machine_has():

@@ -26,8 +26,8 @@ from ._common import SIGNAL_CODES, add_threads, set_threads
 from ._config_file import read_config_file
 
 _DATA = (
-    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, or an IDX, .npz or "
-    ".npy file"
+    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, an IDX, .npz "
+    "or .npy file"
 )
 
 

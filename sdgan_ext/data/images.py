@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError, printable
+from sdgan_ext.data.sources import check_memory
 from sdgan_ext.data.values import to_float
 
 __all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images", "labelled"]
@@ -160,6 +161,7 @@ def fit_images(
     if image_size is not None:
         height, width = check_image_size(image_size)
         if (height, width) != tuple(images.shape[2:]):
+            check_memory(f"{len(images):,} images of {width}x{height}", images.shape[:2].numel() * height * width)
             images = _resize(_centre_crop(images, height / width), height, width)
     return convert_channels(images, channels, colour)
 
