@@ -154,7 +154,7 @@ print(json.dumps([said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 def in_bounded_memory(path):
     """The sentence that ``path`` is refused with by a process that may take 400 MB more."""
     done = subprocess.run([sys.executable, "-c", BOUNDED, path], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     return json.loads(done.stdout)[0]
 
 
@@ -187,6 +187,16 @@ def test_a_process_that_may_take_little_memory(tmp_path, kind):
                     file.write(bytes(1 << 24))
     said = in_bounded_memory(path)
     assert ("damaged" if kind == "gzip" else "available") in said, said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pillow_adds_no_line_of_its_own(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tif")
+    samples_per_pixel = struct.pack("<HHIH", 277, 3, 1, 3)
+    contents = (tmp_path / "a.tif").read_bytes()
+    assert samples_per_pixel in contents
+    (tmp_path / "a.tif").write_bytes(contents.replace(samples_per_pixel, struct.pack("<HHIH", 277, 3, 1, 32771)))
+    assert "cannot read the image" in in_bounded_memory(tmp_path)
 
 
 def test_a_long_list_of_members(tmp_path, refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -19,6 +20,9 @@ __all__ = ["Decoded", "read_image"]
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SCALE = 65535 / 255
 _WIDE = re.compile(";16[BLN]")  # of Pillow's raw modes; without a letter the 16 bits are those of a pixel
+
+# What Pillow logs of a damaged file would stand on stderr beside our sentence, where nobody set up logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class Decoded(NamedTuple):
