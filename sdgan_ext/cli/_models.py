@@ -53,12 +53,11 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
 
 
 def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
-    """The split that ``--split`` names; unless given, test where there is one."""
+    """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
-    source: str = arguments.data
-
     def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+        arguments.split = split
         return open_dataset(
             source,
             split=split,
@@ -68,12 +67,15 @@ def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageData
             need_labels=bool(config.classes),
         )
 
+    source: str = arguments.data
     if arguments.split is not None:
         return opened(arguments.split)
     try:
         return opened("test")
-    except MissingSplitError:
-        return opened("train")
+    except MissingSplitError as error:
+        dataset = opened("train")
+        print(f"{error}: the training images are taken, from which the model may have learnt")
+        return dataset
 
 
 def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None = None) -> Tensor:
