@@ -51,7 +51,7 @@ def read_image(file: Path) -> Decoded:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
                 # The modes of more than 8 bits; Pillow itself takes the high byte of each channel of a colour image.
-                sixteen_bits = opened.mode[0] == "I" or any(_WIDE.search(str(tile.args)) for tile in opened.tile)
+                sixteen_bits = opened.mode[0] == "I" or any(_WIDE.search(str(tile[3])) for tile in opened.tile)
                 frames = opened.format != "MPO" and getattr(opened, "is_animated", False)  # MPO: a preview follows
                 return Decoded(_pixels(ImageOps.exif_transpose(opened), file), sixteen_bits, frames)
     except DataError:
