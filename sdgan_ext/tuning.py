@@ -200,14 +200,15 @@ class _Objective:
         self.score = SCORES[search.metric]
         own_size = architecture.size if search.preset in OWN_SIZE else None
         self.flags = {} if own_size is None else {"image_size": own_size[0]}
-        self.dataset = open_dataset(search.data, image_size=own_size, seed=search.seed)
+        labels = bool(architecture.classes)
+        self.dataset = open_dataset(search.data, image_size=own_size, seed=search.seed, need_labels=labels)
         size, channels = self.dataset.image_size, self.dataset.channels
         rest: MapDataset
         self.held_out: MapDataset
         if search.split == "test":
             rest = self.dataset
             self.held_out = open_dataset(
-                search.data, split="test", image_size=size, channels=channels, seed=search.seed
+                search.data, split="test", image_size=size, channels=channels, seed=search.seed, need_labels=labels
             )
         else:
             self.base = self.base.replace(validation_images=min(search.n, max(1, len(self.dataset) // 10)))

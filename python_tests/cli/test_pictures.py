@@ -26,7 +26,9 @@ def test_sample(run, tmp_path, capsys):
 
 def test_reconstruct(run, data, capsys):
     assert main(["reconstruct", str(run), "--data", data, "--count", "5"]) == 0
-    assert "5 images above their reconstructions, PSNR" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "5 images above their reconstructions, PSNR" in out
+    assert "the training images are taken, from which" in out
     with Image.open(run / "generated" / "reconstructions.png") as picture:
         assert picture.size == (4 * 12 - 2, 4 * 10 - 2)
 

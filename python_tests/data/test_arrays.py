@@ -32,10 +32,20 @@ def test_one_array_needs_no_key(save):
     assert len(load_array_file(save(whatever=NHWC))) == 6
 
 
-@pytest.mark.parametrize(("x", "y"), [("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "y")])
+KEYS = [("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "y"), ("arr_0", "arr_1")]
+KEYS += [("X_train", "Y_train"), ("Images", "LABELS")]
+
+
+@pytest.mark.parametrize(("x", "y"), KEYS)
 def test_keys(save, x, y):
     dataset = load_array_file(save(**{x: NHWC, y: LABELS, "other": LABELS}))
     assert torch.equal(dataset.images, torch.from_numpy(NCHW)) and dataset.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("key", ["x_test", "test", "images_val", "validation_images"])
+def test_one_array_of_another_split_is_not_trained_on(save, key, refused):
+    with refused(key, "no train split"):
+        load_array_file(save(**{key: NHWC}))
 
 
 def test_splits(save):

@@ -1,9 +1,12 @@
+import struct
 import tarfile
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from sdgan_ext.data import load_image_folder
 
@@ -101,10 +104,89 @@ def test_unreadable_image_is_named(tmp_path, name, refused):
         load_image_folder(tmp_path)
 
 
-def test_sixteen_bits_are_refused(tmp_path, refused):
-    Image.fromarray(RNG.integers(0, 65536, (4, 4), dtype=np.uint16)).save(tmp_path / "a.png")
-    with refused("a.png", "8 bits"):
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_are_scaled(tmp_path, name):
+    values = np.array([[0, 128, 129, 257 * 7], [257 * 7 + 129, 32767, 32768, 65535]], np.uint16)
+    if name == "a.pgm":
+        (tmp_path / name).write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    with pytest.warns(UserWarning, match=f"1 .*16 bits a channel .{name}. .*scaled"):
+        dataset = load_image_folder(tmp_path)
+    assert dataset.images.tolist() == [[[[0, 0, 1, 7], [8, 127, 128, 255]]]]
+
+
+def png_of_sixteen_bits(colour_type, values):
+    """A PNG whose samples are ``values``, uint16 [H, W, C]; Pillow writes no such file in colour."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n"
+    return start + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colour_of_sixteen_bits_is_said_too(tmp_path, colour_type, channels):
+    values = np.arange(4 * 4 * channels, dtype=np.uint16).reshape(4, 4, channels) * 257
+    (tmp_path / "a.png").write_bytes(png_of_sixteen_bits(colour_type, values))
+    with pytest.warns(UserWarning, match="16 bits a channel"):
+        images = load_image_folder(tmp_path).images
+    assert torch.equal(images[0, -1], torch.from_numpy((values[..., -1] // 257).astype(np.uint8)))
+
+
+def test_values_of_more_than_sixteen_bits_are_refused(tmp_path, refused):
+    for array, words in ((np.array([[65536, 3]], np.int32), "3 to 65,536"), (np.ones((2, 2), np.float32), "floating")):
+        Image.fromarray(array).save(tmp_path / "a.tif")
+        with refused(tmp_path / "a.tif", words, "8 or 16 bits"):
+            load_image_folder(tmp_path)
+
+
+def test_channels_are_said_with_the_file_that_decides(tmp_path):
+    for name, mode in (("a.png", "L"), ("b.png", "RGB"), ("c.png", "RGBA"), ("d.png", "L")):
+        save(tmp_path / name, mode=mode)
+    with pytest.warns(UserWarning, match=r"4 channels for c.png has them, 3 .*--channels"):
+        assert load_image_folder(tmp_path).channels == 4
+    with pytest.warns(UserWarning, match=r"1 images .c.png. alpha is put over white; --background"):
+        load_image_folder(tmp_path, channels=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image_folder(tmp_path, channels=3, background="black")
+
+
+def test_a_first_frame_is_said(tmp_path):
+    frames = [Image.fromarray(RNG.integers(0, 256, (4, 4), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="1 files of several frames .a.gif."):
+        assert len(load_image_folder(tmp_path)) == 1
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    save(tmp_path / "a.png")
+    for name in ("b.txt", "c.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"text")
+    with pytest.warns(UserWarning, match=r"3 of its entries .* 1 hidden .*; 2 no image .*b.txt, \.\.\."):
         load_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.JFIF", "a.jpe", "a.avif", "a.jpg", "photo", "photo.jpg_large", "photo.dat"])
+def test_images_by_name_or_content(tmp_path, name):
+    if "avif" in name and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    save(tmp_path / name, format="AVIF" if "avif" in name else "JPEG")
+    assert len(load_image_folder(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "AVIF"])
+def test_content_decides_where_the_name_lies(tmp_path, kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    for name in ("a.txt", "b.bmp"):
+        save(tmp_path / name, format=kind)
+    assert len(load_image_folder(tmp_path)) == 2
 
 
 def test_bad_folders(tmp_path, refused):

@@ -108,10 +108,19 @@ def test_bad_labels(images, refused):
         ImageDataset(images, [0, 0, -1] + [0] * 7)
     with refused(f"label {2**31} of image 0"):
         ImageDataset(images, [2**31] * 10)
-    with refused("integers", "float64"):
-        ImageDataset(images, np.ones(10))
-    with refused("[N]", "[10, 2]"):
-        ImageDataset(images, np.ones((10, 2), int))
+    with refused("integers", "label 0.5 of image 3"):
+        ImageDataset(images, np.array([0, 1, 2, 0.5] + [0.0] * 6))
+    with refused("integers", "label nan of image 9"):
+        ImageDataset(images, np.array([1.0] * 9 + [np.nan]))
+    with refused("integers", "<U1"):
+        ImageDataset(images, ["a"] * 10)
+    for other in (np.ones((10, 2), int), np.zeros((10, 2)), 2 * np.eye(10), np.full((10, 2), "1"), np.ones((10, 0))):
+        with refused("one-hot", list(other.shape), "image 0"):
+            ImageDataset(images, other)
+    with refused("[N]", "[10, 1, 1]"):
+        ImageDataset(images, np.zeros((10, 1, 1), int))
+    with refused("label 9 of image 9", "0 to 8"):
+        ImageDataset(images, np.eye(10), num_classes=9)
     with refused("ragged"):
         ImageDataset(images, [[1], [1, 2]] * 5)
     with refused("num_classes", "0"):
@@ -121,6 +130,44 @@ def test_bad_labels(images, refused):
 def test_label_columns_and_more_classes_than_seen(images):
     dataset = ImageDataset(images, np.zeros((10, 1), np.uint8), num_classes=5)
     assert dataset.num_classes == 5 and dataset.labels.shape == (10,) and dataset.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+def test_one_hot_labels(images, dtype):
+    dataset = ImageDataset(images, np.eye(12, dtype=dtype)[np.arange(10) % 7])
+    assert dataset.labels.tolist() == [i % 7 for i in range(10)] and dataset.num_classes == 12
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 1)])
+def test_integers_in_a_floating_dtype_are_labels(images, shape):
+    dataset = ImageDataset(images, torch.arange(10.0).reshape(shape) % 4)
+    assert dataset.labels.tolist() == [i % 4 for i in range(10)] and dataset.num_classes == 4
+
+
+def test_background_of_alpha():
+    colour = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
+    alpha = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(8).reshape(1, 4, 4)
+    dataset = ImageDataset(torch.cat([colour, alpha])[None])
+    with pytest.warns(UserWarning, match="over white; --background"):
+        white = dataset.fitted(channels=3)
+    assert (white.images[0, :, 0] == 255).all()
+    for background in ("#ff8800", (255, 136, 0), [255, 136, 0]):
+        images = dataset.fitted(channels=3, background=background).images[0]
+        assert images[:, 0, 0].tolist() == [255, 136, 0] and images[:, 3, 0].tolist() == [10, 20, 30]
+    assert (dataset.fitted(channels=1, background="black").images[0, 0, 0] == 0).all()
+    assert dataset.fitted(channels=4, background="black") is dataset
+
+
+def test_what_is_transparent_does_not_colour_its_neighbours():
+    rgba = torch.zeros(1, 4, 8, 8, dtype=torch.uint8)  # black and transparent
+    rgba[:, :, :, 4:] = 255
+    assert (fit_images(rgba, 4, 3, "white") == 255).all()
+
+
+@pytest.mark.parametrize("background", ["whitish", "#12", (1, 2), (1, 2, 300), (1, 2, -1), 7, ("a", "b", "c")])
+def test_bad_background(images, background, refused):
+    with refused("background", repr(background), "#ff8800"):
+        fit_images(images, background=background)
 
 
 def test_fitted_keeps_labels_and_is_itself_when_nothing_changes(images):

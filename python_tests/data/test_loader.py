@@ -96,7 +96,16 @@ def test_any_torch_dataset_gives_the_same_batches(dataset):
             assert torch.equal(x, expected_x) and torch.equal(y, expected_y), name
 
 
-@pytest.mark.parametrize("label", [None, "cat", 1.5, torch.tensor(1.5), torch.tensor([1, 2])], ids=str)
+NO_LABELS = [None, "cat", "3", 1.5, float("nan"), torch.tensor(1.5), torch.tensor([1, 2]), np.ones(2)]
+
+
+@pytest.mark.parametrize("label", [3, 3.0, np.float32(3), np.int64(3), torch.tensor(3.0), torch.tensor([3])], ids=repr)
+def test_integers_of_any_type_are_labels(label):
+    items = [(image, label) for image in to_float(BYTES)]
+    assert labels(Items(items), 1) == [[3] * 5]
+
+
+@pytest.mark.parametrize("label", NO_LABELS, ids=repr)
 def test_what_is_no_integer_is_no_label(label):
     items = [(image, label) for image in to_float(BYTES)]
     assert labels(Items(items), 1) == [[-1] * 5]

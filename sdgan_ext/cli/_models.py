@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .._errors import ConfigError, DataError
+from .._errors import ConfigError, MissingSplitError
 from ._common import add_threads, set_threads
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="as in train")
+    parser.add_argument("--background", metavar="COLOUR", help="as in train")
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
@@ -52,20 +53,29 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
 
 
 def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
-    """The split that ``--split`` names; unless given, test where there is one."""
+    """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
-    source: str = arguments.data
-
     def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
-        return open_dataset(source, split=split, image_size=config.image_size, channels=config.channels)
+        arguments.split = split
+        return open_dataset(
+            source,
+            split=split,
+            image_size=config.image_size,
+            channels=config.channels,
+            background=arguments.background,
+            need_labels=bool(config.classes),
+        )
 
+    source: str = arguments.data
     if arguments.split is not None:
         return opened(arguments.split)
     try:
         return opened("test")
-    except DataError:
-        return opened("train")
+    except MissingSplitError as error:
+        dataset = opened("train")
+        print(f"{error}: the training images are taken, from which the model may have learnt")
+        return dataset
 
 
 def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from .. import __version__
-from .._errors import ConfigError, DataError
+from .._errors import ConfigError
 from .._files import replacing
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
-from ..models import VAEGAN, VAEGANConfig
+from ..models import VAEGAN
 from ..training.runs import load_model
 from ._common import add_threads, set_threads
 from ._models import add_data, add_model, open_split
@@ -71,23 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     model = load_model(arguments.model)
-    file = _evaluate(model, _held_out(arguments, model.config), arguments)
+    file = _evaluate(model, open_split(arguments, model.config), arguments)
     print(f"written to {file}")
     return 0
-
-
-def _held_out(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
-    """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
-    if arguments.split is not None:
-        return open_split(arguments, config)
-    arguments.split = "test"
-    try:
-        return open_split(arguments, config)
-    except DataError as error:
-        arguments.split = "train"
-        dataset = open_split(arguments, config)
-        print(f"{error}: the training images are taken, from which the model may have learnt")
-        return dataset
 
 
 def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:

@@ -25,7 +25,10 @@ from ..training.trainer import Trainer
 from ._common import SIGNAL_CODES, add_threads, set_threads
 from ._config_file import read_config_file
 
-_DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
+_DATA = (
+    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, an IDX, .npz "
+    "or .npy file"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +149,8 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         image_size=wanted.image_size if "image_size" in given else None,
         channels=wanted.channels if "channels" in given else None,
         seed=config.seed,
+        background=config.background,
+        need_labels=bool(wanted.classes),
     )
     size, own = dataset.image_size, model_config.size
     if name in OWN_SIZE and size != own and "image_size" not in given:

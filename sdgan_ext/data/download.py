@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sdgan_ext import _env
-from sdgan_ext._errors import DataError
+from sdgan_ext._errors import DataError, printable
 
 try:
     import fcntl
@@ -77,8 +77,8 @@ def download_mnist(
                     _fetch(root / name, digest, mirrors, timeout)
     except OSError as error:
         raise DataError(
-            f"cannot write MNIST to {root} ({error.strerror or error}), set SDGAN_DATA to a folder that can be "
-            "written, or use --data FOLDER or --data digits"
+            f"cannot write MNIST to {printable(root)} ({error.strerror or error}), set SDGAN_DATA to a folder that can "
+            "be written, or use --data FOLDER or --data digits"
         ) from None
     return root
 
@@ -168,7 +168,7 @@ def _network() -> Iterator[None]:
         if isinstance(reason, TimeoutError):
             raise _MirrorError("it did not answer in time") from None
         text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        raise _MirrorError(" ".join(str(text).split())) from None
+        raise _MirrorError(printable(" ".join(str(text).split()))) from None
 
 
 def _range_start(response: http.client.HTTPResponse) -> int | None:

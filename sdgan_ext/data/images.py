@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import ImageColor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdgan_ext._errors import DataError
+from sdgan_ext._errors import DataError, printable
+from sdgan_ext.data.sources import check_memory
 from sdgan_ext.data.values import to_float
 
-__all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images"]
+__all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images", "labelled"]
+__all__ += ["OVER_WHITE", "read_colour"]
 
 CHANNELS = (1, 3, 4)
 """Grey, RGB, RGBA."""
 
 _MAX_LABEL = 2**31
+_WHITE = (255, 255, 255)
+OVER_WHITE = "alpha is put over white; --background (background=) decides otherwise"
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -28,11 +34,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     Args:
         images: tensor or array [N, C, H, W], or [N, H, W] for grey. uint8 is taken as it is. Floats need
             ``value_range``, are mapped from it to [0, 255] and rounded to bytes.
-        labels: None, or integers [N] or [N, 1] with ``0 <= label < num_classes``.
-        num_classes: None takes the largest label + 1.
+        labels: None, or integers [N] or [N, 1] with ``0 <= label < num_classes``, of an integer or floating dtype; or
+            one-hot [N, K].
+        num_classes: None takes the largest label + 1, or K.
         value_range: (low, high) that float ``images`` lie in; not guessed, for a dark picture in [-1, 1] and one in
             [0, 255] can look alike.
-        name: what run folders and messages call this data.
+        name: what run folders and messages call this data; what is not printable is escaped.
 
     Attributes:
         images: uint8 [N, C, H, W].
@@ -55,12 +62,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         value_range: tuple[float, float] | None = None,
         name: str = "images",
     ):
-        self.name = str(name)
+        self.name = printable(name)
         self.images = _as_bytes(images, value_range, self.name)
-        self.labels = None if labels is None else _as_labels(labels, len(self.images), num_classes, self.name)
-        self.num_classes = None
-        if self.labels is not None:
-            self.num_classes = int(num_classes) if num_classes is not None else int(self.labels.max()) + 1
+        self.labels: Tensor | None = None
+        self.num_classes: int | None = None
+        if labels is not None:
+            self.labels, self.num_classes = _as_labels(labels, len(self.images), num_classes, self.name)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -87,9 +94,20 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         images = to_float(self.images[indices])
         return images, torch.full((len(indices),), -1) if self.labels is None else self.labels[indices]
 
-    def fitted(self, image_size: int | Sequence[int] | None = None, channels: int | None = None) -> ImageDataset:
-        """These images at another size and channel count (see :func:`fit_images`); itself when nothing changes."""
-        images = fit_images(self.images, image_size, channels)
+    def fitted(
+        self,
+        image_size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        background: str | Sequence[int] | None = None,
+    ) -> ImageDataset:
+        """These images at another size and channel count (see :func:`fit_images`); itself when nothing changes.
+
+        Warns:
+            UserWarning: alpha is put over white, and ``background`` does not say so.
+        """
+        if self.channels == 4 and channels in (1, 3) and background is None:
+            warnings.warn(f"{self.name}: {OVER_WHITE}", stacklevel=2)
+        images = fit_images(self.images, image_size, channels, background)
         if images is self.images:
             return self
         return ImageDataset(images, self.labels, num_classes=self.num_classes, name=self.name)
@@ -100,26 +118,57 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return f"ImageDataset({self.name!r}, {count:,} images {channels}x{height}x{width}, {classes})"
 
 
-def fit_images(images: Tensor, image_size: int | Sequence[int] | None = None, channels: int | None = None) -> Tensor:
+def labelled(dataset: ImageDataset, read: Callable[[], Tensor | np.ndarray | None], need_labels: bool) -> ImageDataset:
+    """``dataset``, which has none, with the labels that ``read`` gives.
+
+    Args:
+        need_labels: False: labels that cannot be read or used are left out, with a warning that says why.
+
+    Raises:
+        DataError: they cannot, and are needed.
+    """
+    try:
+        labels = read()
+        return dataset if labels is None else ImageDataset(dataset.images, labels, name=dataset.name)
+    except DataError as error:
+        if need_labels:
+            raise
+        warnings.warn(f"{error}; the labels are left out, the model has no use for them", stacklevel=4)
+        return dataset
+
+
+def fit_images(
+    images: Tensor,
+    image_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    background: str | Sequence[int] | None = None,
+) -> Tensor:
     """Centre-crop to the aspect of ``image_size``, resize to it (bicubic, antialiased), convert to ``channels``.
 
     Args:
         images: uint8 [N, C, H, W].
         image_size: side, (height, width), or None to leave the size.
         channels: 1, 3, 4, or None to leave them; see :func:`convert_channels`.
+        background: what alpha is put over where ``channels`` has none: a colour's name, "#rrggbb" or (red, green,
+            blue); None is white.
 
     Returns:
         uint8 [N, channels, height, width]; ``images`` itself when nothing changes.
     """
+    colour = read_colour(background)
+    if images.shape[1] == 4:  # before the resizing: the colour of what is transparent must not reach what is not
+        images = convert_channels(images, channels, colour)
     if image_size is not None:
         height, width = check_image_size(image_size)
         if (height, width) != tuple(images.shape[2:]):
+            check_memory(f"{len(images):,} images of {width}x{height}", images.shape[:2].numel() * height * width)
             images = _resize(_centre_crop(images, height / width), height, width)
-    return convert_channels(images, channels)
+    return convert_channels(images, channels, colour)
 
 
-def convert_channels(images: Tensor, channels: int | None) -> Tensor:
-    """uint8 [..., C, H, W] from C to ``channels``: grey by ITU-R 601 luma, alpha put over white or added opaque."""
+def convert_channels(images: Tensor, channels: int | None, background: tuple[int, int, int] = _WHITE) -> Tensor:
+    """uint8 [..., C, H, W] from C to ``channels``: grey by ITU-R 601 luma, alpha put over ``background`` or added
+    opaque."""
     have = images.shape[-3]
     if channels is None or channels == have:
         return images
@@ -128,8 +177,9 @@ def convert_channels(images: Tensor, channels: int | None) -> Tensor:
     if have == 4:
         wide = images.to(torch.int32)
         alpha = wide[..., 3:, :, :]
-        over_white = (wide[..., :3, :, :] * alpha + 255 * (255 - alpha) + 127) // 255
-        return convert_channels(over_white.to(torch.uint8), channels)
+        under = torch.tensor(background, dtype=torch.int32)[:, None, None]
+        over = (wide[..., :3, :, :] * alpha + under * (255 - alpha) + 127) // 255
+        return convert_channels(over.to(torch.uint8), channels)
     if channels == 1:
         red, green, blue = torch.split(images.to(torch.int32), 1, dim=-3)
         luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
@@ -138,6 +188,24 @@ def convert_channels(images: Tensor, channels: int | None) -> Tensor:
     if channels == 4:
         return torch.cat([colour, torch.full_like(colour[..., :1, :, :], 255)], dim=-3)
     return colour.contiguous()
+
+
+def read_colour(background: str | Sequence[int] | None) -> tuple[int, int, int]:
+    """(red, green, blue) of a colour's name, "#rrggbb" or such a triple; None is white.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    if background is None:
+        return _WHITE
+    try:
+        values = ImageColor.getrgb(background) if isinstance(background, str) else tuple(background)
+        red, green, blue = (int(value) for value in values)
+    except (TypeError, ValueError):
+        red = green = blue = -1
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise DataError(f"background must be a colour such as white, '#ff8800' or (255, 136, 0), {background!r} came")
+    return red, green, blue
 
 
 def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -229,24 +297,49 @@ def _first(bad: Tensor) -> int | None:
     return int(rows.nonzero()[0]) if rows.any() else None
 
 
-def _as_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, num_classes: int | None, name: str) -> Tensor:
+def _as_labels(
+    labels: Tensor | np.ndarray | Sequence[int], count: int, num_classes: int | None, name: str
+) -> tuple[Tensor, int]:
+    """int64 [N], and the number of classes."""
     try:
         array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     except ValueError:
         raise DataError(f"{name}: labels must be one integer per image, a ragged list came") from None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise DataError(f"{name}: labels must have the shape [N], {list(array.shape)} came")
+    if array.ndim not in (1, 2):
+        raise DataError(f"{name}: labels must have the shape [N], [N, 1] or, one-hot, [N, K], {list(array.shape)} came")
     if len(array) != count:
         raise DataError(f"{name}: {len(array):,} labels came with {count:,} images, there must be one label per image")
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{name}: labels must be integers, {array.dtype} came")
     if num_classes is not None and num_classes < 1:
         raise DataError(f"{name}: num_classes must be at least 1, {num_classes} came")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2:
+        array, num_classes = _from_one_hot(array, name), num_classes or array.shape[1]
+    elif array.dtype.kind == "f":
+        wrong = np.flatnonzero(array != np.rint(array))  # NaN too
+        if len(wrong):
+            first = wrong[0]
+            raise DataError(f"{name}: label {array[first]} of image {first} is no integer, labels must be integers")
+    elif array.dtype.kind not in "iu":
+        raise DataError(f"{name}: labels must be integers, {array.dtype} came")
     limit = _MAX_LABEL if num_classes is None else int(num_classes)
     wrong = np.flatnonzero((array < 0) | (array >= limit))
     if len(wrong):
         first = wrong[0]
         raise DataError(f"{name}: label {array[first]} of image {first} is out of range, 0 to {limit - 1} is allowed")
-    return torch.from_numpy(array.astype(np.int64))
+    numbers = torch.from_numpy(array.astype(np.int64))
+    return numbers, int(numbers.max()) + 1 if num_classes is None else limit
+
+
+def _from_one_hot(array: np.ndarray, name: str) -> np.ndarray:
+    """int64 [N] of [N, K], each row a single 1 among zeros."""
+    one_hot = array.shape[1] > 0 and array.dtype.kind in "iufb"
+    wrong = np.flatnonzero((array != 0).sum(1) != 1) if one_hot else [0]
+    if len(wrong) == 0:
+        wrong = np.flatnonzero(array.max(1) != 1)
+    if len(wrong):
+        raise DataError(
+            f"{name}: labels of the shape {list(array.shape)} must be one-hot, a single 1 among zeros for each image, "
+            f"which image {wrong[0]} has not"
+        )
+    return array.argmax(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import random
 import warnings
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from sdgan_ext._errors import DataError
+from sdgan_ext._errors import DataError, printable
 from sdgan_ext.data._seeds import hashed
 from sdgan_ext.data.images import CHANNELS
 from sdgan_ext.data.values import VALUE_RANGE, to_float
@@ -101,7 +102,12 @@ def _label(item: Any) -> int:
     try:
         return operator.index(label)
     except (TypeError, ValueError):
-        return -1
+        pass
+    try:
+        number = math.nan if isinstance(label, str) else float(label)
+    except (TypeError, ValueError, RuntimeError):  # torch raises the last of several values
+        number = math.nan
+    return int(number) if number.is_integer() else -1
 
 
 def _collate(images: list[Any], indices: list[int], name: str) -> Tensor:
@@ -143,4 +149,4 @@ def _checked(images: Tensor, indices: list[int], name: str) -> Tensor:
 
 def name_of(dataset: object) -> str:
     name = getattr(dataset, "name", None)
-    return name if isinstance(name, str) else type(dataset).__name__
+    return printable(name) if isinstance(name, str) else type(dataset).__name__

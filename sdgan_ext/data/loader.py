@@ -45,7 +45,7 @@ def batches(
     Args:
         dataset: an ``ImageDataset`` or ``RenderedDigits``, or any map-style torch Dataset whose items are an image or
             (image, label, ...), the image a tensor or array [C, H, W] of 1, 3 or 4 channels, floating point in
-            [-1, 1] or uint8. A label that is not an integer counts as none.
+            [-1, 1] or uint8. A label that is not an integer (3.0 is one) counts as none.
         batch_size: images in a batch.
         seed: any integer.
         start: the number of the first batch.

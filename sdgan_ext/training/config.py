@@ -35,6 +35,9 @@ class TrainConfig(Config):
     steps: int = option(1000, "steps in all", minimum=1)
     seed: int = option(0, "seed of the initial weights, of the noise and of the order of the images", minimum=0)
 
+    background: str | None = option(
+        None, "the colour that transparent images are put over, as white or '#ff8800', where channels has no alpha"
+    )
     augment: tuple[str, ...] | None = option(
         None,
         "how the training images are augmented, separated by commas; unlike diffaugment, the model learns it",

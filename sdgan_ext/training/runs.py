@@ -29,6 +29,7 @@ import yaml
 from sdgan_ext._errors import CheckpointError, ConfigError
 from sdgan_ext._files import replacing
 from sdgan_ext.data import NAMES
+from sdgan_ext.data.sources import data_path
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.training.config import TrainConfig
@@ -226,7 +227,7 @@ def load_model(path: str | Path) -> VAEGAN:
 
 def resolve_source(source: str | Path) -> str:
     """What names data, such that it does so from another working folder too."""
-    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
+    return str(source) if source in NAMES else str(data_path(source).resolve())
 
 
 class _Dumper(yaml.SafeDumper):

@@ -52,7 +52,7 @@ def held_out_images(
         )
     images = validation if given is None else given
     if images is None:
-        images = _test_split(model, source)
+        images = _test_split(config, model, source)
     n = min(config.evaluate_images, len(images))
     reason = refusals(model, images, n=n).get(config.evaluate_metric)
     if reason is not None:
@@ -60,14 +60,21 @@ def held_out_images(
     return images
 
 
-def _test_split(model: Model, source: str | None) -> Dataset:
+def _test_split(config: TrainConfig, model: Model, source: str | None) -> Dataset:
     if source is None:
         raise ConfigError(
             "evaluate_every needs held-out images; give fit(..., held_out=dataset), or set validation_images"
         )
     channels, *size = model.traits.image_shape
     try:
-        return open_dataset(source, split="test", image_size=tuple(size), channels=channels)
+        return open_dataset(
+            source,
+            split="test",
+            image_size=tuple(size),
+            channels=channels,
+            background=config.background,
+            need_labels=bool(model.traits.classes),
+        )
     except DataError as error:
         raise ConfigError(
             f"evaluate_every needs held-out images, and {source} has none ({error}); set validation_images"

@@ -339,7 +339,14 @@ class Trainer:
         if not isinstance(dataset, Dataset):
             source = dataset
         channels, *size = self.model.traits.image_shape
-        dataset = open_dataset(dataset, image_size=tuple(size), channels=channels, seed=self.config.seed)
+        dataset = open_dataset(
+            dataset,
+            image_size=tuple(size),
+            channels=channels,
+            seed=self.config.seed,
+            background=self.config.background,
+            need_labels=bool(self.model.traits.classes),
+        )
         images, _ = next(batches(dataset, 1, seed=0))
         data = {
             "source": None if source is None else resolve_source(source),
