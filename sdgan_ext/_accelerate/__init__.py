@@ -40,6 +40,9 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | dict
     is taken over where the data flow proves that the layer's output goes there and nowhere else (torch.fx, in training
     and in evaluation mode; ``nn.Sequential`` by its definition). All else is left as it is; the report says why.
 
+    The modules stay the same objects, of other classes. A part of the model that is taken out, replaced, wrapped or
+    hooked afterwards computes what stock would (docs/accelerate.md); called again, this function plans all anew.
+
     Args:
         model: changed in place. Of DataParallel and DistributedDataParallel the module inside.
         example_inputs: what to call the model with: a tensor, a tuple of its arguments or a dict of its keywords. With
@@ -76,7 +79,8 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | dict
 
 
 def restore(model: nn.Module) -> list[str]:
-    """Undoes :func:`accelerate`: the original modules are back. Weights, buffers and modes stay as they are now.
+    """Undoes :func:`accelerate`: the modules have torch's classes again. Weights, buffers, modes and whatever was changed
+    or parametrised since stay as they are now. ``model`` may be a part of what was accelerated.
 
     Returns:
         The names of the modules that were changed back; an empty list for a model that was not accelerated.
