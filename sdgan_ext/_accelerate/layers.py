@@ -124,7 +124,7 @@ class _Layer(nn.Module):
 
     def extra_repr(self) -> str:
         pair = handshake.link_of(self)
-        return super().extra_repr() + (f", computes {'.'.join(pair.activation)}" if pair else "")
+        return super().extra_repr() + (f", fused with {'.'.join(pair.activation)}" if pair else "")
 
 
 class Conv2d(_Layer, ours.Conv2d):
