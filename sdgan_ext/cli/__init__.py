@@ -55,7 +55,7 @@ examples:
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
 exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
-130 stopped by Ctrl-C and 143 by SIGTERM, both after saving
+130 stopped by Ctrl-C, 143 by SIGTERM and 129 by SIGHUP, all after saving
 """
 
 

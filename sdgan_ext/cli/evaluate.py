@@ -108,7 +108,7 @@ def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: 
     target = target or _next_file(Path(arguments.model).expanduser())
     content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
     with replacing(target) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        file.write((to_json(content, indent=2) + "\n").encode())
     return target
 
 

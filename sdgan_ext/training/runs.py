@@ -64,7 +64,7 @@ class Run:
         step: steps taken.
         seconds: time they took, without that for pictures and checkpoints.
         metrics: the last log interval: ``step``, ``images``, ``seconds``, ``s_per_kimg`` and every loss.
-        stopped_by: the signal that ended it early, "SIGINT" or "SIGTERM", or None.
+        stopped_by: the signal that ended it early, "SIGINT", "SIGTERM" or "SIGHUP", or None.
         best: of ``config.evaluate_every``: ``metric``, ``value``, ``step`` and evaluations ``since``; its model is in
             the folder "best".
     """

@@ -22,7 +22,7 @@ from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.nn.sync_batch_norm import synchronise
 from sdgan_ext.pictures import save_gif
-from sdgan_ext.training.compatible import check_synchronisable
+from sdgan_ext.training.compatible import check_float32, check_synchronisable
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
@@ -65,7 +65,8 @@ class Trainer:
             everyone's at the start; rank 0 alone writes, shows and draws.
 
     Raises:
-        ConfigError: the model lacks what ``config`` trains, or the batch cannot be shared out.
+        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, or torch's default dtype or
+            a trained weight is no float32.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Trainer:
         self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
         self.rows = slice(None)
+        check_float32(model)
         if processes is not None:
             self.rows = processes.rows(self.config.batch_size)
             if self.config.sync_batch_norm:
@@ -153,12 +155,14 @@ class Trainer:
     ) -> Run:
         """Takes the steps that are left of ``config.steps``.
 
-        Ctrl-C (SIGINT) and SIGTERM let the step end, save and return; a second one ends the process at once.
+        Ctrl-C (SIGINT), SIGTERM and SIGHUP, unless that is ignored as under nohup, let the step end, save and return; a
+        second SIGINT or SIGTERM ends the process at once.
 
         Args:
             dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
                 fitted to the model's image size and channels.
-            source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again.
+            source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again. Data
+                of a resumed run may have moved: they must have the name, number and shape of the run's.
             held_out: images for ``config.evaluate_every``; unless given, ``config.validation_images`` of the dataset,
                 or, without them, the test split of what ``source`` names.
             profile: write a trace of ten steps, after some to warm up, to ``RUN/profile/*.pt.trace.json``, which
@@ -357,7 +361,9 @@ class Trainer:
                     f"the run {self.run.folder} was started on data with {key} {self.data[key]!r}, "
                     f"now it is {data[key]!r}"
                 )
-        self.data = self.data or data
+        if self.data and source is None:
+            data["source"] = self.data["source"]
+        self.data = data
         turned = {"flip", "rotate90"}.intersection(self.config.augment or ())
         if turned and data["name"] in NAMES and self.first:  # both names are those of digits
             warnings.warn(
