@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from .. import __version__
 from .._errors import ConfigError, DataError
-from .._files import replacing
+from .._files import replacing, to_json
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN, VAEGANConfig

@@ -6,6 +6,7 @@
         config.yaml               what was asked for, resolved, with the data and the versions
         log.jsonl                 one JSON object per log interval
         events.out.tfevents.*     the same for TensorBoard
+        console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
         model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks):

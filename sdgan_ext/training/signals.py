@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 
 __all__ = ["StopSignals"]
@@ -43,4 +45,5 @@ class StopSignals:
             signal.raise_signal(number)
         self.caught = signal.Signals(number).name
         if self._speak:  # not print: that may be what was interrupted
-            os.write(2, b"\nfinishing this step and saving; once more leaves at once\n")
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stderr any more
+                os.write(sys.stderr.fileno(), b"\nfinishing this step and saving; once more leaves at once\n")

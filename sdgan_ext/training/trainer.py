@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from torch.utils.data import Dataset
 
 import sdgan_ext
+from sdgan_ext._console import guarded_console
 from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
 from sdgan_ext.data import NAMES, batches, open_dataset
@@ -156,7 +157,8 @@ class Trainer:
         """Takes the steps that are left of ``config.steps``.
 
         Ctrl-C (SIGINT), SIGTERM and SIGHUP, unless that is ignored as under nohup, let the step end, save and return; a
-        second SIGINT or SIGTERM ends the process at once.
+        second SIGINT or SIGTERM ends the process at once. Output does not: what stdout and stderr do not take, closed,
+        full or broken, goes to ``RUN/console.log``.
 
         Args:
             dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
@@ -179,17 +181,20 @@ class Trainer:
         """
         if profile and self.first and self.run is not None and self.run.folder is None:
             raise ConfigError("profile is True, but out is None: a trace is written into the run folder")
-        dataset, validation = split(self._open(dataset, source), self.config)
-        if self.config.evaluate_every and self.first:
-            held_out = held_out_images(self.config, self.model, self.data["source"], held_out, validation)
-        if self.run is None:
-            self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
-        with self.run.locked():
-            try:
-                return self._fit(dataset, held_out, profile)
-            except DivergedError as error:
-                saved = self.run.folder and list_checkpoints(self.run.checkpoints)
-                raise DivergedError(f"{error}; the last good checkpoint is {saved[-1]}" if saved else error) from None
+        with guarded_console() as console:
+            dataset, validation = split(self._open(dataset, source), self.config)
+            if self.config.evaluate_every and self.first:
+                held_out = held_out_images(self.config, self.model, self.data["source"], held_out, validation)
+            if self.run is None:
+                self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
+            with self.run.locked():
+                console.keep_in(self.run.folder and self.run.folder / "console.log")
+                try:
+                    return self._fit(dataset, held_out, profile)
+                except DivergedError as error:
+                    saved = self.run.folder and list_checkpoints(self.run.checkpoints)
+                    more = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+                    raise DivergedError(f"{error}{more}") from None
 
     def describe(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> str:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
