@@ -62,7 +62,7 @@ class _Stream:
 
     def __init__(self, name: str, raw: Any, console: Console):
         self.name, self.raw, self.console, self.broken = name, raw, console, ""
-        self._unflushed, self._told = "", False
+        self._unflushed, self._announced = "", False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
@@ -108,8 +108,8 @@ class _Stream:
         self._lose(self._unflushed)
 
     def _lose(self, text: str) -> None:
-        if text and not self._told:
-            self._told = True
+        if text and not self._announced:
+            self._announced = True
             self.console.keep(f"{self.name} cannot be written ({self.broken}); what it should have shown:\n")
         self.console.keep(text)
 
