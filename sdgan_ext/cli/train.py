@@ -22,7 +22,7 @@ from ..training.config import TrainConfig
 from ..training.denormals import flushed_denormals
 from ..training.distributed import Processes
 from ..training.trainer import Trainer
-from ._common import SIGNAL_CODES, add_threads, set_threads
+from ._common import SIGNAL_CODES, add_threads, say, set_threads
 from ._config_file import read_config_file
 
 _DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
@@ -136,6 +136,12 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         return _resume(arguments, device, processes)
     if arguments.data is None:
         raise ConfigError(f"--data is missing: {_DATA}")
+    if processes is not None and (noted := processes.noted_run(arguments.out or "runs")) is not None:
+        trainer = Trainer.resume(noted, device=device, processes=processes)
+        assert trainer.run is not None
+        if trainer.first:
+            say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
+        return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
     name = arguments.preset or "mnist-small"
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))

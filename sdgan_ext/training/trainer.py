@@ -218,6 +218,8 @@ class Trainer:
             run.write_config({**self._description(), "versions": _versions()})
             if not list_checkpoints(run.checkpoints):
                 self._save()
+            if self.processes is not None:
+                self.processes.note_run(run.folder)
         train_mode(self.model)
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
         profiler = StepProfiler(run, self.device, monitor.say) if profile and self.first else contextlib.nullcontext()
