@@ -33,6 +33,7 @@ SLOW = frozenset(
     f"python_tests/{name}.py"
     for name in (
         "benchmarks/test_gpu_check",
+        "benchmarks/test_soak",
         "contract/test_compile",
         "contract/test_export",
         "examples/test_quickstart_notebook",
@@ -40,6 +41,7 @@ SLOW = frozenset(
         "training/test_distributed",
         "training/test_exact_resume",
         "training/test_kill",
+        "training/test_restarts",
     )
 )
 #: Quick tests of the whole tree.

@@ -1,16 +1,31 @@
-"""A file is there complete, or not at all."""
+"""A file is there complete, or not at all; JSON holds no NaN."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ._errors import CheckpointError
 
-__all__ = ["replacing", "write_errors_named"]
+__all__ = ["replacing", "to_json", "write_errors_named"]
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON in the strict sense: NaN and infinity, which JSON does not have, are null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

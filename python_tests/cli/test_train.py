@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from command_line import ROOT, TINY, refused, weights
@@ -63,6 +64,26 @@ def test_resume_goes_on_to_the_same_bits(data, tmp_path, monkeypatch):
     assert main(["train", "--resume", str(run), "--steps", "7", "--batch-size", "4", "--data", data]) == 0
     assert main(["train", "--data", data, "--out", out, *TINY, "--steps", "7"]) == 0
     assert weights(run) == weights(tmp_path / "runs" / "00001-vaegan-dots.npz")
+
+
+def test_resume_goes_on_where_the_data_have_moved(data, tmp_path, capsys):
+    old, new = tmp_path / "old" / "dots.npz", tmp_path / "new" / "dots.npz"
+    for file in (old, new):
+        file.parent.mkdir()
+    old.write_bytes(open(data, "rb").read())
+    assert main(["train", "--data", str(old), "--out", str(tmp_path), *TINY]) == 0
+    run = tmp_path / "00000-vaegan-dots.npz"
+    old.rename(new)
+    words = refused(capsys, "train", "--resume", run, "--steps", "7")
+    assert words.endswith(f"the data of the run {run}, {old}, are gone; --data says where they are now")
+    assert main(["train", "--resume", str(run), "--data", str(new), "--steps", "7"]) == 0
+    assert main(["train", "--resume", str(run), "--steps", "8"]) == 0  # it is known from now on
+    assert main(["train", "--data", str(new), "--out", str(tmp_path), *TINY, "--steps", "8"]) == 0
+    assert weights(run) == weights(tmp_path / "00001-vaegan-dots.npz")
+    few = tmp_path / "few" / "dots.npz"
+    few.parent.mkdir()
+    np.savez(few, np.load(new)["arr_0"][:12])
+    assert "data with images 16, now it is 12" in refused(capsys, "train", "--resume", run, "--data", few)
 
 
 def test_a_training_flushes_denormals_and_what_follows_does_not(monkeypatch):
@@ -153,7 +174,7 @@ def test_a_config_file_that_is_not_there(capsys, run):
     [
         ("--batch-size 8", "--batch-size is 8, but the run has 4"),
         ("--latent-dim 5", "--latent-dim is 5, but the run has 4"),
-        ("--data digits", "--data is digits, but the run has"),
+        ("--data digits", "digits are square, image_size=(8, 10) came"),
         ("--preset seed", "--preset cannot be given with --resume"),
         ("--out x", "--out cannot be given with --resume"),
         ("--steps 3", "steps is 3, but 4 have been taken"),

@@ -1,6 +1,7 @@
 """The numbers beside the losses, against what they mean, and the warnings in words."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -54,6 +55,22 @@ def test_diversity_is_a_ratio_of_distances():
     assert measure(model, make_config(mode="gan"), IMAGES, LATENTS)["diversity"] == pytest.approx(0.5)
     model.generator.forward = lambda z, labels=None: IMAGES[:1].expand(8, -1, -1, -1)
     assert measure(model, make_config(mode="gan"), IMAGES, LATENTS)["diversity"] == 0
+
+
+def test_one_image_and_equal_images_tell_nothing_of_variety(tmp_path, recwarn):
+    model = make_model()
+    one, equal = (measure(model, make_config(), IMAGES[:1].expand(n, -1, -1, -1), LATENTS) for n in (1, 8))
+    assert math.isnan(one["diversity"]) and math.isnan(equal["diversity"])
+    assert math.isnan(one["active_units"]) and equal["active_units"] == 0
+    run = Trainer(model, make_config(batch_size=1), out=tmp_path, progress=False).fit(make_dataset(count=1))
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    record = json.loads(run.log_file.read_text().splitlines()[-1], parse_constant=refuse)
+    assert record["health/diversity"] is None and record["health/active_units"] is None
+    assert record["health/kl_largest"] > 0
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_measuring_leaves_no_trace():

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import json
 import os
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from sdgan_ext import _files
 from sdgan_ext._errors import CheckpointError
+from sdgan_ext._files import to_json
 from sdgan_ext.training import state as state_module
 from sdgan_ext.training.state import FORMAT, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 
@@ -159,3 +161,10 @@ def test_other_files_of_torch_are_refused_and_run_no_code(tmp_path):
     with pytest.raises(CheckpointError, match="is damaged"):
         load_checkpoint(tmp_path / "step-00000002.pt")
     assert not (tmp_path / "evil").exists()
+
+
+def test_no_json_has_nan():
+    nan, infinity = float("nan"), float("inf")
+    text = to_json({"a": nan, "b": [1.5, infinity, {"c": (-infinity, None, "NaN", 3)}]}, indent=1)
+    assert json.loads(text) == {"a": None, "b": [1.5, None, {"c": [None, None, "NaN", 3]}]}
+    assert "Infinity" not in text and text.count("NaN") == 1

@@ -234,31 +234,58 @@ def test_describe_writes_nothing_and_counts_parameters(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- how it ends
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.fixture
+def restored():
+    """Signals as they were: SIGINT and SIGHUP may be ignored, behind `&` and under nohup."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.usefixtures("restored")
 def test_a_signal_ends_the_step_saves_and_returns(tmp_path, name):
-    before = signal.getsignal(getattr(signal, name))
-    run = start(tmp_path, steps=1000, checkpoint_every=1000).fit(Interrupting(getattr(signal, name)))
+    number = getattr(signal, name)
+    signal.signal(number, signal.default_int_handler)
+    run = start(tmp_path, steps=1000, checkpoint_every=1000).fit(Interrupting(number))
     assert run.stopped_by == name and run.step == 2
     assert load_checkpoint(list_checkpoints(run.checkpoints)[-1])["step"] == run.step
     assert (run.model / "config.json").exists() and (run.model / "model.safetensors").exists()
-    assert signal.getsignal(getattr(signal, name)) is before
+    assert signal.getsignal(number) is signal.default_int_handler
     total = run.step + 3
     resumed = Trainer.resume(run.folder, steps=total, progress=False).fit(make_dataset())
     assert weights(resumed) == weights(start(tmp_path, steps=total).fit(make_dataset()))
 
 
+@pytest.mark.usefixtures("restored")
+def test_a_terminal_may_hang_up_twice_and_nohup_is_heeded(tmp_path, monkeypatch):
+    def hung_up(*arguments, **options):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        return real_step(*arguments, **options)
+
+    real_step = trainer_module.train_step
+    monkeypatch.setattr(trainer_module, "train_step", hung_up)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    run = start(tmp_path).fit(make_dataset())
+    assert (run.stopped_by, run.step) == ("SIGHUP", 1)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run = start(tmp_path).fit(make_dataset())
+    assert (run.stopped_by, run.step) == (None, 6)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("restored")
 def test_a_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
     def interrupted_twice(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(trainer_module, "train_step", interrupted_twice)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs pytest behind `&`
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path).fit(make_dataset())
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path).fit(make_dataset())
     (folder,) = tmp_path.iterdir()
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-00000000.pt"]
 
@@ -304,6 +331,20 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 def test_the_mode_must_fit_the_model(tmp_path):
     with pytest.raises(ConfigError, match="mode 'vae-gan' trains the encoder, but the model has none"):
         Trainer(make_model("gan"), make_config())
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_float64_by_default_is_refused_in_a_sentence(made, tmp_path):
+    model = make_model()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ConfigError, match=r"torch's default dtype is torch.float64, but .*set_default_dtype\(.*32"):
+            Trainer(model if made == "before" else make_model(), make_config(), out=tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with pytest.raises(ConfigError, match=r"encoder\..* is torch.float64, but .* model.float\(\)"):
+        Trainer(make_model().double(), make_config(), out=tmp_path)
+    assert Trainer(make_model().double().float(), make_config(), out=None, progress=False).fit(make_dataset()).step == 6
 
 
 def test_the_public_names():

@@ -79,8 +79,10 @@ def accelerate(model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | dict
 
 
 def restore(model: nn.Module) -> list[str]:
-    """Undoes :func:`accelerate`: the modules have torch's classes again. Weights, buffers, modes and whatever was changed
-    or parametrised since stay as they are now. ``model`` may be a part of what was accelerated.
+    """Undoes :func:`accelerate`: the modules have torch's classes again.
+
+    Weights, buffers, modes and what was changed or parametrised since stay as they are now. ``model`` may be a part of
+    what was accelerated.
 
     Returns:
         The names of the modules that were changed back; an empty list for a model that was not accelerated.

@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from .._console import guarded_console, open_standard_descriptors
 from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest
 from ._common import SIGNAL_CODES, Parser, Version, check_environment
 
@@ -55,13 +56,25 @@ examples:
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu
 
 exit codes: 0 done, 1 the training diverged or this installation does not work, 2 a mistake in what was asked for,
-130 stopped by Ctrl-C and 143 by SIGTERM, both after saving
+130 stopped by Ctrl-C, 143 by SIGTERM and 129 by SIGHUP, all after saving
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (``sys.argv`` without the program's name by default); returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_standard_descriptors()
+    with guarded_console() as console:
+        code = _main(argv)
+        sys.stdout.flush()
+        lost = console.out.broken if console.out.raw is not None and not console.kept else ""
+        if lost and code == 0:  # what a training prints is in its folder, what other commands print is nowhere else
+            code = _fail(f"stdout cannot be written: {lost}", 2)
+        console.drop_unwritten()
+    return code
+
+
+def _main(argv: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {message}", file=sys.stderr)

@@ -12,7 +12,7 @@ from .._errors import ConfigError, nearest
 __all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "say", "set_threads"]
 
 #: The exit code by the signal that ended a command early, None: no signal did.
-SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
+SIGNAL_CODES = {None: 0, "SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from .. import __version__
 from .._errors import ConfigError
-from .._files import replacing
+from .._files import replacing, to_json
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN
@@ -94,7 +93,7 @@ def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: 
     target = target or _next_file(Path(arguments.model).expanduser())
     content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
     with replacing(target) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        file.write((to_json(content, indent=2) + "\n").encode())
     return target
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,14 @@ import torch
 from .. import build_info
 from .._config import Config
 from .._errors import ConfigError, DataError
-from ..data import ImageDataset, RenderedDigits, open_dataset
+from ..data import NAMES, ImageDataset, RenderedDigits, open_dataset
 from ..models import VAEGAN, VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
 from ..training.config import TrainConfig
 from ..training.denormals import flushed_denormals
 from ..training.distributed import Processes
-from ..training.runs import resolve_source
 from ..training.trainer import Trainer
-from ._common import SIGNAL_CODES, add_threads, set_threads
+from ._common import SIGNAL_CODES, add_threads, say, set_threads
 from ._config_file import read_config_file
 
 _DATA = (
@@ -33,7 +33,7 @@ _DATA = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "sdgan-ext train --data DATA | --resume RUN [flag ...]"
-    parser.add_argument("--data", help=_DATA)
+    parser.add_argument("--data", help=f"{_DATA}; beside --resume, where the run's data have moved to")
     parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
     parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
@@ -139,6 +139,12 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         return _resume(arguments, device, processes)
     if arguments.data is None:
         raise ConfigError(f"--data is missing: {_DATA}")
+    if processes is not None and (noted := processes.noted_run(arguments.out or "runs")) is not None:
+        trainer = Trainer.resume(noted, device=device, processes=processes)
+        assert trainer.run is not None
+        if trainer.first:
+            say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
+        return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
     name = arguments.preset or "mnist-small"
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))
@@ -199,14 +205,14 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             if getattr(saved.replace(**{name: value}), name) != was:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {value}, but the run has {was}: leave it out, or start a new run")
-    source = trainer.data["source"]
-    if arguments.data is not None and resolve_source(arguments.data) != source:
-        raise ConfigError(f"--data is {arguments.data}, but the run has {source}: leave it out, or start a new run")
+    source = arguments.data or trainer.data["source"]
     if source is None:
         raise ConfigError(
             f"the run {arguments.resume} was started on a dataset of a Python program; "
             "resume it there: Trainer.resume(run).fit(dataset)"
         )
+    if arguments.data is None and source not in NAMES and not Path(source).exists():
+        raise ConfigError(f"the data of the run {arguments.resume}, {source}, are gone; --data says where they are now")
     return _fit(trainer, source, source, arguments)
 
 

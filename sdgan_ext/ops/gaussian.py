@@ -35,7 +35,8 @@ def sample_gaussian(
 
     Args:
         mean: shape ``(batch, *)``. float32, bfloat16, float64, or float16 on CUDA.
-        logvar: logarithm of the variance, same shape.
+        logvar: logarithm of the variance, same shape. It is not clamped: in float32 the KL is infinite where it is
+            above 88, and ``z`` where it is above 177.
         seed: of the noise, an int or an int64 tensor of one element (which a CUDA graph can change between replays).
             The noise of an element depends on the seed and on the element's index only: it is the same on every
             device, in every memory layout and for any number of threads. Without a seed, one is drawn from

@@ -11,7 +11,7 @@ from .config import MODES, TrainConfig
 from .gradients import is_frozen
 from .networks import BATCH_NORMS, Model, last_weight_of
 
-__all__ = ["check_compatible", "check_synchronisable"]
+__all__ = ["check_compatible", "check_float32", "check_synchronisable"]
 
 
 def check_compatible(model: Model, config: TrainConfig) -> None:
@@ -111,3 +111,15 @@ def check_synchronisable(model: torch.nn.Module) -> None:
                 f"sync_batch_norm is true, but {name} is torch's {type(module).__name__}, which is not synchronised; "
                 "use sdgan_ext.nn.BatchNorm2d, which has the same state dict"
             )
+
+
+def check_float32(model: torch.nn.Module) -> None:
+    """Raises ConfigError where weights would meet images, float32, or noise, of torch's default dtype, of another."""
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch's default dtype is {torch.get_default_dtype()}, but weights, images and noise are float32 in "
+            "training: call torch.set_default_dtype(torch.float32), and model.float() if the model has been made"
+        )
+    for name, weight in model.named_parameters():
+        if weight.dtype == torch.float64 and weight.requires_grad:
+            raise ConfigError(f"{name} is torch.float64, but weights are float32 in training: call model.float()")

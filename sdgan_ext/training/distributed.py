@@ -4,6 +4,10 @@
 of noise and images; after each phase the gradients are averaged in one flat all_reduce. So K processes take the steps
 that one would take, but for the order of sums, and nothing wraps the networks. What a process draws and saves is rank
 0's alone.
+
+``torchrun --max-restarts N`` starts all processes again when one has failed, N times. Its store, where processes leave
+their addresses for each other, outlives them: each start therefore has keys of its own, or it would read the addresses
+of the dead. There too rank 0 notes which run it trains, for a later start to go on with.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -32,6 +37,7 @@ class Processes:
 
     Attributes:
         rank, size: this one's number, and how many there are.
+        restarts: how often torchrun has started them again.
 
     Raises:
         PeerLostError: not all have come within ``timeout``.
@@ -39,15 +45,32 @@ class Processes:
 
     def __init__(self, device: torch.device | str = "cpu", *, timeout: float = _TIMEOUT):
         kind = torch.device(device).type
+        backend, limit = "nccl" if kind == "cuda" else "gloo", datetime.timedelta(seconds=timeout)
+        self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         with _naming_lost_peers(self):
-            dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout))
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+            self._store, self.rank, self.size = next(dist.rendezvous("env://", timeout=limit))
+            self._own = dist.PrefixStore(f"sdgan_ext/start {self.restarts}", self._store)
+            dist.init_process_group(backend, store=self._own, rank=self.rank, world_size=self.size, timeout=limit)
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *exception) -> None:
         dist.destroy_process_group()
+
+    def note_run(self, folder: Path) -> None:
+        """Rank 0 trains the run ``folder``, which has a checkpoint; a later start finds it by :meth:`noted_run`."""
+        self._store.set(_key(folder.parent), str(folder.resolve()))
+
+    def noted_run(self, out: str | Path) -> Path | None:
+        """The run in ``out`` that an earlier start has trained, for ``Trainer.resume``; None if there is none. To be
+        asked by all processes, once for an ``out`` and before a training: what rank 0 finds is everyone's answer."""
+        key = _key(out)
+        with _naming_lost_peers(self):
+            if self.rank == 0:
+                self._own.set(key, self._store.get(key) if self.restarts and self._store.check([key]) else "")
+            found = self._own.get(key).decode()
+        return Path(found) if found else None
 
     def rows(self, batch_size: int) -> slice:
         """This process's rows of a batch.
@@ -95,6 +118,10 @@ class Processes:
     def _sum(self, tensor: Tensor) -> None:
         with _naming_lost_peers(self):
             dist.all_reduce(tensor)
+
+
+def _key(out: str | Path) -> str:
+    return f"run in {Path(out).expanduser().resolve()}"
 
 
 class _naming_lost_peers:

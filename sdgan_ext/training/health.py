@@ -5,6 +5,7 @@ The losses of a GAN do not show it, for each depends on the other network. Three
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -85,6 +86,9 @@ def measure(
         ``active_units``: latent units whose mean varies by more than 0.01 over the images (Burda et al. 2015).
         ``kl_largest``, ``kl_smallest``: nats a latent unit, averaged over the images.
         ``diversity``: mean distance between generated images over that between real ones.
+
+        NaN (null in log.jsonl) where ``images`` cannot tell: ``active_units`` and ``diversity`` where there is one
+        image, ``diversity`` also where all are equal.
     """
     numbers: dict[str, float] = {}
     with evaluation_mode(model):
@@ -100,12 +104,14 @@ def measure(
         if config.mode != "gan":
             posterior = model.encode(images, labels)
             per_unit = posterior.kl("none").mean(0)
+            varies = posterior.mean.var(0) if len(images) > 1 else None
             numbers |= {
-                "active_units": float((posterior.mean.var(0) > _ACTIVE).sum()),
+                "active_units": math.nan if varies is None else float((varies > _ACTIVE).sum()),
                 "kl_largest": per_unit.max().item(),
                 "kl_smallest": per_unit.min().item(),
             }
-        numbers["diversity"] = (_spread(made) / _spread(images).clamp_min(1e-12)).item()
+        between = _spread(images)
+        numbers["diversity"] = _spread(made) / between if between > 0 else math.nan
     for name, network in model.named_children():
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         if grads:
@@ -120,9 +126,9 @@ def _share_above(logits: Tensor, others: Tensor, config: TrainConfig) -> float:
     return (logits > (0.5 if config.objective == "least_squares" else 0.0)).float().mean().item()
 
 
-def _spread(images: Tensor) -> Tensor:
-    """The mean distance between two of the images."""
-    return torch.pdist(images.flatten(1).float()).mean()
+def _spread(images: Tensor) -> float:
+    """The mean distance between two of the images; of a single one 0."""
+    return torch.pdist(images.flatten(1).float()).mean().item() if len(images) > 1 else 0.0
 
 
 def _complaints(numbers: Mapping[str, float], config: TrainConfig) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from sdgan_ext._files import replacing, write_errors_named
+from sdgan_ext._files import replacing, to_json, write_errors_named
 from sdgan_ext.pictures import save_png, to_pillow
 from sdgan_ext.training.runs import Run
 from sdgan_ext.training.steps import check_finite
@@ -146,7 +146,7 @@ class Monitor:
             self.say(f"step {step}/{self.steps} {images:,} images {words}")
         if self._log is not None:
             with write_errors_named(self.run.log_file):
-                self._log.write(json.dumps(self.run.metrics) + "\n")
+                self._log.write(to_json(self.run.metrics) + "\n")
                 self._log.flush()
         if self._events is not None:
             self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
@@ -159,7 +159,7 @@ class Monitor:
         self.say(f"step {self.run.step}/{self.steps} held-out {words}")
         if self._log is not None:
             with write_errors_named(self.run.log_file):
-                self._log.write(json.dumps({"step": self.run.step, **values}) + "\n")
+                self._log.write(to_json({"step": self.run.step, **values}) + "\n")
                 self._log.flush()
         if self._events is not None:
             self._events.scalars(self.run.step, values)
@@ -236,7 +236,8 @@ class EventWriter:
             self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
+        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in finite.items()]
         self._write(step=step, summary=self._summary(value=entries))
 
     def image(self, step: int, tag: str, grid: Tensor) -> None:

@@ -6,6 +6,7 @@
         config.yaml               what was asked for, resolved, with the data and the versions
         log.jsonl                 one JSON object per log interval
         events.out.tfevents.*     the same for TensorBoard
+        console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
         model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks):
@@ -65,7 +66,7 @@ class Run:
         step: steps taken.
         seconds: time they took, without that for pictures and checkpoints.
         metrics: the last log interval: ``step``, ``images``, ``seconds``, ``s_per_kimg`` and every loss.
-        stopped_by: the signal that ended it early, "SIGINT" or "SIGTERM", or None.
+        stopped_by: the signal that ended it early, "SIGINT", "SIGTERM" or "SIGHUP", or None.
         best: of ``config.evaluate_every``: ``metric``, ``value``, ``step`` and evaluations ``since``; its model is in
             the folder "best".
     """

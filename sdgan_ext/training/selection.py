@@ -6,14 +6,13 @@ loss, which depends on the other network as much as on the images.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
 from torch.utils.data import Dataset
 
 from .._errors import ConfigError, DataError
-from .._files import replacing
+from .._files import replacing, to_json
 from .._modes import evaluation_mode
 from ..data import batches, hold_out, open_dataset
 from ..evaluation import binarise, elbo, evaluate
@@ -138,4 +137,4 @@ class Selection:
         folder = self._run.folder / "best"
         model.save_pretrained(folder)
         with replacing(folder / "best.json") as file:
-            file.write((json.dumps(self._run.best, indent=2) + "\n").encode())
+            file.write((to_json(self._run.best, indent=2) + "\n").encode())

@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from torch.utils.data import Dataset
 
 import sdgan_ext
+from sdgan_ext._console import guarded_console
 from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
 from sdgan_ext.data import NAMES, batches, open_dataset
@@ -22,7 +23,7 @@ from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.nn.sync_batch_norm import synchronise
 from sdgan_ext.pictures import save_gif
-from sdgan_ext.training.compatible import check_synchronisable
+from sdgan_ext.training.compatible import check_float32, check_synchronisable
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
@@ -65,7 +66,8 @@ class Trainer:
             everyone's at the start; rank 0 alone writes, shows and draws.
 
     Raises:
-        ConfigError: the model lacks what ``config`` trains, or the batch cannot be shared out.
+        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, or torch's default dtype or
+            a trained weight is no float32.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Trainer:
         self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
         self.rows = slice(None)
+        check_float32(model)
         if processes is not None:
             self.rows = processes.rows(self.config.batch_size)
             if self.config.sync_batch_norm:
@@ -153,12 +156,15 @@ class Trainer:
     ) -> Run:
         """Takes the steps that are left of ``config.steps``.
 
-        Ctrl-C (SIGINT) and SIGTERM let the step end, save and return; a second one ends the process at once.
+        Ctrl-C (SIGINT), SIGTERM and SIGHUP, unless that is ignored as under nohup, let the step end, save and return; a
+        second SIGINT or SIGTERM ends the process at once. Output does not: what stdout and stderr do not take, closed,
+        full or broken, goes to ``RUN/console.log``.
 
         Args:
             dataset: what :func:`sdgan_ext.data.batches` takes, or what :func:`sdgan_ext.data.open_dataset` opens, then
                 fitted to the model's image size and channels.
-            source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again.
+            source: what to call an opened ``dataset`` in config.yaml, so that the command line can open it again. Data
+                of a resumed run may have moved: they must have the name, number and shape of the run's.
             held_out: images for ``config.evaluate_every``; unless given, ``config.validation_images`` of the dataset,
                 or, without them, the test split of what ``source`` names.
             profile: write a trace of ten steps, after some to warm up, to ``RUN/profile/*.pt.trace.json``, which
@@ -175,17 +181,20 @@ class Trainer:
         """
         if profile and self.first and self.run is not None and self.run.folder is None:
             raise ConfigError("profile is True, but out is None: a trace is written into the run folder")
-        dataset, validation = split(self._open(dataset, source), self.config)
-        if self.config.evaluate_every and self.first:
-            held_out = held_out_images(self.config, self.model, self.data["source"], held_out, validation)
-        if self.run is None:
-            self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
-        with self.run.locked():
-            try:
-                return self._fit(dataset, held_out, profile)
-            except DivergedError as error:
-                saved = self.run.folder and list_checkpoints(self.run.checkpoints)
-                raise DivergedError(f"{error}; the last good checkpoint is {saved[-1]}" if saved else error) from None
+        with guarded_console() as console:
+            dataset, validation = split(self._open(dataset, source), self.config)
+            if self.config.evaluate_every and self.first:
+                held_out = held_out_images(self.config, self.model, self.data["source"], held_out, validation)
+            if self.run is None:
+                self.run = create_run(self.out, f"{self.config.mode.replace('-', '')}-{self.data['name']}")
+            with self.run.locked():
+                console.keep_in(self.run.folder and self.run.folder / "console.log")
+                try:
+                    return self._fit(dataset, held_out, profile)
+                except DivergedError as error:
+                    saved = self.run.folder and list_checkpoints(self.run.checkpoints)
+                    more = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+                    raise DivergedError(f"{error}{more}") from None
 
     def describe(self, dataset: Dataset | str | Path, *, source: str | Path | None = None) -> str:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
@@ -209,6 +218,8 @@ class Trainer:
             run.write_config({**self._description(), "versions": _versions()})
             if not list_checkpoints(run.checkpoints):
                 self._save()
+            if self.processes is not None:
+                self.processes.note_run(run.folder)
         train_mode(self.model)
         monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
         profiler = StepProfiler(run, self.device, monitor.say) if profile and self.first else contextlib.nullcontext()
@@ -364,7 +375,9 @@ class Trainer:
                     f"the run {self.run.folder} was started on data with {key} {self.data[key]!r}, "
                     f"now it is {data[key]!r}"
                 )
-        self.data = self.data or data
+        if self.data and source is None:
+            data["source"] = self.data["source"]
+        self.data = data
         turned = {"flip", "rotate90"}.intersection(self.config.augment or ())
         if turned and data["name"] in NAMES and self.first:  # both names are those of digits
             warnings.warn(
