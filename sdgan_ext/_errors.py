@@ -18,6 +18,7 @@ __all__ = [
     "PeerLostError",
     "SdganError",
     "nearest",
+    "printable",
 ]
 
 
@@ -53,3 +54,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """The words ``, did you mean 'x'?`` for the choice most like ``name``, or ``""`` when none is like it."""
     found = difflib.get_close_matches(str(name).lower(), list(choices), n=1, cutoff=0.6)
     return f", did you mean {found[0]!r}?" if found else ""
+
+
+def printable(name: object) -> str:
+    """``str(name)`` of a foreign file, for a message: what would move a terminal's cursor or start a line is escaped.
+
+    Equivalent to Python's ``unicode_escape`` of the characters that ``str.isprintable`` refuses: control characters,
+    line ends, marks that turn the direction of writing, bytes of a file name that are no text.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))

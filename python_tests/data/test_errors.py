@@ -1,6 +1,6 @@
 import pytest
 
-from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError, SdganError, nearest
+from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError, SdganError, nearest, printable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,20 @@ def test_nearest():
     assert nearest("DIGITS", ("mnist", "digits")) == ", did you mean 'digits'?"
     assert nearest("photographs", ("mnist", "digits")) == ""
     assert nearest("x", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cat 1.png", "cat 1.png"),
+        ("ein Bär, 猫.png", "ein Bär, 猫.png"),
+        ("a\nb.png", r"a\nb.png"),
+        ("\x1b[2Jb.png", r"\x1b[2Jb.png"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\udcff.png", r"\udcff.png"),
+        (7, "7"),
+    ],
+)
+def test_printable(name, shown):
+    assert printable(name) == shown
+    assert printable(name).isprintable()
