@@ -1,9 +1,17 @@
-"""A model's folder: config.json and model.safetensors."""
+"""A model's folder: config.json and model.safetensors.
+
+The header of model.safetensors has a digest among its metadata: the SHA-256 of the file's bytes, with zeros in the
+digest's own place. A file with one byte changed, anywhere, is refused. Other programs' files have none, and load.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +20,16 @@ import safetensors.torch
 from torch import Tensor
 
 from .._errors import CheckpointError, DivergedError
-from .._files import replacing, write_errors_named
+from .._files import open_regular, read_bytes, replacing, write_errors_named
 
 __all__ = ["read_config", "read_weights", "save_folder"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_MOST_BYTES = 2**16  # of config.json
+
+#: Two entries, so that no change of one byte makes a file of ours one without a digest.
+_METADATA = {"format": "pt", "sdgan_sha256": "0" * 64, "writer": "sdgan_ext"}
+_DIGEST = re.compile(rb'(?<="sdgan_sha256":")[0-9a-f]{64}(?=")')
 
 
 def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -38,8 +51,11 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
         written.add(value.untyped_storage().data_ptr())
     with write_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(state, metadata=_METADATA)
     with replacing(folder / _WEIGHTS) as file:
-        file.write(safetensors.torch.save(state, metadata={"format": "pt"}))
+        header = _header(content)
+        file.write(_DIGEST.sub(hashlib.sha256(content).hexdigest().encode(), header, count=1))
+        file.write(memoryview(content)[len(header) :])
     with replacing(folder / _CONFIG) as file:
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
@@ -51,29 +67,52 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], Path]:
         CheckpointError: it is missing or damaged.
     """
     path = Path(folder) / _CONFIG
+    with _read_errors_named(path):
+        content = read_bytes(path, _MOST_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # not JSON, not UTF-8
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        values = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, too many digits; lists in lists in lists
+        raise CheckpointError(f"{path} is damaged: {str(error)[:200]}") from error
     return values if isinstance(values, dict) else {}, path
 
 
 def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:
-    """The tensors of model.safetensors in ``folder``, and its path.
+    """The tensors of model.safetensors in ``folder``, and its path; a warning says where the file has no digest.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing, or damaged: its digest is that of other bytes.
     """
     path = Path(folder) / _WEIGHTS
+    with _read_errors_named(path), open_regular(path) as file:
+        content = file.read()
+    header = _header(content)
+    digests = _DIGEST.findall(header)
+    if digests:
+        empty = _DIGEST.sub(b"0" * 64, header, count=1)
+        digest = hashlib.sha256(empty)
+        digest.update(memoryview(content)[len(header) :])
+    if digests and digest.hexdigest().encode() != digests[0] or not digests and b'"sdgan_ext"' in header:
+        raise CheckpointError(f"{path} is damaged: its bytes are not those that its digest was taken of")
     try:
-        return safetensors.torch.load_file(path), path
+        weights = safetensors.torch.load(content)
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not digests:
+        warnings.warn(f"{path} has no digest, so whether its weights have changed is not known", stacklevel=3)
+    return weights, path
+
+
+def _header(content: bytes) -> bytes:
+    """The part of a safetensors file before the weights: the length of the JSON text, and the text."""
+    return content[: 8 + int.from_bytes(content[:8], "little")]
+
+
+@contextlib.contextmanager
+def _read_errors_named(path: Path) -> Iterator[None]:
+    """Turns an OSError into a CheckpointError that names ``path``."""
+    try:
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; give a folder that save_pretrained wrote") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import yaml
-
 from sdgan_ext._errors import CheckpointError, ConfigError
-from sdgan_ext._files import replacing
+from sdgan_ext._files import open_regular, replacing, user_path, write_errors_named
+from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.models.weights import load_into
@@ -42,6 +41,7 @@ except ImportError:  # not a POSIX system: nothing guards a run from a second pr
 __all__ = ["Run", "create_run", "load_model", "open_run", "is_of_networks", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as replacing() calls what it has not finished
 _locks: set[BinaryIO] = set()  # held by this process; a lock is that of an open file, which a fork would share
 
 
@@ -102,17 +102,21 @@ class Run:
 
     def read_config(self) -> dict:
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CheckpointError(f"cannot read {self.config_file}: {str(error).splitlines()[0]}") from error
+            config = read_yaml(self.config_file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"cannot read {self.config_file}: {reason}") from error
         if not isinstance(config, dict) or not {"model", "train", "data"} <= config.keys():
             raise CheckpointError(f"{self.config_file} is not of a run: it must hold model, train and data")
         return config
 
     def sweep(self) -> None:
-        """Removes the half-written files of a process that was killed."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Removes the half-written files of a process that was killed, also where a folder of the run is a link."""
+        for folder in (self.folder, self.samples, self.checkpoints, self.model, self.folder / "best"):
+            for leftover in folder.glob(".*.tmp"):
+                if _TEMPORARY.fullmatch(leftover.name) and (leftover.is_symlink() or leftover.is_file()):
+                    with write_errors_named(leftover):
+                        leftover.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -120,18 +124,25 @@ class Run:
         of the data workers that were forked off it.
 
         Raises:
-            CheckpointError: another process holds it.
+            CheckpointError: another process holds it, or the lock's file cannot be opened or is a link.
         """
         if fcntl is None or self.folder is None:
             yield
             return
-        with open(self.folder / ".lock", "wb") as file:
+        path = self.folder / ".lock"
+        with write_errors_named(path):
+            opened = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CheckpointError(f"the run {self.folder} is being trained by another process") from None
-            except OSError:  # a file system without locks
-                pass
+            except OSError as error:
+                warnings.warn(
+                    f"{path} cannot be locked ({error.strerror or error}): nothing keeps another process from training "
+                    "this run at the same time",
+                    stacklevel=3,
+                )
             _locks.add(file)
             try:
                 yield
@@ -145,7 +156,7 @@ def create_run(out: str | Path, name: str) -> Run:
     Raises:
         CheckpointError: ``out`` cannot be written to.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +185,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         CheckpointError: the path is missing or holds no run.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.exists():
         raise CheckpointError(f"there is no run {path}")
     if not is_run(path):
@@ -213,7 +224,7 @@ def load_model(path: str | Path) -> VAEGAN:
     Raises:
         CheckpointError: the path is neither, or what it holds is damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if (path / "config.json").is_file():
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
@@ -226,17 +237,4 @@ def load_model(path: str | Path) -> VAEGAN:
 
 def resolve_source(source: str | Path) -> str:
     """What names data, such that it does so from another working folder too."""
-    return str(source) if source in NAMES else str(Path(source).expanduser().resolve())
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists in one line."""
-
-
-_Dumper.add_representer(
-    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
-)
-
-
-def to_yaml(values: dict) -> str:
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return str(source) if source in NAMES else str(user_path(source).resolve())
