@@ -51,11 +51,16 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
         written.add(value.untyped_storage().data_ptr())
     with write_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save(state, metadata=_METADATA)
+    content = safetensors.torch.save(state)
+    header = _header(content)
+    data = memoryview(content)[len(header) :]
+    # Not as an argument of save, which may write the entries in any order: equal weights make equal files.
+    text = json.dumps({"__metadata__": _METADATA, **json.loads(header[8:])}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
     with replacing(folder / _WEIGHTS) as file:
-        header = _header(content)
-        file.write(_DIGEST.sub(hashlib.sha256(content).hexdigest().encode(), header, count=1))
-        file.write(memoryview(content)[len(header) :])
+        file.write(_DIGEST.sub(_digest(header, data), header, count=1))
+        file.write(data)
     with replacing(folder / _CONFIG) as file:
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
@@ -86,25 +91,29 @@ def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:
     with _read_errors_named(path), open_regular(path) as file:
         content = file.read()
     header = _header(content)
-    digests = _DIGEST.findall(header)
-    if digests:
-        empty = _DIGEST.sub(b"0" * 64, header, count=1)
-        digest = hashlib.sha256(empty)
-        digest.update(memoryview(content)[len(header) :])
-    if digests and digest.hexdigest().encode() != digests[0] or not digests and b'"sdgan_ext"' in header:
+    saved = _DIGEST.search(header)
+    ours = saved is not None or b'"sdgan_ext"' in header
+    if ours and (saved is None or saved[0] != _digest(header, memoryview(content)[len(header) :])):
         raise CheckpointError(f"{path} is damaged: its bytes are not those that its digest was taken of")
     try:
         weights = safetensors.torch.load(content)
     except Exception as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not digests:
+    if not ours:
         warnings.warn(f"{path} has no digest, so whether its weights have changed is not known", stacklevel=3)
-    return weights, path
+    return dict(sorted(weights.items())), path
 
 
 def _header(content: bytes) -> bytes:
     """The part of a safetensors file before the weights: the length of the JSON text, and the text."""
     return content[: 8 + int.from_bytes(content[:8], "little")]
+
+
+def _digest(header: bytes, data: memoryview) -> bytes:
+    """The SHA-256 of a file, in hexadecimal digits; what stands in the digest's place does not matter."""
+    digest = hashlib.sha256(_DIGEST.sub(b"0" * 64, header, count=1))
+    digest.update(data)
+    return digest.hexdigest().encode()
 
 
 @contextlib.contextmanager
