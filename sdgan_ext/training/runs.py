@@ -29,8 +29,10 @@ from sdgan_ext._files import open_regular, replacing, user_path, write_errors_na
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models.vae_gan import check_enough
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
 
 try:
@@ -106,7 +108,8 @@ class Run:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"cannot read {self.config_file}: {reason}") from error
-        if not isinstance(config, dict) or not {"model", "train", "data"} <= config.keys():
+        parts = [config.get(name) for name in ("model", "train", "data")] if isinstance(config, dict) else [None]
+        if not all(isinstance(part, dict) for part in parts):
             raise CheckpointError(f"{self.config_file} is not of a run: it must hold model, train and data")
         return config
 
@@ -228,9 +231,11 @@ def load_model(path: str | Path) -> VAEGAN:
     if (path / "config.json").is_file():
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
-    checkpoint, state = load_newest(run.checkpoints, warnings.warn)
-    model = VAEGAN(read_configs(state["config"], checkpoint)[0])
+    checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
+    config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
+    check_enough(config, weights, checkpoint)
+    model = VAEGAN(config)
     load_into(model, weights, checkpoint)
     return model.eval()
 
