@@ -113,7 +113,9 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any
     if limits["choices"] is not None:
         if value not in limits["choices"]:
             allowed = ", ".join(repr(choice) for choice in limits["choices"])
-            raise ConfigError(f"{name} is {shown(value)}; allowed are {allowed}{_nearest_word(value, limits['choices'])}")
+            raise ConfigError(
+                f"{name} is {shown(value)}; allowed are {allowed}{_nearest_word(value, limits['choices'])}"
+            )
     elif type(value) is not hint or not _within(value, limits):
         if hint in (int, float):
             what = _numbers(hint, limits, article=True)

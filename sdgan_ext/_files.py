@@ -12,7 +12,10 @@ from typing import BinaryIO
 
 from ._errors import CheckpointError, ConfigError
 
-__all__ = ["open_regular", "read_bytes", "replacing", "user_path", "write_errors_named"]
+__all__ = ["NOFOLLOW", "open_regular", "read_bytes", "replacing", "user_path", "write_errors_named"]
+
+#: For :func:`open_regular`: a symbolic link is refused, where the system knows how.
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextlib.contextmanager
@@ -52,7 +55,7 @@ def open_regular(path: str | Path, flags: int = 0) -> BinaryIO:
     """The regular file ``path`` to read: a FIFO or a device, which may block or never end, is refused.
 
     Args:
-        flags: more of ``os.open``'s, such as ``os.O_NOFOLLOW``; with ``os.O_RDWR`` the file can be written too.
+        flags: more of ``os.open``'s, such as :data:`NOFOLLOW`; with ``os.O_RDWR`` the file can be written too.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.
@@ -100,7 +103,9 @@ def user_path(path: str | Path) -> Path:
     except RuntimeError:  # no such user, or one without a home folder, and HOME is not set
         if os.path.lexists(path):
             return path
-        raise ConfigError(f"{path}: {path.parts[0]} stands for a home folder, and there is none; give a full path") from None
+        raise ConfigError(
+            f"{path}: {path.parts[0]} stands for a home folder, and there is none; give a full path"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

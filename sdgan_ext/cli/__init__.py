@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest
+from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, printable
 from ._common import SIGNAL_CODES, Parser, Version, check_environment
 
 __all__ = ["COMMANDS", "main"]
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {printable(message)}", file=sys.stderr)
             return _run(argv)
     except SystemExit:  # argparse's, after --help and --version
         return 0
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(sentence: object, code: int) -> int:
     rank = os.environ.get("RANK", "0")  # torchrun's
     who = "sdgan-ext" if rank == "0" else f"sdgan-ext, rank {rank}"
-    print(f"{who}: {sentence}", file=sys.stderr)
+    print(f"{who}: {printable(sentence)}", file=sys.stderr)
     return code
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import _env
-from .._errors import ConfigError, nearest
+from .._errors import ConfigError, nearest, printable, shown
 
-__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "say", "set_threads"]
+__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "integer", "say", "set_threads"]
+
+_MOST_THREADS = 1024
 
 #: The exit code by the signal that ended a command early, None: no signal did.
 SIGNAL_CODES = {None: 0, "SIGINT": 130, "SIGTERM": 143}
@@ -64,19 +66,30 @@ def check_environment() -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch's choice unless given")
+    parser.add_argument("--threads", type=integer, metavar="N", help="CPU threads; torch's choice unless given")
 
 
 def set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is None:
         return
-    if arguments.threads < 1:
-        raise ConfigError(f"--threads is {arguments.threads}; it must be at least 1")
+    if not 1 <= arguments.threads <= _MOST_THREADS:
+        raise ConfigError(f"--threads is {shown(arguments.threads)}; it must be 1 to {_MOST_THREADS}")
     import torch
 
     torch.set_num_threads(arguments.threads)
 
 
+def integer(text: str) -> int:
+    """The value of a flag that takes an integer, one that torch and numpy have room for."""
+    try:
+        value = int(text) if len(text) < 40 else None
+    except ValueError:
+        value = None
+    if value is None or abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no integer between -2^63 and 2^63")
+    return value
+
+
 def say(line: str) -> None:
-    """Prints a line at once, also where stdout is a file or a pipe."""
-    print(line, flush=True)
+    """Prints a line at once, also where stdout is a file or a pipe; a name in it does not end it."""
+    print(printable(line), flush=True)

@@ -22,7 +22,7 @@ from ..training.denormals import flushed_denormals
 from ..training.distributed import Processes
 from ..training.runs import resolve_source
 from ..training.trainer import Trainer
-from ._common import SIGNAL_CODES, add_threads, set_threads
+from ._common import SIGNAL_CODES, add_threads, say, set_threads
 from ._config_file import read_config_file
 
 _DATA = "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, a .npz or .npy"
@@ -176,7 +176,7 @@ def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset | Rendere
         try:
             return "mnist", open_dataset("mnist", **options)
         except DataError as error:
-            print(f"MNIST cannot be had ({error}); rendered digits take its place")
+            say(f"MNIST cannot be had ({error}); rendered digits take its place")
             source = "digits"
     return source, open_dataset(source, **options)
 
@@ -213,7 +213,7 @@ def _fit(
         return None
     run = trainer.fit(dataset, source=source, profile=arguments.profile)
     if trainer.first:
-        print(
+        say(
             f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
             f"Go on: sdgan-ext train --resume {run.folder} --steps N"
         )

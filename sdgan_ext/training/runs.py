@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdgan_ext._errors import CheckpointError, ConfigError
-from sdgan_ext._files import open_regular, replacing, user_path, write_errors_named
+from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.models import VAEGAN, VAEGANConfig
@@ -134,7 +134,7 @@ class Run:
             return
         path = self.folder / ".lock"
         with write_errors_named(path):
-            opened = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            opened = open_regular(path, os.O_RDWR | os.O_CREAT | NOFOLLOW)
         with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, checked before anything is changed: a CRC says that bytes are whole, not that they fit."""
+"""What a checkpoint must hold, checked before anything is changed: a CRC says that bytes are whole, no more."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def check_optimizers(optimizers: Mapping[str, Adam], saved: Mapping[str, Any], p
         for index, moments in saved[name]["state"].items():
             if not (_whole(index) and index < len(parameters) and _fits_parameter(moments, parameters[index])):
                 raise CheckpointError(
-                    f"{path} is damaged: what it has of the {name}'s parameter {shown(index)} in the optimizer does not "
-                    "fit that parameter"
+                    f"{path} is damaged: the {name}'s optimizer has a state that is not parameter {shown(index)}'s"
                 )
         states[name] = {"state": saved[name]["state"], "param_groups": own["param_groups"]}
     return states

@@ -91,8 +91,8 @@ def load_checkpoint(path: Path) -> dict:
         raise CheckpointError(f"{path} is no checkpoint of sdgan_ext, though a file of torch.save")
     if state["format"] > FORMAT:
         raise _NewerError(
-            f"the checkpoint {path} has format {shown(state['format'])} of a newer sdgan_ext, this one reads up to {FORMAT}: "
-            "update sdgan_ext"
+            f"the checkpoint {path} has format {shown(state['format'])} of a newer sdgan_ext, this one reads up to "
+            f"{FORMAT}: update sdgan_ext"
         )
     return state
 

@@ -330,6 +330,8 @@ class Trainer:
         average = check_weights(self.ema, state["ema"], path)
         optimizers = check_optimizers(self.optimizers, state["optimizers"], path)
         self.model.load_state_dict(model)
+        if self.processes is not None:
+            self.processes.share_from_first(self.model)
         self.ema.load_state_dict(average)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizers[name])
