@@ -73,7 +73,7 @@ def set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is None:
         return
     if not 1 <= arguments.threads <= _MOST_THREADS:
-        raise ConfigError(f"--threads is {shown(arguments.threads)}; it must be 1 to {_MOST_THREADS}")
+        raise ConfigError(f"--threads is {shown(arguments.threads)}; it must be at least 1, and at most {_MOST_THREADS:,}")
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -82,11 +82,11 @@ def set_threads(arguments: argparse.Namespace) -> None:
 def integer(text: str) -> int:
     """The value of a flag that takes an integer, one that torch and numpy have room for."""
     try:
-        value = int(text) if len(text) < 40 else None
-    except ValueError:
-        value = None
-    if value is None or abs(value) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no integer between -2^63 and 2^63")
+        value = int(text)
+    except ValueError:  # no integer, or one of more digits than Python reads
+        raise argparse.ArgumentTypeError(f"invalid int value: {shown(text)}") from None
+    if abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{shown(value)} is too large; it must be below 2^63")
     return value
 
 

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(seeds) < 2:
         raise ConfigError(f"--seeds is {arguments.seeds}; a walk needs two seeds or more")
     if not 2 <= arguments.steps <= _MOST_STEPS:
-        raise ConfigError(f"--steps is {arguments.steps}; it must be 2 to {_MOST_STEPS:,}")
+        raise ConfigError(f"--steps is {arguments.steps}; it must be at least 2, and at most {_MOST_STEPS:,}")
     model, out = open_model(arguments)
     import torch
 
