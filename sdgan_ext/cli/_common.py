@@ -73,7 +73,9 @@ def set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is None:
         return
     if not 1 <= arguments.threads <= _MOST_THREADS:
-        raise ConfigError(f"--threads is {shown(arguments.threads)}; it must be at least 1, and at most {_MOST_THREADS:,}")
+        raise ConfigError(
+            f"--threads is {shown(arguments.threads)}; it must be at least 1, and at most {_MOST_THREADS:,}"
+        )
     import torch
 
     torch.set_num_threads(arguments.threads)

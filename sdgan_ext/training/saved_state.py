@@ -49,7 +49,7 @@ def check_optimizers(optimizers: Mapping[str, Adam], saved: Mapping[str, Any], p
         for index, moments in saved[name]["state"].items():
             if not (_whole(index) and index < len(parameters) and _fits_parameter(moments, parameters[index])):
                 raise CheckpointError(
-                    f"{path} is damaged: the {name}'s optimizer has a state that is not parameter {shown(index)}'s"
+                    f"{path} is damaged: the state of the {name}'s optimizer does not fit parameter {shown(index)}"
                 )
         states[name] = {"state": saved[name]["state"], "param_groups": own["param_groups"]}
     return states
