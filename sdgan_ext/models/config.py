@@ -131,7 +131,8 @@ class VAEGANConfig(Config):
         numbers = self.parameters + self.prior_rank * self.latent_dim
         if numbers > MOST_PARAMETERS:
             raise ConfigError(
-                f"a model of this configuration has {numbers:,} parameters; it must be at most {MOST_PARAMETERS:,}"
+                f"a model of this configuration has {numbers:,} parameters; it must be at most {MOST_PARAMETERS:,}: "
+                "lower latent_dim, classes, kernel_size, image_size or the channels"
             )
 
     def _check_levels(self, network: str, levels: int, blocks: str) -> None:
