@@ -17,6 +17,8 @@ __all__ = ["NOFOLLOW", "open_regular", "read_bytes", "replacing", "user_path", "
 #: For :func:`open_regular`: a symbolic link is refused, where the system knows how.
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
+_NOT_REGULAR = "it is no regular file"
+
 
 @contextlib.contextmanager
 def write_errors_named(path: Path) -> Iterator[None]:
@@ -31,14 +33,17 @@ def write_errors_named(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears under ``path`` once it is complete and on the disk, or not at all.
 
-    A link under that name, or under the temporary one, is replaced; what it points to stays as it is.
+    A link to a file under that name, or any under the temporary one, is replaced; what it points to stays as it is.
 
     Raises:
-        CheckpointError: the file cannot be written; what ``path`` was before is still there.
+        CheckpointError: the file cannot be written, or ``path`` is a folder, a FIFO or a device; what it was before is
+            still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with write_errors_named(path):
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, _NOT_REGULAR)
             temporary.unlink(missing_ok=True)  # of a process that was killed and had this number
             with open(temporary, "xb") as file:
                 yield file
@@ -69,7 +74,7 @@ def open_regular(path: str | Path, flags: int = 0) -> BinaryIO:
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
         return open(descriptor, "r+b" if flags & os.O_RDWR else "rb")
     except BaseException:
         os.close(descriptor)

@@ -285,6 +285,7 @@ def _open_study(search: Search, folder: Path) -> Any:
             open_regular(file, NOFOLLOW).close()
         except OSError as error:
             raise CheckpointError(f"{file} cannot be used as a study: {error.strerror or error}") from error
+    wanted = search.to_dict()
     loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -294,11 +295,10 @@ def _open_study(search: Search, folder: Path) -> Any:
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
         study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
         saved = study.user_attrs.get("asked")
-        wanted = search.to_dict()
         if saved is None:
             study.set_user_attr("asked", wanted)
         saved = {"split": "test"} | (wanted if saved is None else saved)  # the first studies knew no other split
-        trials = study.trials
+        trials, _ = study.trials, study.direction
     except Exception as error:  # whatever Optuna and SQLAlchemy raise of a damaged file
         reason = str(getattr(error, "orig", error)) or type(error).__name__
         raise CheckpointError(f"{file} cannot be used as a study: {reason.splitlines()[0][:200]}") from error
@@ -310,6 +310,9 @@ def _open_study(search: Search, folder: Path) -> Any:
             raise ConfigError(
                 f"--{name} is {value}, but the study in {folder} has {has}: give it that, or another --out"
             )
+    for trial in _counted(study):
+        if trial.params.keys() != search.space.keys() or not isinstance(trial.value, float | None):
+            raise CheckpointError(f"{file} is damaged: its trial {trial.number} lacks its score or a value")
     for trial in trials:  # of a process that was killed
         if not trial.state.is_finished():
             _fail(study, trial.number)

@@ -1,13 +1,17 @@
 """Hostile files and surroundings at the command line: one printable sentence and exit code 2, or it works."""
 
+import contextlib
 import json
 import os
+import re
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import ROOT, TINY, refused
 
@@ -156,6 +160,29 @@ def test_a_study_that_is_none(capsys, data, tmp_path, make):
     flags = ["--data", data, "--mode", "vae", "--space", "batch_size=2:8", "--out", tmp_path / "study"]
     assert "study.db cannot be used as a study: " in sentence(capsys, "tune", *flags)
     assert not (tmp_path / "study" / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_values SET value = 'x'",
+        "UPDATE trial_params SET param_name = 'y'",
+        "UPDATE trial_params SET distribution_json = '[]'",
+        "UPDATE study_user_attributes SET value_json = '[1]'",
+        "UPDATE study_user_attributes SET value_json = '{'",
+        "DELETE FROM study_directions",
+    ],
+)
+def test_a_study_of_another_content(capsys, tmp_path, change):
+    pytest.importorskip("optuna")
+    np.savez(tmp_path / "dots.npz", np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8))
+    argv = ["tune", "--data", tmp_path / "dots.npz", "--mode", "vae", "--metric", "mse", "--steps", "1", "--n", "4"]
+    argv += ["--trials", "1", "--space", "batch_size=2:4", "--out", tmp_path / "study"]
+    assert main([str(word) for word in argv]) == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "study" / "study.db")) as database:
+        database.execute(change)
+        database.commit()
+    assert re.search(r"study\.db (cannot be used as a study|is damaged): ", sentence(capsys, *argv))
 
 
 def test_the_names_of_files_are_escaped(capsys, own_run, tmp_path):

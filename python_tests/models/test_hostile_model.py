@@ -23,7 +23,7 @@ from sdgan_ext.presets import PRESETS
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def make(**changes):
+def make_model(**changes):
     torch.manual_seed(0)
     sizes = dict(
         image_size=8, latent_dim=3, encoder_channels=(4,), generator_channels=(4,), discriminator_channels=(4,)
@@ -33,7 +33,7 @@ def make(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    make().save_pretrained(tmp_path / "model")
+    make_model().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -68,10 +68,10 @@ def test_one_changed_byte_anywhere_is_refused(tmp_path):
 
 def test_equal_weights_make_equal_files_that_other_programs_read(folder):
     first = (folder / WEIGHTS).read_bytes()
-    make().save_pretrained(folder)
+    make_model().save_pretrained(folder)
     assert (folder / WEIGHTS).read_bytes() == first
     weights = safetensors.torch.load_file(folder / WEIGHTS)
-    for name, value in make().state_dict().items():
+    for name, value in make_model().state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -80,16 +80,16 @@ def test_equal_weights_make_equal_files_that_other_programs_read(folder):
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "pt", "sha256": "0" * 64}])
 def test_another_programs_file_has_no_digest_and_loads_with_a_warning(folder, metadata):
-    weights = {name: value.contiguous() for name, value in make().state_dict().items()}
+    weights = {name: value.contiguous() for name, value in make_model().state_dict().items()}
     safetensors.torch.save_file(weights, folder / WEIGHTS, metadata=metadata)
     with pytest.warns(UserWarning, match="model.safetensors has no digest, so whether its weights have changed"):
         loaded = VAEGAN.from_pretrained(folder)
-    torch.testing.assert_close(loaded.sample(2, seed=0), make().sample(2, seed=0))
+    torch.testing.assert_close(loaded.sample(2, seed=0), make_model().sample(2, seed=0))
 
 
 # ------------------------------------------------------------------------------------------------- the weights
 def spoilt(name, spoil):
-    weights = dict(make().state_dict())
+    weights = dict(make_model().state_dict())
     weights[name] = spoil(weights[name].clone())
     return weights
 
@@ -112,7 +112,7 @@ BIAS = "generator.dense.bias"
     ids=["nan", "overflow", "integers", "complex", "shape", "meta", "sparse", "list"],
 )
 def test_weights_that_do_not_fit_are_refused_and_the_model_stays(tmp_path, spoil, words):
-    model = make()
+    model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=words):
         load_into(model, spoilt(BIAS, spoil), tmp_path)
@@ -122,7 +122,7 @@ def test_weights_that_do_not_fit_are_refused_and_the_model_stays(tmp_path, spoil
 
 def test_weights_of_less_precision_are_of_their_kind(tmp_path):
     weights = spoilt(BIAS, lambda w: w.bfloat16())
-    assert check_weights(make(), weights, tmp_path)[BIAS].dtype == torch.bfloat16
+    assert check_weights(make_model(), weights, tmp_path)[BIAS].dtype == torch.bfloat16
 
 
 # ------------------------------------------------------------------------------------------------- config.json
@@ -205,12 +205,12 @@ def test_a_header_that_promises_more_than_the_file_has(folder):
 # ----------------------------------------------------------------------------------------------- the parameters
 CHANGES = {
     **{name: preset.model for name, preset in PRESETS.items()},
-    "spectral": make(discriminator_norm="spectral", classes=3, minibatch_stddev=2).config,
-    "group": make(encoder_norm="group", generator_norm="group", residual_blocks=2, learned_variance=True).config,
-    "conv head": make(generator_head="conv", generator_channels=(8, 4, 6), kernel_size=5, channels=3).config,
-    "latent map": make(latent_map=True, latent_dim=32, discriminator_head="patch", discriminator_blocks=1).config,
-    "no encoder": make(encoder_channels=None, generator_norm="none", image_size=(9, 6)).config,
-    "no discriminator": make(discriminator_channels=None, encoder_channels=(4, 8), encoder_norm="batch").config,
+    "spectral": make_model(discriminator_norm="spectral", classes=3, minibatch_stddev=2).config,
+    "group": make_model(encoder_norm="group", generator_norm="group", residual_blocks=2, learned_variance=True).config,
+    "conv head": make_model(generator_head="conv", generator_channels=(8, 4, 6), kernel_size=5, channels=3).config,
+    "latent map": make_model(latent_map=True, latent_dim=32, discriminator_head="patch", discriminator_blocks=1).config,
+    "no encoder": make_model(encoder_channels=None, generator_norm="none", image_size=(9, 6)).config,
+    "no discriminator": make_model(discriminator_channels=None, encoder_channels=(4, 8), encoder_norm="batch").config,
 }
 
 
@@ -238,11 +238,22 @@ def test_saving_writes_through_no_link(tmp_path, link):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / link).symlink_to(victim)
-    make().save_pretrained(folder)
+    make_model().save_pretrained(folder)
     assert victim.read_bytes() == b"mine"
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS]
     assert not any(path.is_symlink() for path in folder.iterdir())
     VAEGAN.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(os.devnull, path)])
+def test_what_is_no_regular_file_is_not_replaced(folder, file, make):
+    (folder / file).unlink()
+    make(folder / file)
+    kind = (folder / file).lstat().st_mode
+    with pytest.raises(CheckpointError, match=f"cannot write .*{file}: it is no regular file"):
+        make_model().save_pretrained(folder)
+    assert (folder / file).lstat().st_mode == kind
 
 
 def test_a_temporary_file_that_appears_in_between_is_not_opened(tmp_path, monkeypatch):
@@ -259,6 +270,6 @@ def test_a_temporary_file_that_appears_in_between_is_not_opened(tmp_path, monkey
 def test_a_folder_elsewhere_may_be_linked_to(tmp_path):
     (tmp_path / "big disk").mkdir()
     (tmp_path / "model").symlink_to(tmp_path / "big disk")
-    make().save_pretrained(tmp_path / "model")
+    make_model().save_pretrained(tmp_path / "model")
     assert (tmp_path / "big disk" / WEIGHTS).is_file()
     VAEGAN.from_pretrained(tmp_path / "model")

@@ -82,7 +82,7 @@ def set_threads(arguments: argparse.Namespace) -> None:
 
 
 def integer(text: str) -> int:
-    """The value of a flag that takes an integer, one that torch and numpy have room for."""
+    """The value of a flag that takes an integer, of 64 bits, as torch and numpy take it."""
     try:
         value = int(text)
     except ValueError:  # no integer, or one of more digits than Python reads
