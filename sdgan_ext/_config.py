@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from ._errors import ConfigError, nearest
+from ._errors import ConfigError, nearest, shown
 
 __all__ = ["FORMAT_VERSION", "Config", "option"]
 
 #: Written with every saved configuration; a reader refuses a newer one. It counts up when a field changes its meaning.
 FORMAT_VERSION = 1
 
+#: What torch and numpy take for an integer.
+_LARGEST = 2**63 - 1
 
 _Self = TypeVar("_Self", bound="Config")
 
@@ -70,13 +72,13 @@ class Config:
         version = values.pop("format_version", FORMAT_VERSION)
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise ConfigError(
-                f"format_version is {version!r}, this sdgan_ext reads up to {FORMAT_VERSION}; "
+                f"format_version is {shown(version)}, this sdgan_ext reads up to {FORMAT_VERSION}; "
                 "update it with `pip install -U sdgan_ext`"
             )
         names = [item.name for item in fields(cls)]
         for key in values:
             if key not in names:
-                raise ConfigError(f"{cls.__name__} has no field {key!r}{nearest(key, names)}")
+                raise ConfigError(f"{cls.__name__} has no field {shown(key)}{nearest(key, names)}")
         return cls(**values)
 
     def replace(self: _Self, **changes: Any) -> _Self:
@@ -101,20 +103,25 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any
         length = None if last is Ellipsis else len(typing.get_args(hint))
         if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
             count = f"{length}" if length else "one or more"
-            raise ConfigError(f"{name} is {value!r}; it must be a sequence of {count} {_numbers(element_kind, limits)}")
+            numbers = _numbers(element_kind, limits)
+            raise ConfigError(f"{name} is {shown(value)}; it must be a sequence of {count} {numbers}")
         return tuple(_checked(f"{name}[{i}]", element, element_kind, limits) for i, element in enumerate(value))
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ConfigError(f"{name} is {shown(value)}; it must be at most {_LARGEST}")
     if hint is float and type(value) is int:
         value = float(value)
     if limits["choices"] is not None:
         if value not in limits["choices"]:
             allowed = ", ".join(repr(choice) for choice in limits["choices"])
-            raise ConfigError(f"{name} is {value!r}; allowed are {allowed}{_nearest_word(value, limits['choices'])}")
+            raise ConfigError(
+                f"{name} is {shown(value)}; allowed are {allowed}{_nearest_word(value, limits['choices'])}"
+            )
     elif type(value) is not hint or not _within(value, limits):
         if hint in (int, float):
             what = _numbers(hint, limits, article=True)
         else:
             what = "true or false" if hint is bool else f"a {hint.__name__}"
-        raise ConfigError(f"{name} is {value!r}; it must be {what}")
+        raise ConfigError(f"{name} is {shown(value)}; it must be {what}")
     return value
 
 

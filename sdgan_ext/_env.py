@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ._errors import ConfigError
+
 __all__ = ["conv_backend", "cpu_isa", "data_root"]
 
 #: Those of the native code; here as well, so that the environment can be checked without it.
@@ -52,5 +54,15 @@ def renamed_backends(names: Sequence[str]) -> list[str]:
 
 
 def data_root() -> Path:
-    """SDGAN_DATA: where downloaded datasets are kept, ``~/.cache/sdgan_ext`` unless set."""
-    return Path(os.environ.get("SDGAN_DATA") or "~/.cache/sdgan_ext").expanduser()
+    """SDGAN_DATA: where downloaded datasets are kept, ``~/.cache/sdgan_ext`` unless set.
+
+    Raises:
+        ConfigError: it begins with a home folder that there is not: in a container a user may have none.
+    """
+    value = os.environ.get("SDGAN_DATA") or "~/.cache/sdgan_ext"
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"datasets are kept in {value}, but there is no such home folder; set SDGAN_DATA to a folder"
+        ) from None

@@ -20,11 +20,17 @@ __all__ = [
     "SdganError",
     "nearest",
     "printable",
+    "shown",
 ]
+
+_LONGEST = 200  # characters of a value in a message
 
 
 class SdganError(Exception):
-    """Base of every error whose text is written for a user."""
+    """Base of every error whose text is written for a user: one line, whatever the names in it hold."""
+
+    def __init__(self, message: object):
+        super().__init__(printable(message))
 
 
 class DataError(SdganError, ValueError):
@@ -57,7 +63,7 @@ class DivergedError(SdganError, ArithmeticError):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The words ``, did you mean 'x'?`` for the choice most like ``name``, or ``""`` when none is like it."""
-    found = difflib.get_close_matches(str(name).lower(), list(choices), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(name)[:_LONGEST].lower(), list(choices), n=1, cutoff=0.6)
     return f", did you mean {found[0]!r}?" if found else ""
 
 
@@ -68,3 +74,12 @@ def printable(name: object) -> str:
     line ends, marks that turn the direction of writing, bytes of a file name that are no text.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))
+
+
+def shown(value: object) -> str:
+    """``repr(value)`` for a message, shortened where it is long: a file may hold anything."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, lists in lists in lists
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

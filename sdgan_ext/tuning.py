@@ -25,7 +25,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ._errors import CheckpointError, ConfigError, DataError, DivergedError, EvaluationError, nearest
+from ._errors import CheckpointError, ConfigError, DataError, DivergedError, EvaluationError, nearest, shown
+from ._files import NOFOLLOW, open_regular, user_path
 from ._tuning_plot import draw_trials
 from .data import MapDataset, batches, open_dataset
 from .evaluation import choose_net, evaluate, refusals
@@ -279,9 +280,13 @@ def _optuna() -> Any:
 
 def _open_study(search: Search, folder: Path) -> Any:
     optuna = _optuna()
-    from sqlalchemy.exc import SQLAlchemyError
-
     file = folder / "study.db"
+    if file.is_symlink() or file.exists():
+        try:
+            open_regular(file, NOFOLLOW).close()
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be used as a study: {error.strerror or error}") from error
+    wanted = search.to_dict()
     loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -291,21 +296,25 @@ def _open_study(search: Search, folder: Path) -> Any:
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=options)
         study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
         saved = study.user_attrs.get("asked")
-        wanted = search.to_dict()
         if saved is None:
             study.set_user_attr("asked", wanted)
-    except (SQLAlchemyError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", error)).splitlines()[0]
-        raise CheckpointError(f"{file} cannot be used as a study: {reason}") from error
+        saved = {"split": "test"} | (wanted if saved is None else saved)  # the first studies knew no other split
+        trials, _ = study.trials, study.direction
+    except Exception as error:  # whatever Optuna and SQLAlchemy raise of a damaged file
+        reason = str(getattr(error, "orig", error)) or type(error).__name__
+        raise CheckpointError(f"{file} cannot be used as a study: {reason.splitlines()[0][:200]}") from error
     finally:
         optuna.logging.set_verbosity(loud)
     for name, value in wanted.items():
-        has = value if saved is None else ({"split": "test"} | saved).get(name)  # the first studies knew no other split
-        if has != value:
+        if saved.get(name) != value:
+            has = shown(saved.get(name))
             raise ConfigError(
                 f"--{name} is {value}, but the study in {folder} has {has}: give it that, or another --out"
             )
-    for trial in study.trials:  # of a process that was killed
+    for trial in _counted(study):
+        if trial.params.keys() != search.space.keys() or not isinstance(trial.value, float | None):
+            raise CheckpointError(f"{file} is damaged: its trial {trial.number} lacks its score or a value")
+    for trial in trials:  # of a process that was killed
         if not trial.state.is_finished():
             _fail(study, trial.number)
     return study
@@ -342,7 +351,7 @@ def tune(search: Search, *, trials: int, out: str | Path, write: Callable[[str],
     """
     optuna = _optuna()
     objective = _Objective(search)
-    folder = Path(out).expanduser()
+    folder = user_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     stopped = None
     with Run(folder).locked():

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 
 from .._console import guarded_console, open_standard_descriptors
-from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest
+from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, printable
 from ._common import SIGNAL_CODES, Parser, Version, check_environment
 
 __all__ = ["COMMANDS", "main"]
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {printable(message)}", file=sys.stderr)
             return _run(argv)
     except SystemExit:  # argparse's, after --help and --version
         return 0
@@ -95,7 +95,7 @@ def _main(argv: list[str]) -> int:
 def _fail(sentence: object, code: int) -> int:
     rank = os.environ.get("RANK", "0")  # torchrun's
     who = "sdgan-ext" if rank == "0" else f"sdgan-ext, rank {rank}"
-    print(f"{who}: {sentence}", file=sys.stderr)
+    print(f"{who}: {printable(sentence)}", file=sys.stderr)
     return code
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import _env
-from .._errors import ConfigError, nearest
+from .._errors import ConfigError, nearest, printable, shown
 
-__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "say", "set_threads"]
+__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "integer", "say", "set_threads"]
+
+_MOST_THREADS = 1024
 
 #: The exit code by the signal that ended a command early, None: no signal did.
 SIGNAL_CODES = {None: 0, "SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
@@ -56,27 +58,40 @@ class Version(argparse.Action):
 
 def check_environment() -> None:
     """A variable with a value that is not allowed is a user's mistake too; read later, it would be a traceback."""
-    for name in _env.__all__:
+    for read in (_env.conv_backend, _env.cpu_isa):  # the folder of data is looked for where it is needed
         try:
-            getattr(_env, name)()
+            read()
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch's choice unless given")
+    parser.add_argument("--threads", type=integer, metavar="N", help="CPU threads; torch's choice unless given")
 
 
 def set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is None:
         return
-    if arguments.threads < 1:
-        raise ConfigError(f"--threads is {arguments.threads}; it must be at least 1")
+    if not 1 <= arguments.threads <= _MOST_THREADS:
+        raise ConfigError(
+            f"--threads is {shown(arguments.threads)}; it must be at least 1, and at most {_MOST_THREADS:,}"
+        )
     import torch
 
     torch.set_num_threads(arguments.threads)
 
 
+def integer(text: str) -> int:
+    """The value of a flag that takes an integer, of 64 bits, as torch and numpy take it."""
+    try:
+        value = int(text)
+    except ValueError:  # no integer, or one of more digits than Python reads
+        raise argparse.ArgumentTypeError(f"invalid int value: {shown(text)}") from None
+    if abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{shown(value)} is too large; it must be below 2^63")
+    return value
+
+
 def say(line: str) -> None:
-    """Prints a line at once, also where stdout is a file or a pipe."""
-    print(line, flush=True)
+    """Prints a line at once, also where stdout is a file or a pipe; a name in it does not end it."""
+    print(printable(line), flush=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .._config import FORMAT_VERSION, Config
-from .._errors import ConfigError, nearest
+from .._errors import ConfigError, nearest, shown
+from .._files import user_path
 
 __all__ = ["read_config_file"]
 
@@ -30,20 +31,20 @@ def read_config_file(
     Args:
         sections: the configuration dataclass of each section.
         options: further names that may be given, with the types of their values.
-        reader: makes of a field's type what reads it from text; YAML takes 1e-3 for text.
+        reader: makes of a field's type what reads it from text, as a flag does.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML mapping, or has a key that is no flag.
     """
-    import yaml
+    from .._yaml import read_yaml
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"cannot read --config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"--config {path} is no YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config {path} holds a {type(values).__name__}; it must be a mapping of flags to values")
     if isinstance(values.get("data"), Mapping):
@@ -54,11 +55,12 @@ def read_config_file(
     def read(key: object, value: Any, names: Collection[str], where: str = "") -> tuple[str, Any]:
         name = str(key).replace("-", "_")
         if name not in names:
-            raise ConfigError(f"--config {path}: {where}{key} is not a flag of sdgan-ext train{nearest(name, names)}")
+            word = where + str(key)[:100]
+            raise ConfigError(f"--config {path}: {word} is not a flag of sdgan-ext train{nearest(name, names)}")
         if name in options:
             if value is not None and type(value) is not options[name]:
                 what = "an integer" if options[name] is int else "text"
-                raise ConfigError(f"--config {path}: {key} is {value!r}; it must be {what}")
+                raise ConfigError(f"--config {path}: {key} is {shown(value)}; it must be {what}")
             return name, value
         hint = next(hints[section][name] for section in sections if name in fields[section])
         return name, reader(hint)(value) if isinstance(value, str) else value

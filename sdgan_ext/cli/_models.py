@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .._errors import ConfigError, MissingSplitError
+from .._errors import ConfigError, MissingSplitError, shown
+from .._files import user_path
 from ._common import add_threads, set_threads
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "op
 __all__ += ["read_seeds"]
 
 _BATCH = 64
+_MOST_SEEDS, _MOST_DIGITS = 100_000, 18  # of --seeds: how many, and of how many digits each
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,7 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
     from ..training.runs import load_model
 
     model = load_model(arguments.model)
-    out = Path(arguments.out or Path(arguments.model) / "generated").expanduser()
+    out = user_path(arguments.out or Path(arguments.model) / "generated")
     out.mkdir(parents=True, exist_ok=True)
     return model, out
 
@@ -107,7 +109,13 @@ def read_seeds(text: str, flag: str = "--seeds") -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ConfigError(f"{flag} is {text!r}; it must be like 0-31 or 1,5,7")
-        seeds += range(int(first), int(last) + 1)
+        digits = first.isdecimal() and last.isdecimal() and max(len(first), len(last)) <= _MOST_DIGITS
+        if not (digits and int(first) <= int(last)):
+            raise ConfigError(
+                f"{flag} is {shown(text)}; it must be like 0-31 or 1,5,7, of {_MOST_DIGITS} digits at most"
+            )
+        numbers = range(int(first), int(last) + 1)
+        if len(seeds) + len(numbers) > _MOST_SEEDS:
+            raise ConfigError(f"{flag} is {shown(text)}; it must be {_MOST_SEEDS:,} numbers at most")
+        seeds += numbers
     return seeds

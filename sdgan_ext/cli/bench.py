@@ -11,7 +11,7 @@ from .._errors import ConfigError
 from ..bench import cases, machine, table
 from ..bench.work import Conv
 from ..ops._enums import ACTIVATIONS
-from ._common import add_threads, say, set_threads
+from ._common import add_threads, integer, say, set_threads
 
 _CONV = ("out", "kernel", "stride", "padding", "activation")
 #: Every operation and the flags that it has beside those of all.
@@ -31,15 +31,15 @@ _DTYPES = ("float32", "bfloat16", "float64")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     def sizes(flag: str, help: str) -> None:
-        parser.add_argument(flag, type=int, nargs="+", metavar="N", help=help)
+        parser.add_argument(flag, type=integer, nargs="+", metavar="N", help=help)
 
     parser.add_argument("op", choices=OPS, metavar="OP", help=", ".join(OPS))
     parser.add_argument(
-        "--shape", type=int, nargs="+", required=True, metavar="N", help="of the input: N C H W for images"
+        "--shape", type=integer, nargs="+", required=True, metavar="N", help="of the input: N C H W for images"
     )
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="float32 unless given")
     convolution = "of a convolution: "
-    parser.add_argument("--out", type=int, metavar="N", help=f"{convolution}channels of the output")
+    parser.add_argument("--out", type=integer, metavar="N", help=f"{convolution}channels of the output")
     sizes("--kernel", f"{convolution}its size, one number or two")
     sizes("--stride", f"{convolution}1 unless given")
     sizes("--padding", f"{convolution}0 unless given; conv2d also takes top, bottom, left and right")

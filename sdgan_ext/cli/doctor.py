@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._common import add_threads, set_threads
+from ._common import add_threads, say, set_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,4 +15,4 @@ def run(arguments: argparse.Namespace) -> int:
     from ..doctor import examine
 
     set_threads(arguments)
-    return 0 if examine(print) else 1
+    return 0 if examine(say) else 1

@@ -12,12 +12,12 @@ import torch
 
 from .. import __version__
 from .._errors import ConfigError
-from .._files import replacing, to_json
+from .._files import replacing, to_json, user_path
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN
 from ..training.runs import load_model
-from ._common import add_threads, set_threads
+from ._common import add_threads, integer, say, set_threads
 from ._models import add_data, add_model, open_split
 
 _UNITS = {
@@ -58,9 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         help=f"a list such as elbo,fd of {', '.join(METRICS)}; all but {', '.join(optional)} unless given",
     )
-    parser.add_argument("--n", type=int, help="images, real and generated; 10000 or all there are unless given")
-    parser.add_argument("--k", type=int, default=200, help="draws of nll's importance-weighted bound; 200 unless given")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice; 0 unless given")
+    parser.add_argument("--n", type=integer, help="images, real and generated; 10000 or all there are unless given")
+    parser.add_argument(
+        "--k", type=integer, default=200, help="draws of nll's importance-weighted bound; 200 unless given"
+    )
+    parser.add_argument("--seed", type=integer, default=0, help="of every random choice; 0 unless given")
     parser.add_argument("--net", help="feature net, lenet or photos; by the images unless given")
     parser.add_argument("--json", metavar="FILE", help="where to; the next RUN/evaluation-NNNNN.json unless given")
     add_data(parser)
@@ -71,26 +73,26 @@ def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     model = load_model(arguments.model)
     file = _evaluate(model, open_split(arguments, model.config), arguments)
-    print(f"written to {file}")
+    say(f"written to {file}")
     return 0
 
 
 def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
-    target = Path(arguments.json).expanduser() if arguments.json else None
+    target = user_path(arguments.json) if arguments.json else None
     if target is not None and not target.parent.is_dir():
         raise ConfigError(f"--json is {arguments.json}; the folder {target.parent} does not exist")
     if wanted is None:
         for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net).items():
             if METRICS[name].default:
-                print(f"{name} is left out: {reason}")
+                say(f"{name} is left out: {reason}")
     began = time.perf_counter()
     values = evaluate(
         model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net
     )
     print(table(values, arguments.k))
-    target = target or _next_file(Path(arguments.model).expanduser())
+    target = target or _next_file(user_path(arguments.model))
     content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
     with replacing(target) as file:
         file.write((to_json(content, indent=2) + "\n").encode())
@@ -107,7 +109,7 @@ def _next_file(folder: Path) -> Path:
 def _settings(dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
     net = arguments.net or choose_net(dataset.channels, dataset.image_size)
     return {
-        "model": str(Path(arguments.model).expanduser().resolve()),
+        "model": str(user_path(arguments.model).resolve()),
         "data": arguments.data,
         "split": arguments.split,
         "images": len(dataset),

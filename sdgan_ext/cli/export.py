@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .._files import user_path
+from ._common import say
 from ._models import add_model
 
 
@@ -19,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.runs import load_model
 
     check_format(arguments.format)
-    out = Path(arguments.out or Path(arguments.model) / "exported").expanduser()
+    out = user_path(arguments.out or Path(arguments.model) / "exported")
     files = export_networks(load_model(arguments.model), out, arguments.format)
-    print(f"{', '.join(file.name for file in files)}: {out}")
+    say(f"{', '.join(file.name for file in files)}: {out}")
     return 0

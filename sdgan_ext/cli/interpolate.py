@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 
 from .._errors import ConfigError
+from ._common import integer, say
 from ._models import add_model, add_pictures, add_seeds, open_model, read_labels, read_seeds
+
+_MOST_STEPS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_seeds(parser, "0-3")
     add_pictures(parser)
-    parser.add_argument("--steps", type=int, default=9, help="images from one seed to the next; 9 unless given")
+    parser.add_argument("--steps", type=integer, default=9, help="images from one seed to the next; 9 unless given")
 
 
 def run(arguments: argparse.Namespace) -> int:
     seeds = read_seeds(arguments.seeds)
     if len(seeds) < 2:
         raise ConfigError(f"--seeds is {arguments.seeds}; a walk needs two seeds or more")
-    if arguments.steps < 2:
-        raise ConfigError(f"--steps is {arguments.steps}; it must be at least 2")
+    if not 2 <= arguments.steps <= _MOST_STEPS:
+        raise ConfigError(f"--steps is {arguments.steps}; it must be at least 2, and at most {_MOST_STEPS:,}")
     model, out = open_model(arguments)
     import torch
 
@@ -36,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     walk = torch.cat([stretches[0][:1], *(stretch[1:] for stretch in stretches)])
     frames = [image_grid(image[None], 1) for image in walk]
     save_gif(out / "interpolation.gif", frames + frames[-2:0:-1])
-    print(f"{len(walk)} images from seed to seed: {out / 'interpolation.png'} and {out / 'interpolation.gif'}")
+    say(f"{len(walk)} images from seed to seed: {out / 'interpolation.png'} and {out / 'interpolation.gif'}")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import math
 
 from .._errors import ConfigError
+from ._common import integer, say
 from ._models import add_data, add_model, add_pictures, in_parts, open_model, open_split
 
 
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pictures(parser)
     add_data(parser)
     parser.add_argument("--split", help="train or test; unless given, test where there is one")
-    parser.add_argument("--count", type=int, default=32, help="how many images; 32 unless given")
+    parser.add_argument("--count", type=integer, default=32, help="how many images; 32 unless given")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,5 +36,5 @@ def run(arguments: argparse.Namespace) -> int:
     file = out / "reconstructions.png"
     save_png(file, pairs_grid(images, outputs, columns_of(2 * len(images))))
     error = (images - outputs).square().mean().item() / 4  # of pixels in [0, 1]
-    print(f"{len(images)} images above their reconstructions, PSNR {-10 * math.log10(error):.1f} dB: {file}")
+    say(f"{len(images)} images above their reconstructions, PSNR {-10 * math.log10(error):.1f} dB: {file}")
     return 0

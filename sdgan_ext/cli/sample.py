@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ._common import say
 from ._models import add_model, add_pictures, add_seeds, in_parts, open_model, read_labels, read_seeds
 
 
@@ -24,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
     for seed, image in zip(seeds, images, strict=True):
         save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))
     save_png(out / "grid.png", image_grid(images, columns_of(len(images))))
-    print(f"{len(images)} images and grid.png: {out}")
+    say(f"{len(images)} images and grid.png: {out}")
     return 0

@@ -187,7 +187,7 @@ def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset | Rendere
         try:
             return "mnist", open_dataset("mnist", **options)
         except DataError as error:
-            print(f"MNIST cannot be had ({error}); rendered digits take its place")
+            say(f"MNIST cannot be had ({error}); rendered digits take its place")
             source = "digits"
     return source, open_dataset(source, **options)
 
@@ -224,7 +224,7 @@ def _fit(
         return None
     run = trainer.fit(dataset, source=source, profile=arguments.profile)
     if trainer.first:
-        print(
+        say(
             f"{run.step:,} steps taken. Pictures: {run.samples}. The model, its averaged (EMA) weights: {run.model}. "
             f"Go on: sdgan-ext train --resume {run.folder} --steps N"
         )

@@ -9,7 +9,7 @@ from .._errors import ConfigError
 from ..presets import PRESETS, preset
 from ..training.config import MODES
 from ..tuning import SCORES, SPACE
-from ._common import SIGNAL_CODES, add_threads, say, set_threads
+from ._common import SIGNAL_CODES, add_threads, integer, say, set_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="mnist-small", help=f"{', '.join(PRESETS)}; mnist-small unless given")
     parser.add_argument("--mode", help=f"{', '.join(MODES)}; the preset's unless given")
     parser.add_argument("--metric", help=f"{', '.join(SCORES)}; elbo unless given, fd in mode gan")
-    parser.add_argument("--steps", type=int, help="of training in each trial; the preset's unless given")
-    parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier call too; 20 unless given")
+    parser.add_argument("--steps", type=integer, help="of training in each trial; the preset's unless given")
+    parser.add_argument(
+        "--trials", type=integer, default=20, help="in all, those of an earlier call too; 20 unless given"
+    )
     parser.add_argument(
         "--space",
         action="append",
@@ -27,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field of the training configuration and its range, again for each; in place of the default: "
         + ", ".join(f"{name}={low:g}:{high:g}{':log' * log}" for name, ((low, high, log), _) in SPACE.items()),
     )
-    parser.add_argument("--n", type=int, default=2000, help="images that a trial is scored on; 2000 unless given")
+    parser.add_argument("--n", type=integer, default=2000, help="images that a trial is scored on; 2000 unless given")
     parser.add_argument(
         "--split",
         default="validation",
         help="validation: the n are training images that no trial is trained on, a tenth of all at most, and the test "
         "split stays unseen; or test; validation unless given",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the search and of every training; 0 unless given")
+    parser.add_argument("--seed", type=integer, default=0, help="of the search and of every training; 0 unless given")
     parser.add_argument("--out", default="study", help="the study's folder, gone on with if there; study unless given")
     add_threads(parser)
 

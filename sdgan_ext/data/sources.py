@@ -6,7 +6,8 @@ import stat
 import sys
 from pathlib import Path
 
-from sdgan_ext._errors import DataError, printable
+from sdgan_ext._errors import ConfigError, DataError, printable
+from sdgan_ext._files import user_path
 
 try:
     import resource
@@ -22,14 +23,14 @@ def data_path(spec: str | Path) -> Path:
     """The file or folder that ``spec`` names, ``~`` expanded.
 
     Raises:
-        DataError: it is empty, which would be the working folder, or names an unknown user's home.
+        DataError: it is empty, which would be the working folder, or :func:`user_path` refuses it.
     """
     if not str(spec):
         raise DataError("data is empty, it must be a name, a folder or a file")
     try:
-        return Path(spec).expanduser()
-    except RuntimeError:
-        raise DataError(f"data is {str(spec)!r}, but there is no such user: write ./~ for a name with a ~") from None
+        return user_path(spec)
+    except ConfigError as error:
+        raise DataError(f"data is {error}") from None
 
 
 def check_regular(path: Path) -> None:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .._config import Config, option
-from .._errors import ConfigError
+from .._errors import ConfigError, shown
 from ..ops._enums import Activation
 from .geometry import level_sizes
+from .size import count_parameters
 
-__all__ = ["Mode", "VAEGANConfig"]
+__all__ = ["MOST_PARAMETERS", "Mode", "VAEGANConfig"]
+
+#: Of a model: 4 GiB in float32. A configuration that means more is a mistake, or a trap.
+MOST_PARAMETERS = 2**30
 
 Mode = Literal["gan", "vae", "vae-gan"]
 _Norm = Literal["none", "batch", "group"]
@@ -34,7 +38,7 @@ class VAEGANConfig(Config):
     """
 
     image_size: int | tuple[int, int] = option(
-        28, "height and width of the images, or the side of square ones", minimum=1
+        28, "height and width of the images, or the side of square ones", minimum=1, maximum=8192
     )
     channels: int = option(1, "channels of the images", minimum=1)
     latent_dim: int = option(100, "numbers that stand for one image", minimum=1)
@@ -49,9 +53,14 @@ class VAEGANConfig(Config):
     )
     kernel_size: int = option(4, "side of every convolution kernel", minimum=2)
     residual_blocks: int = option(
-        0, "residual blocks after each down block of the encoder and before each up block of the generator", minimum=0
+        0,
+        "residual blocks after each down block of the encoder and before each up block of the generator",
+        minimum=0,
+        maximum=64,
     )
-    discriminator_blocks: int = option(0, "residual blocks after each down block of the discriminator", minimum=0)
+    discriminator_blocks: int = option(
+        0, "residual blocks after each down block of the discriminator", minimum=0, maximum=64
+    )
     latent_map: bool = option(
         False, "the latent vector is a map, as large as the image after the encoder's down blocks, without dense layers"
     )
@@ -119,13 +128,20 @@ class VAEGANConfig(Config):
                 f"discriminator_blocks is {self.discriminator_blocks} with discriminator_norm 'spectral': a residual "
                 "block starts at zero, and that weight has no largest singular value to be divided by"
             )
+        numbers = self.parameters + self.prior_rank * self.latent_dim
+        if numbers > MOST_PARAMETERS:
+            raise ConfigError(
+                f"a model of this configuration has {numbers:,} parameters; it must be at most {MOST_PARAMETERS:,}: "
+                "lower latent_dim, classes, kernel_size, image_size or the channels"
+            )
 
     def _check_levels(self, network: str, levels: int, blocks: str) -> None:
         before_the_last = level_sizes(self.size, levels)[:-1]
         if any(1 in size for size in before_the_last):
             height, width = self.size
+            channels = getattr(self, f"{network}_channels")
             raise ConfigError(
-                f"{network}_channels is {getattr(self, f'{network}_channels')}, {levels} {blocks}, but an image of "
+                f"{network}_channels is {shown(channels)}, {levels} {blocks}, but an image of "
                 f"{height}x{width} can be halved only {(min(self.size) - 1).bit_length()} times"
             )
 
@@ -157,6 +173,11 @@ class VAEGANConfig(Config):
             return (self.latent_dim,)
         height, width = level_sizes(self.size, self.generator_levels)[-1]
         return (self.latent_dim // (height * width), height, width)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters a model of this configuration has, all networks together."""
+        return count_parameters(self)
 
     @property
     def generator_levels(self) -> int:

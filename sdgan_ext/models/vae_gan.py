@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,9 +21,9 @@ from .labels import as_labels
 from .posterior import Posterior
 from .prior import FittedPrior
 from .traits import Traits
-from .weights import load_into
+from .weights import check_weights, load_into
 
-__all__ = ["VAEGAN", "slerp"]
+__all__ = ["VAEGAN", "check_enough", "slerp"]
 
 
 class VAEGAN(torch.nn.Module):
@@ -192,8 +192,11 @@ class VAEGAN(torch.nn.Module):
             CheckpointError: a file is missing, damaged, of a newer format, or of another architecture (the first
                 weight that differs is named).
         """
-        model = cls(_config_of(folder)).eval()
-        load_into(model, *read_weights(folder))
+        config = _config_of(folder)
+        weights, path = read_weights(folder)
+        check_enough(config, weights, path)
+        model = cls(config).eval()
+        load_into(model, weights, path)
         return model.to(device)
 
     def _evaluating(self) -> contextlib.AbstractContextManager[None]:
@@ -214,6 +217,17 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
     walk: Tensor = direction * torch.lerp(*lengths, t)
     return walk
+
+
+def check_enough(config: VAEGANConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    """That the ``weights`` of a file are enough for a model of ``config``, before any memory is taken for it.
+
+    Raises:
+        CheckpointError: they are not; the first one that is missing or smaller is named.
+    """
+    if sum(weight.numel() for weight in weights.values()) < config.parameters:
+        with torch.device("meta"):
+            check_weights(VAEGAN(config), weights, path)
 
 
 def _config_of(folder: str | Path) -> VAEGANConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -10,18 +11,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
-from sdgan_ext._files import replacing, to_json, write_errors_named
+from sdgan_ext._files import open_regular, replacing, to_json, write_errors_named
 from sdgan_ext.pictures import save_png, to_pillow
 from sdgan_ext.training.runs import Run
 from sdgan_ext.training.steps import check_finite
 
 __all__ = ["EventWriter", "LossMeter", "Monitor"]
+
+_LONGEST_LINE = 2**20  # bytes of log.jsonl
 
 
 class LossMeter:
@@ -99,7 +101,7 @@ class Monitor:
         self._bar.close()
         for file in (self._log, self._events):
             if file is not None:
-                with suppress(OSError):  # every write was flushed, or its failure reported
+                with contextlib.suppress(OSError):  # every write was flushed, or its failure reported
                     file.close()
 
     def say(self, line: str) -> None:
@@ -108,7 +110,7 @@ class Monitor:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Time spent here is not counted as training."""
         self._tick()
@@ -189,21 +191,21 @@ def _words(losses: Mapping[str, float]) -> str:
 
 def open_log(path: Path, step: int):
     """log.jsonl to append to, without what an interrupted process wrote after ``step``, its last checkpoint."""
-    kept = b""
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = b"".join(line for line in lines if (number := _step_of(line)) is not None and number <= step)
-    with replacing(path) as file:
-        file.write(kept)
+    with contextlib.ExitStack() as stack, replacing(path) as file:
+        if os.path.lexists(path):
+            old = stack.enter_context(open_regular(path))
+            lines = iter(lambda: old.readline(_LONGEST_LINE), b"")
+            file.writelines(line for line in lines if (number := _step_of(line)) is not None and number <= step)
     with write_errors_named(path):
         return open(path, "a", encoding="utf-8")
 
 
 def _step_of(line: bytes) -> int | None:
     try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return step if type(step) is int else None
 
 
 def open_events(folder: Path, step: int, say) -> EventWriter | None:

@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .._errors import CheckpointError, ConfigError
+from .._errors import CheckpointError, ConfigError, shown
 from ..models import VAEGAN
+from ..models.vae_gan import check_enough
 from .config import TrainConfig
 from .networks import NetworksConfig, SavedModel, check_same_shapes
 from .runs import Run, is_of_networks, read_configs
+from .saved_state import check_state
 from .state import load_newest
 
 __all__ = ["freeze_as", "model_of_run", "read_run"]
@@ -22,20 +24,21 @@ def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
     Raises:
         CheckpointError: there is none, or it is of another model than the run.
     """
-    path, state = load_newest(run.checkpoints, warnings.warn)
+    path, state = load_newest(run.checkpoints, warnings.warn, check_state)
+    saved = run.read_config()
+    here, there = state["config"]["model"], saved["model"]
     try:
-        here, there = state["config"]["model"], run.read_config()["model"]
         config = TrainConfig.from_dict(state["config"]["train"])
-    except (KeyError, ConfigError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    if not is_of_networks(state["config"]) and not is_of_networks(run.read_config()):
+    if not is_of_networks(state["config"]) and not is_of_networks(saved):
         here = read_configs(state["config"], path)[0].to_dict()
-        there = read_configs(run.read_config(), run.config_file)[0].to_dict()
+        there = read_configs(saved, run.config_file)[0].to_dict()
     for name in {**there, **here}:
         if here.get(name) != there.get(name):
             raise CheckpointError(
-                f"{path} is of another architecture than its run: {name} is {here.get(name)} there and "
-                f"{there.get(name)} in {run.config_file}"
+                f"{path} is of another architecture than its run: {name} is {shown(here.get(name))} there and "
+                f"{shown(there.get(name))} in {run.config_file}"
             )
     return path, state, config
 
@@ -48,13 +51,18 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
     """
     saved = state["config"]["model"]
     if given is None:
-        return VAEGAN(read_configs(state["config"], path)[0])
+        config, _ = read_configs(state["config"], path)
+        check_enough(config, state["model"], path)
+        return VAEGAN(config)
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
         kinds = ("your own networks" if values.get("model") else "a VAEGAN" for values in (saved, own))
         raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
     if is_of_networks(state["config"]):
-        check_same_shapes(given.config, NetworksConfig.from_dict(saved), path)
+        try:
+            check_same_shapes(given.config, NetworksConfig.from_dict(saved), path)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} cannot be used: {error}") from error
         return given
     for name, value in own.items():
         if value != saved.get(name):

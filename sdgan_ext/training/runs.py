@@ -25,15 +25,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import yaml
-
 from sdgan_ext._errors import CheckpointError, ConfigError
-from sdgan_ext._files import replacing
+from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
+from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.data.sources import data_path
 from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models.vae_gan import check_enough
 from sdgan_ext.models.weights import load_into
 from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
 
 try:
@@ -44,6 +45,7 @@ except ImportError:  # not a POSIX system: nothing guards a run from a second pr
 __all__ = ["Run", "create_run", "load_model", "open_run", "is_of_networks", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as replacing() calls what it has not finished
 _locks: set[BinaryIO] = set()  # held by this process; a lock is that of an open file, which a fork would share
 
 
@@ -104,17 +106,22 @@ class Run:
 
     def read_config(self) -> dict:
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CheckpointError(f"cannot read {self.config_file}: {str(error).splitlines()[0]}") from error
-        if not isinstance(config, dict) or not {"model", "train", "data"} <= config.keys():
+            config = read_yaml(self.config_file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"cannot read {self.config_file}: {reason}") from error
+        parts = [config.get(name) for name in ("model", "train", "data")] if isinstance(config, dict) else [None]
+        if not all(isinstance(part, dict) for part in parts):
             raise CheckpointError(f"{self.config_file} is not of a run: it must hold model, train and data")
         return config
 
     def sweep(self) -> None:
-        """Removes the half-written files of a process that was killed."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Removes the half-written files of a process that was killed, also where a folder of the run is a link."""
+        for folder in (self.folder, self.samples, self.checkpoints, self.model, self.folder / "best"):
+            for leftover in folder.glob(".*.tmp"):
+                if _TEMPORARY.fullmatch(leftover.name) and (leftover.is_symlink() or leftover.is_file()):
+                    with write_errors_named(leftover):
+                        leftover.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -122,18 +129,25 @@ class Run:
         of the data workers that were forked off it.
 
         Raises:
-            CheckpointError: another process holds it.
+            CheckpointError: another process holds it, or the lock's file cannot be opened or is a link.
         """
         if fcntl is None or self.folder is None:
             yield
             return
-        with open(self.folder / ".lock", "wb") as file:
+        path = self.folder / ".lock"
+        with write_errors_named(path):
+            opened = open_regular(path, os.O_RDWR | os.O_CREAT | NOFOLLOW)
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CheckpointError(f"the run {self.folder} is being trained by another process") from None
-            except OSError:  # a file system without locks
-                pass
+            except OSError as error:
+                warnings.warn(
+                    f"{path} cannot be locked ({error.strerror or error}): nothing keeps another process from training "
+                    "this run at the same time",
+                    stacklevel=3,
+                )
             _locks.add(file)
             try:
                 yield
@@ -147,7 +161,7 @@ def create_run(out: str | Path, name: str) -> Run:
     Raises:
         CheckpointError: ``out`` cannot be written to.
     """
-    out = Path(out).expanduser()
+    out = user_path(out)
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -176,7 +190,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         CheckpointError: the path is missing or holds no run.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.exists():
         raise CheckpointError(f"there is no run {path}")
     if not is_run(path):
@@ -215,13 +229,15 @@ def load_model(path: str | Path) -> VAEGAN:
     Raises:
         CheckpointError: the path is neither, or what it holds is damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if (path / "config.json").is_file():
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
-    checkpoint, state = load_newest(run.checkpoints, warnings.warn)
-    model = VAEGAN(read_configs(state["config"], checkpoint)[0])
+    checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
+    config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
+    check_enough(config, weights, checkpoint)
+    model = VAEGAN(config)
     load_into(model, weights, checkpoint)
     return model.eval()
 
@@ -229,16 +245,3 @@ def load_model(path: str | Path) -> VAEGAN:
 def resolve_source(source: str | Path) -> str:
     """What names data, such that it does so from another working folder too."""
     return str(source) if source in NAMES else str(data_path(source).resolve())
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lists in one line."""
-
-
-_Dumper.add_representer(
-    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
-)
-
-
-def to_yaml(values: dict) -> str:
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -8,16 +8,16 @@ only after that.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
-from sdgan_ext._errors import CheckpointError
-from sdgan_ext._files import replacing
+from sdgan_ext._errors import CheckpointError, shown
+from sdgan_ext._files import open_regular, replacing
 
 __all__ = [
     "FORMAT",
@@ -79,31 +79,44 @@ def load_checkpoint(path: Path) -> dict:
         CheckpointError: missing, damaged, no checkpoint of this package, or of a later format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, pickle.UnpicklingError):
-        state = None
+        with open_regular(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True) if _is_whole(file) else None
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    except Exception:  # the unpickler raises anything of bytes that make no sense to it
+        state = None
     if state is None:
         raise CheckpointError(f"the checkpoint {path} is damaged: it is truncated or its bytes have changed")
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+    if not isinstance(state, dict) or type(state.get("format")) is not int:
         raise CheckpointError(f"{path} is no checkpoint of sdgan_ext, though a file of torch.save")
     if state["format"] > FORMAT:
         raise _NewerError(
-            f"the checkpoint {path} has format {state['format']} of a newer sdgan_ext, this one reads up to {FORMAT}: "
-            "update sdgan_ext"
+            f"the checkpoint {path} has format {shown(state['format'])} of a newer sdgan_ext, this one reads up to "
+            f"{FORMAT}: update sdgan_ext"
         )
     return state
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether every entry has its CRC, and is stored as torch stores it: no entry is larger than the file."""
+    with zipfile.ZipFile(file) as archive:
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        whole = stored and archive.testzip() is None
+    file.seek(0)
+    return whole
 
 
 class _NewerError(CheckpointError):
     """Not damage: an older checkpoint must not quietly stand in."""
 
 
-def load_newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict]:
+def load_newest(
+    folder: Path, report: Callable[[str], None], check: Callable[[dict, Path], None] | None = None
+) -> tuple[Path, dict]:
     """The newest complete checkpoint in ``folder`` and its path; each damaged one passed over is reported in a line.
+
+    Args:
+        check: raises a CheckpointError where what a checkpoint holds is damage too.
 
     Raises:
         CheckpointError: there is none, or the newest was written by a newer version.
@@ -111,7 +124,10 @@ def load_newest(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict
     candidates = list_checkpoints(folder)
     for path in reversed(candidates):
         try:
-            return path, load_checkpoint(path)
+            state = load_checkpoint(path)
+            if check is not None:
+                check(state, path)
+            return path, state
         except _NewerError:
             raise
         except CheckpointError as error:

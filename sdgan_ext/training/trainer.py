@@ -20,7 +20,7 @@ from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
 from sdgan_ext.data import NAMES, batches, open_dataset
 from sdgan_ext.models.labels import as_labels
-from sdgan_ext.models.weights import load_into
+from sdgan_ext.models.weights import check_weights
 from sdgan_ext.nn.sync_batch_norm import synchronise
 from sdgan_ext.pictures import save_gif
 from sdgan_ext.training.compatible import check_float32, check_synchronisable
@@ -37,6 +37,7 @@ from sdgan_ext.training.previews import Previews
 from sdgan_ext.training.profiling import StepProfiler
 from sdgan_ext.training.resuming import freeze_as, model_of_run, read_run
 from sdgan_ext.training.runs import Run, create_run, open_run, resolve_source, to_yaml
+from sdgan_ext.training.saved_state import check_optimizers
 from sdgan_ext.training.selection import Selection, held_out_images, split
 from sdgan_ext.training.signals import StopSignals
 from sdgan_ext.training.state import list_checkpoints, save_checkpoint
@@ -137,7 +138,7 @@ class Trainer:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
         given = model is not None
         model = model_of_run(state, path, model)
-        load_into(model, state["model"], path)
+        check_weights(model, state["model"], path)
         freeze_as(model, state.get("frozen", []), path, given=given)
         if device is not None or not given:
             model = model.to(device or "cpu")
@@ -335,10 +336,16 @@ class Trainer:
         save_checkpoint(self.run.checkpoints, state, keep=_KEEP)
 
     def _load(self, state: Mapping, path: Path) -> None:
-        """All of a checkpoint but the weights, which a trainer has from the start."""
-        load_into(self.ema, state["ema"], path)
+        """All of a checkpoint, of :func:`check_state`; nothing is changed where a part of it does not fit."""
+        model = check_weights(self.model, state["model"], path)
+        average = check_weights(self.ema, state["ema"], path)
+        optimizers = check_optimizers(self.optimizers, state["optimizers"], path)
+        self.model.load_state_dict(model)
+        if self.processes is not None:
+            self.processes.share_from_first(self.model)
+        self.ema.load_state_dict(average)
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(optimizers[name])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
         self.data = state["config"]["data"]
