@@ -214,7 +214,7 @@ def test_bad_specs(tmp_path, monkeypatch, refused):
         open_dataset([1])
     with refused("data is empty"):
         open_dataset("")
-    with refused("'~nobody-of-that-name/photos'", "no such user"):
+    with refused("~nobody-of-that-name", "a home folder, and there is none"):
         open_dataset("~nobody-of-that-name/photos")
     with refused("cannot read", "too long"):
         open_dataset("a" * 300)
