@@ -205,7 +205,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             if getattr(saved.replace(**{name: value}), name) != was:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} is {value}, but the run has {was}: leave it out, or start a new run")
-    source = arguments.data or trainer.data["source"]
+    source = trainer.data["source"] if arguments.data is None else arguments.data
     if source is None:
         raise ConfigError(
             f"the run {arguments.resume} was started on a dataset of a Python program; "
