@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 
 from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, printable
-from ._common import SIGNAL_CODES, Parser, Version, check_environment
+from ._common import SIGNAL_CODES, Parser, Version, check_environment, memory_sentence
 
 __all__ = ["COMMANDS", "main"]
 
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        sentence = memory_sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, 2)
     except KeyboardInterrupt:
         return _fail("stopped", SIGNAL_CODES["SIGINT"])
 
