@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import ROOT, TINY, refused
 
 from sdgan_ext.cli import main
@@ -80,6 +81,24 @@ def test_the_largest_numbers_work(capsys, run, tmp_path):
     assert integer(str(2**63 - 1)) == 2**63 - 1
     assert main(["sample", str(run), "--seeds", "9" * 18, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / f"seed{'9' * 18}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("allocate", "words"),
+    [
+        (lambda: torch.empty(2**50), "there is not enough memory, 4503599627370496 bytes were asked for at once; a"),
+        (lambda: bytearray(2**60), "there is not enough memory; a smaller model, batch or image takes less"),
+    ],
+)
+def test_too_little_memory(capsys, monkeypatch, run, allocate, words):
+    monkeypatch.setattr("sdgan_ext.training.runs.load_model", lambda path: allocate())
+    assert words in sentence(capsys, "sample", run)
+
+
+def test_another_error_is_no_lack_of_memory(monkeypatch, run):
+    monkeypatch.setattr("sdgan_ext.training.runs.load_model", lambda path: torch.empty(2) + torch.empty(3))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        main(["sample", str(run)])
 
 
 # --------------------------------------------------------------------------------------------------------- files

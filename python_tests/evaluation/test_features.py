@@ -41,6 +41,8 @@ def test_a_wrong_hash_is_refused(tmp_path):
         load_net("lenet", copy)
     with pytest.raises(CheckpointError, match="cannot read the feature net .*absent: No such file"):
         load_net("lenet", tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="cannot read the feature net /dev/zero: it is no regular file"):
+        load_net("lenet", "/dev/zero")
     with pytest.raises(EvaluationError, match="there is no feature net 'lennet', did you mean 'lenet'?"):
         load_net("lennet")
 

@@ -256,6 +256,7 @@ def test_the_file_is_written_when_the_process_ends(tmp_path):
     "content, words",
     [
         ("not json", "cannot be read as measurements"),
+        ("[" * 60_000, "cannot be read as measurements"),
         ("[]", "does not hold measurements"),
         ('{"version": 2, "measured": []}', "version 2 where 1 is known"),
         (
@@ -271,6 +272,12 @@ def test_a_file_of_something_else(tmp_path, content, words):
     with pytest.raises(ValueError, match=words):
         sd.conv_backend("benchmark", file=file)
     assert sd.get_conv_backend() == ("auto",) and file.read_text() == content
+
+
+def test_a_file_that_is_none(tmp_path):
+    os.mkfifo(tmp_path / "conv.json")
+    with pytest.raises(ValueError, match="cannot be read as measurements of conv_backend: .*no regular file"):
+        sd.conv_backend("benchmark", file=tmp_path / "conv.json")
 
 
 @cpu_kernels

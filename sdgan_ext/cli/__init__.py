@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from .._console import guarded_console, open_standard_descriptors
 from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, printable
-from ._common import SIGNAL_CODES, Parser, Version, check_environment
+from ._common import SIGNAL_CODES, Parser, Version, check_environment, memory_sentence
 
 __all__ = ["COMMANDS", "main"]
 
@@ -88,6 +88,11 @@ def _main(argv: list[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        sentence = memory_sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, 2)
     except KeyboardInterrupt:
         return _fail("stopped", SIGNAL_CODES["SIGINT"])
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import _env
 from .._errors import ConfigError, nearest, printable, shown
 
-__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "integer", "say", "set_threads"]
+__all__ = ["SIGNAL_CODES", "Parser", "Version", "add_threads", "check_environment", "integer"]
+__all__ += ["memory_sentence", "say", "set_threads"]
 
 _MOST_THREADS = 1024
 
@@ -90,6 +92,15 @@ def integer(text: str) -> int:
     if abs(value) >= 2**63:
         raise argparse.ArgumentTypeError(f"{shown(value)} is too large; it must be below 2^63")
     return value
+
+
+def memory_sentence(error: Exception) -> str | None:
+    """What to say of an error for want of memory, Python's or torch's, on the CPU or a GPU; None: of another error."""
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    if asked is None and not isinstance(error, MemoryError):
+        return None
+    amount = f", {asked[1]} were asked for at once" if asked else ""
+    return f"there is not enough memory{amount}; a smaller model, batch or image takes less"
 
 
 def say(line: str) -> None:

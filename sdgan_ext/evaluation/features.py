@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import CheckpointError, EvaluationError, nearest
+from .._files import read_bytes
 from ..data.images import fit_images
 from ..data.values import to_float
 from ._images import as_bytes, check_images, check_whole
@@ -28,6 +29,7 @@ __all__ = ["NETS", "FeatureNet", "LeNet", "NetName", "NetOutput", "PhotoNet", "a
 NetName = Literal["lenet", "photos"]
 
 _FOLDER = Path(__file__).parent / "nets"
+_MOST_BYTES = 2**22  # of a net's file
 
 
 class FeatureNet(nn.Module):
@@ -115,7 +117,7 @@ def load_net(name: NetName, path: str | Path | None = None) -> FeatureNet:
     shipped = NETS[name]
     path = _FOLDER / f"{name}.safetensors" if path is None else Path(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, _MOST_BYTES)
     except OSError as error:
         raise CheckpointError(f"cannot read the feature net {path}: {error.strerror or error}") from error
     found = hashlib.sha256(content).hexdigest()

@@ -10,11 +10,12 @@ from typing import Any
 
 from .. import _C
 from .._env import renamed_backends
-from .._files import replacing
+from .._files import read_bytes, replacing
 
 __all__ = ["conv_backend", "get_conv_backend"]
 
 _FILE_VERSION = 1
+_MOST_BYTES = 2**24  # of a file of measurements; one convolution takes about 200
 
 
 def get_conv_backend() -> tuple[str, ...]:
@@ -90,10 +91,10 @@ def _save_all() -> None:
 def _load(file: Path) -> None:
     """Adds what a file has to what was measured in this process, which stays as it is."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(read_bytes(file, _MOST_BYTES))
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"file {os.fspath(file)!r} cannot be read as measurements of conv_backend: {error}") from None
     try:
         if content["version"] != _FILE_VERSION:

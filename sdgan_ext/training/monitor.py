@@ -231,7 +231,7 @@ class EventWriter:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         with write_errors_named(self._path):
-            self._file = open(self._path, "wb")
+            self._file = open(self._path, "xb")
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         if step:
