@@ -64,6 +64,15 @@ inline void check_same_dtype(const Tensor& a, const Tensor& b, const char* names
   check_same_device(a, b, names);
 }
 
+// An enumeration's value as the schemas have it; `last` is its last one.
+template <class E>
+E enumerator(int64_t code, E last, const char* name) {
+  SDGAN_CHECK(0 <= code && code <= static_cast<int64_t>(last), name, " is ", code, "; the last one is ",
+              static_cast<int64_t>(last));
+  return static_cast<E>(code);
+}
+inline Reduction reduction_of(int64_t code) { return enumerator(code, Reduction::batchmean, "reduction"); }
+
 // Elementwise kernels trust that their tensors match.
 inline void check_like(const Tensor& t, const Tensor& other, const char* names) {
   check_same_dtype(t, other, names);
