@@ -63,7 +63,7 @@ def other_argument(kind: str, value: object) -> st.SearchStrategy[object]:
         "bool": st.booleans(),
         "List[int]": st.lists(st.sampled_from(INTEGERS), max_size=5),
     }
-    if isinstance(value, (list, tuple)):  # one of its integers
+    if isinstance(value, (list, tuple)) and value:  # one of its integers
         changed = st.tuples(st.integers(0, len(value) - 1), st.sampled_from(INTEGERS))
         return changed.map(lambda at: [*value[: at[0]], at[1], *value[at[0] + 1 :]]) | strategies[kind]
     return strategies[kind]

@@ -207,7 +207,7 @@ def test_wrong_arguments_are_refused(name, calls, pytestconfig):
     @examples(pytestconfig)
     @given(st.data())
     def check(data):
-        arguments = list(data.draw(st.sampled_from(calls[operator])))
+        arguments = list(calls[operator][data.draw(st.integers(0, len(calls[operator]) - 1))])
         for i in data.draw(st.lists(st.integers(0, len(kinds) - 1), max_size=2)):
             arguments[i] = data.draw(other_argument(kinds[i], arguments[i]))
         arguments = [data.draw(laid_out(a)) if isinstance(a, torch.Tensor) else a for a in arguments]

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import shutil
+import signal
 import struct
 import tempfile
 import traceback
@@ -26,7 +27,7 @@ from sdgan_ext._errors import SdganError
 
 from .formats import FORMATS, Format
 
-SECONDS, BYTES = 5, 2**30
+SECONDS, WALL_SECONDS, BYTES = 5, 60, 2**30  # of the CPU's time, as the machine may do other work; of memory
 PACKAGE = str(Path(sdgan_ext.__file__).parent)
 
 
@@ -124,12 +125,15 @@ def main() -> None:
             child = os.fork()
             if not child:
                 faulthandler.enable(log)
+                faulthandler.register(signal.SIGPROF, log, chain=True)  # after which it ends the process
                 limit_memory()
                 for number in range(first, arguments.stop):
                     at[:] = struct.pack("<q", number)
-                    faulthandler.dump_traceback_later(SECONDS, exit=True, file=log)
+                    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+                    faulthandler.dump_traceback_later(WALL_SECONDS, exit=True, file=log)
                     found = reader.fault(number)
                     faulthandler.cancel_dump_traceback_later()
+                    signal.setitimer(signal.ITIMER_PROF, 0)
                     if found:
                         report(number, *found)
                 os._exit(0)
@@ -138,7 +142,8 @@ def main() -> None:
                 break
             number = struct.unpack("<q", at[:])[0]
             log.seek(0)
-            how = f"dies of signal {status}" if os.WIFSIGNALED(status) else f"takes more than {SECONDS} s"
+            slow = not os.WIFSIGNALED(status) or os.WTERMSIG(status) == signal.SIGPROF
+            how = f"takes more than {SECONDS} s" if slow else f"dies of signal {os.WTERMSIG(status)}"
             report(number, how, log.read())
             log.seek(0)
             log.truncate()
