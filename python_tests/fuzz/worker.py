@@ -28,6 +28,7 @@ from sdgan_ext._errors import SdganError
 from .formats import FORMATS, Format
 
 SECONDS, WALL_SECONDS, BYTES = 5, 60, 2**30  # of the CPU's time, as the machine may do other work; of memory
+NAME = "\x1b[31mred\nline"  # of a folder, which every message that names it must escape
 PACKAGE = str(Path(sdgan_ext.__file__).parent)
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     at = mmap.mmap(-1, 8)  # the number that a process which has died was reading
 
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as log:
-        reader = Reader(format, Path(place))
+        reader = Reader(format, Path(place) / NAME)
 
         def report(number: int, fault: str, about: str) -> None:
             arguments.keep.mkdir(parents=True, exist_ok=True)
