@@ -112,7 +112,7 @@ def npz_rewritten(rng: Random, data: bytes) -> bytes:
     else:
         members[name] = rng.choice((b"", b"\x93NUMPY", npy(np.array([{}, None], object)), npy(np.zeros((0, 6, 5)))))
     if rng.random() < 0.03:
-        members["zeros.npy"] = members[name][:128] + bytes(2**24)
+        members["zeros.npy"] = next(iter(members.values()))[:128] + bytes(2**24)
     return zipped(members, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))
 
 
