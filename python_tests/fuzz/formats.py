@@ -248,7 +248,8 @@ def yaml_rewritten(rng: Random, data: bytes) -> bytes:
 
 
 def _config_file_seeds() -> list[Seed]:
-    flat = {"data": "digits", "preset": "mnist-small", "steps": 3, "betas": [0.5, 0.9], "image_size": [8, 8]}
+    flat = {"data": "digits", "preset": "mnist-small", "batch_size": 4, "betas": [0.5, 0.9], "feature_layer": 0}
+    flat |= {"image_size": [8, 8], **{name: list(channels) for name, channels in CHANNELS.items()}}
     run = yaml.safe_load(_run()["config.yaml"])
     run["data"]["source"], run["train"]["feature_layer"] = "digits", 0
     return _one("config.yaml", *(yaml.safe_dump({**tree, "threads": 1}).encode() for tree in (flat, run)))
