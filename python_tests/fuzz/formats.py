@@ -243,15 +243,19 @@ def _read_run(folder: Path) -> Any:
     return *states, trainer.run.step, trainer.run.seconds, trainer.config.to_dict(), trainer.data
 
 
+_parsed = functools.cache(yaml.safe_load)
+
+
 def yaml_rewritten(rng: Random, data: bytes) -> bytes:
-    return to_text(changed_tree(rng, yaml.safe_load(data), strange_yaml)).encode()
+    return to_text(changed_tree(rng, _parsed(data), strange_yaml)).encode()
 
 
 def _config_file_seeds() -> list[Seed]:
-    flat = {"data": "digits", "preset": "mnist-small", "batch_size": 4, "betas": [0.5, 0.9], "feature_layer": 0}
+    flat = {"data": "digits", "preset": "mnist-small", "batch_size": 64, "betas": [0.5, 0.9], "feature_layer": 0}
     flat |= {"image_size": [8, 8], **{name: list(channels) for name, channels in CHANNELS.items()}}
     run = yaml.safe_load(_run()["config.yaml"])
-    run["data"]["source"], run["train"]["feature_layer"] = "digits", 0
+    run["data"]["source"] = "digits"
+    run["train"] |= {"feature_layer": 0, "batch_size": 64}
     return _one("config.yaml", *(yaml.safe_dump({**tree, "threads": 1}).encode() for tree in (flat, run)))
 
 
