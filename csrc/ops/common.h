@@ -230,14 +230,15 @@ void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing
     p.partial = total ? partial.data() : nullptr;
     run_elementwise(p, count, like, outputs, kernel, launcher);
     if (total) finish_sum(partial, *total, mean_of_nothing);
-  } else if (count == 0) {
-    if (total) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
-  } else {
+    return;
+  }
+  if (count > 0) {
     const Tensor partial = empty_doubles(like, total ? kCudaPartials : 0);
     p.partial = total ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
     p.total = total ? total->mutable_data_ptr() : nullptr;
     run_elementwise(p, count, like, outputs, kernel, launcher);
   }
+  if (total && (count == 0 || mean_of_nothing)) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
 }
 
 }  // namespace sdgan
