@@ -40,13 +40,21 @@ check: .venv/dev
 # Two files at a time, and a file by one process: some train once for all of their tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# On the sanitizers' build of the operators. Their libraries are GCC's; Python and torch are not instrumented.
+SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/build/sanitize/_C*.so)" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --capture=sys
+
 test: .venv/dev
 	$(BIN)/cmake -DSDGAN_TESTS=ON $(NATIVE)
 	$(BIN)/cmake --build $(NATIVE)
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure -j 2
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSDGAN_TESTS=ON -DSDGAN_SANITIZE=ON -DSDGAN_CUDA=OFF -DSDGAN_WERROR=$(or $(SDGAN_WERROR),OFF)
+	sed -nE 's/^(SDGAN_(TORCH_[A-Z]+|VERSION)|pybind11_DIR|Python_EXECUTABLE):/-D&/p' $(NATIVE)/CMakeCache.txt | tr '\n' '\0' \
+		| xargs -0 $(BIN)/cmake -S . -B build/sanitize -G Ninja -DSDGAN_TESTS=ON -DSDGAN_SANITIZE=ON -DSDGAN_CUDA=OFF \
+		-DSDGAN_WERROR=$(or $(SDGAN_WERROR),OFF)
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure -j 2
+	$(SANITIZED) python_tests/fuzz/test_native_ops.py
 	$(PYTEST) $(COVERAGE)
 	SDGAN_TEST_NATIVE="$$(echo $(CURDIR)/$(NATIVE)/cuda_on_host/_C*.so)" $(PYTEST) python_tests/ops python_tests/nn
 

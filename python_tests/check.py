@@ -37,6 +37,7 @@ SLOW = frozenset(
         "contract/test_compile",
         "contract/test_export",
         "examples/test_quickstart_notebook",
+        "fuzz/test_formats",
         "test_docs",
         "training/test_distributed",
         "training/test_exact_resume",

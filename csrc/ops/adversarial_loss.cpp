@@ -9,8 +9,8 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tensor fake, int64_t objective,
                                                        int64_t role, double real_target, int64_t reduction,
                                                        bool need_real, bool need_fake) {
-  const bool none = static_cast<Reduction>(reduction) == Reduction::none;
-  const bool mean = static_cast<Reduction>(reduction) == Reduction::mean;
+  const bool none = reduction_of(reduction) == Reduction::none;
+  const bool mean = reduction_of(reduction) == Reduction::mean;
   fake = to_contiguous(fake);
   if (real) {
     real = to_contiguous(*real);
@@ -19,8 +19,12 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tens
 
   AdversarialLossParams p;
   p.dtype = dtype_of(fake, "fake_logits");
-  p.objective = static_cast<Objective>(objective);
-  p.role = static_cast<Role>(role);
+  p.objective = enumerator(objective, Objective::relativistic, "objective");
+  p.role = enumerator(role, Role::generator, "role");
+  const bool reads_real = p.role == Role::discriminator || p.objective == Objective::relativistic;
+  SDGAN_CHECK(real.has_value() == reads_real, "real_logits are read by the discriminator's loss and by relativistic");
+  const bool pairs = real && (none || p.objective == Objective::relativistic);
+  if (pairs) check_like(*real, fake, "real_logits and fake_logits, which pair one to one,");
   p.real_target = real_target;
   p.n_real = real ? real->numel() : 0;
   p.n_fake = fake.numel();
@@ -36,10 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tens
   p.loss = none ? loss.mutable_data_ptr() : nullptr;
   p.grad_real = need_real ? grad_real.mutable_data_ptr() : nullptr;
   p.grad_fake = need_fake ? grad_fake.mutable_data_ptr() : nullptr;
-  SDGAN_CHECK(!p.paired() || !real || p.n_real == p.n_fake, "real and fake must pair one to one");
 
   run_reduction(
-      p, p.slice_count(), none ? nullptr : &loss, mean && p.n_fake == 0, fake,
+      p, p.slice_count(), none ? nullptr : &loss, mean && (p.n_fake == 0 || (real && p.n_real == 0)), fake,
       {written(p.loss, loss), written(p.grad_real, grad_real),
        written(p.grad_fake, grad_fake, p.paired() ? 0 : slices(p.n_real))},
       [](const auto& params, int64_t begin, int64_t end) { adversarial_loss(params, begin, end); },
@@ -47,10 +50,14 @@ std::tuple<Tensor, Tensor, Tensor> adversarial_loss_op(OptionalTensor real, Tens
   return {loss, grad_real, grad_fake};
 }
 
-Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
+// Of a gradient that was not wanted nothing comes, as of one of no logits.
+Tensor chain(Tensor grad_loss, Tensor grad, bool reduced) {
+  grad = dense(grad);
   Tensor out = empty_as(grad);
+  if (grad.numel() == 0) return out;
+  grad_loss = loss_gradient(grad_loss, grad, reduced);
   AdversarialLossBackwardParams p;
-  p.dtype = dtype_of(grad, "fake_logits");
+  p.dtype = dtype_of(grad, "its gradient");
   p.grad_loss = grad_loss.const_data_ptr();
   p.grad = grad.const_data_ptr();
   p.out = out.mutable_data_ptr();
@@ -66,9 +73,7 @@ Tensor chain(const Tensor& grad_loss, const Tensor& grad, bool reduced) {
 // real, fake and what follows the gradients are not read here: the second derivative (Python) needs them.
 std::tuple<Tensor, Tensor> adversarial_loss_backward_op(Tensor grad_loss, OptionalTensor, Tensor, Tensor grad_real,
                                                         Tensor grad_fake, int64_t, int64_t, double, int64_t reduction) {
-  const bool reduced = static_cast<Reduction>(reduction) != Reduction::none;
-  grad_loss = to_contiguous(grad_loss);
-  check_same_dtype(grad_loss, grad_fake, "grad_loss and grad_fake");
+  const bool reduced = reduction_of(reduction) != Reduction::none;
   return {chain(grad_loss, grad_real, reduced), chain(grad_loss, grad_fake, reduced)};
 }
 

@@ -48,6 +48,7 @@ Tensor as(const Tensor& t, ScalarType type) { return t.scalar_type() == type ? t
 OptionalTensor vector(const OptionalTensor& t, const Tensor& input, const char* name) {
   if (!t) return std::nullopt;
   SDGAN_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, " must hold one value per channel");
+  check_same_device(*t, input, name);
   return to_contiguous(as(*t, compute_type(input)));
 }
 
@@ -65,7 +66,7 @@ Tensor empty_vector(const Tensor& input) {
 void set_shape(BatchNormShape& p, const Tensor& input, double eps, int64_t activation, double negative_slope) {
   p.dtype = dtype_of(input, "input");
   p.eps = eps;
-  p.activation = static_cast<Activation>(activation);
+  p.activation = enumerator(activation, Activation::elu, "activation");
   p.negative_slope = negative_slope;
   p.channels = input.size(1);
   p.batch = input.size(0);
@@ -161,7 +162,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_op(Tensor input, OptionalTensor we
 std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_op(Tensor grad_output, Tensor input, OptionalTensor weight,
                                                           OptionalTensor bias, Tensor mean, Tensor var, bool training,
                                                           double eps, int64_t activation, double negative_slope) {
-  check_same_dtype(grad_output, input, "grad_output and input");
+  SDGAN_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, batch and channels");
+  check_like(grad_output, input, "grad_output and input");
   Tensor grad_input = empty_output(input);
   Tensor grad_weight = weight ? empty_vector(input) : empty_none(input);
   Tensor grad_bias = bias ? empty_vector(input) : empty_none(input);

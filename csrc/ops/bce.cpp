@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tenso
                                            bool need_target) {
   const Inputs inputs(input, target, weight, pos_weight);
   BceBackwardParams p;
-  inputs.fill(p, logits, static_cast<Reduction>(reduction));
+  inputs.fill(p, logits, reduction_of(reduction));
   grad_loss = loss_gradient(grad_loss, inputs.input, p.reduced);
   Tensor grad_input = empty_if(need_input, inputs.input);
   Tensor grad_target = empty_if(need_target, inputs.input);
@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor> bce_backward_op(Tensor grad_loss, Tensor input, Tenso
 // weight and pos_weight have the shape of input.
 std::tuple<Tensor, Tensor, Tensor> bce_op(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
                                           bool logits, int64_t reduction_code, bool need_input, bool need_target) {
-  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Reduction reduction = reduction_of(reduction_code);
   const Inputs inputs(input, target, weight, pos_weight);
   BceParams p;
   inputs.fill(p, logits, reduction);

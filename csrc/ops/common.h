@@ -64,6 +64,15 @@ inline void check_same_dtype(const Tensor& a, const Tensor& b, const char* names
   check_same_device(a, b, names);
 }
 
+// An enumeration's value as the schemas have it; `last` is its last one.
+template <class E>
+E enumerator(int64_t code, E last, const char* name) {
+  SDGAN_CHECK(0 <= code && code <= static_cast<int64_t>(last), name, " is ", code, "; the last one is ",
+              static_cast<int64_t>(last));
+  return static_cast<E>(code);
+}
+inline Reduction reduction_of(int64_t code) { return enumerator(code, Reduction::batchmean, "reduction"); }
+
 // Elementwise kernels trust that their tensors match.
 inline void check_like(const Tensor& t, const Tensor& other, const char* names) {
   check_same_dtype(t, other, names);
@@ -221,14 +230,15 @@ void run_reduction(Params& p, int64_t count, Tensor* total, bool mean_of_nothing
     p.partial = total ? partial.data() : nullptr;
     run_elementwise(p, count, like, outputs, kernel, launcher);
     if (total) finish_sum(partial, *total, mean_of_nothing);
-  } else if (count == 0) {
-    if (total) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
-  } else {
+    return;
+  }
+  if (count > 0) {
     const Tensor partial = empty_doubles(like, total ? kCudaPartials : 0);
     p.partial = total ? static_cast<double*>(partial.mutable_data_ptr()) : nullptr;
     p.total = total ? total->mutable_data_ptr() : nullptr;
     run_elementwise(p, count, like, outputs, kernel, launcher);
   }
+  if (total && (count == 0 || mean_of_nothing)) torch::stable::fill_(*total, mean_of_nothing ? std::nan("") : 0);
 }
 
 }  // namespace sdgan

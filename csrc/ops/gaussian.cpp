@@ -9,7 +9,7 @@ namespace {
 // The stream of eps runs over the logical order, so with a seed the work is done in contiguous memory.
 std::tuple<Tensor, Tensor> run(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalTensor seed,
                                int64_t reduction_code, OptionalTensor out) {
-  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Reduction reduction = reduction_of(reduction_code);
   const bool none = reduction == Reduction::none;
   check_like(logvar, mean, "mean and logvar");
   SDGAN_CHECK(!eps || !seed, "eps and seed exclude each other");
@@ -62,7 +62,7 @@ Tensor gaussian_out_op(Tensor mean, Tensor logvar, OptionalTensor eps, OptionalT
 std::tuple<Tensor, Tensor, Tensor> gaussian_backward_op(OptionalTensor grad_z, OptionalTensor grad_kl, Tensor mean,
                                                         Tensor logvar, OptionalTensor z, int64_t reduction_code,
                                                         bool need_eps) {
-  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Reduction reduction = reduction_of(reduction_code);
   const bool reduced = reduction != Reduction::none;
   SDGAN_CHECK(!grad_z || z, "z must be given with grad_z");
   SDGAN_CHECK(!need_eps || grad_z, "eps has a gradient only with grad_z");

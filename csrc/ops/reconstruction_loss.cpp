@@ -7,7 +7,7 @@ namespace {
 
 std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Tensor x_hat, Tensor x, int64_t kind,
                                                            int64_t reduction_code, bool need_x_hat, bool need_x) {
-  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Reduction reduction = reduction_of(reduction_code);
   const bool reduced = reduction != Reduction::none;
   check_like(x, x_hat, "x_hat and x");
   x_hat = dense(x_hat);
@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Ten
 
   ReconstructionLossBackwardParams p;
   p.dtype = dtype_of(x_hat, "x_hat");
-  p.kind = static_cast<Reconstruction>(kind);
+  p.kind = enumerator(kind, Reconstruction::gaussian, "kind");
   p.n = x_hat.numel();
   p.grad_loss = grad_loss.const_data_ptr();
   p.x_hat = x_hat.const_data_ptr();
@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor> reconstruction_loss_backward_op(Tensor grad_loss, Ten
 
 std::tuple<Tensor, Tensor, Tensor> reconstruction_loss_op(Tensor x_hat, Tensor x, int64_t kind, int64_t reduction_code,
                                                           bool need_x_hat, bool need_x) {
-  const Reduction reduction = static_cast<Reduction>(reduction_code);
+  const Reduction reduction = reduction_of(reduction_code);
   const bool none = reduction == Reduction::none;
   check_like(x, x_hat, "x_hat and x");
   SDGAN_CHECK(!none || !(need_x_hat || need_x), "only a reduced loss has gradients beside it");
@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> reconstruction_loss_op(Tensor x_hat, Tensor x
 
   ReconstructionLossParams p;
   p.dtype = dtype_of(x_hat, "x_hat");
-  p.kind = static_cast<Reconstruction>(kind);
+  p.kind = enumerator(kind, Reconstruction::gaussian, "kind");
   p.n = x_hat.numel();
   p.x_hat = x_hat.const_data_ptr();
   p.x = x.const_data_ptr();

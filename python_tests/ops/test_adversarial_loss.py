@@ -107,6 +107,7 @@ def test_strided_and_empty_logits():
     torch.testing.assert_close(op.generator_loss(expanded), reference.generator_loss(expanded))
     empty = logits(0, 1)
     assert op.generator_loss(empty).isnan()  # the mean of nothing, as in torch
+    assert op.discriminator_loss(logits(5, 1), empty).isnan() and op.discriminator_loss(empty, logits(5, 1)).isnan()
     assert op.generator_loss(empty, reduction="sum") == 0
 
 

@@ -95,3 +95,56 @@ def test_mixed_devices_are_refused(fake_cuda, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def raw_calls():
+    """By what is wrong: a call of torch.ops.sdgan_ext whose kernel would read or write beside a tensor, or overflow."""
+    op, x, image = torch.ops.sdgan_ext, torch.zeros(3, 2), torch.zeros(1, 2, 4, 4)
+    weight, none = torch.zeros(2, 2, 3, 3), torch.zeros(0)
+    ones, sides = [1, 1], [0, 0, 0, 0]
+
+    def conv2d(stride=ones, sides=sides, dilation=ones, groups=1, activation=0, weight=weight):
+        return op.conv2d(image, weight, None, stride, sides, dilation, groups, activation, 0.2)
+
+    def transposed(stride=ones, dilation=ones):
+        return op.conv_transpose2d(image, weight, None, stride, sides, dilation, 1, 0, 0.2)
+
+    return {
+        "a loss' gradient of fewer elements": lambda: op.adversarial_loss_backward(x[:1], x, x, none, x, 0, 0, 1.0, 0),
+        "a loss' gradient of another dtype": lambda: op.adversarial_loss_backward(
+            torch.zeros(()), x, x, x.double(), x, 0, 0, 1.0, 1
+        ),
+        "no real logits": lambda: op.adversarial_loss(None, x, 0, 0, 1.0, 1, False, False),
+        "no real logits of a pair": lambda: op.adversarial_loss(None, x, 5, 1, 1.0, 1, False, False),
+        "fewer real logits": lambda: op.adversarial_loss(x[:1], x, 5, 0, 1.0, 1, False, False),
+        "an objective that is none": lambda: op.adversarial_loss(x, x, 6, 0, 1.0, 1, False, False),
+        "a role that is none": lambda: op.adversarial_loss(x, x, 0, -1, 1.0, 1, False, False),
+        "a reduction that is none": lambda: op.bce(x, x, None, None, True, 4, False, False),
+        "a kind that is none": lambda: op.reconstruction_loss(x, x, 4, 1, False, False),
+        "an activation that is none": lambda: op.batch_norm(x, None, None, None, None, 1e-5, 7, 0.2),
+        "a batch norm's gradient of fewer rows": lambda: op.batch_norm_backward(
+            x[:1], x, None, None, torch.zeros(2), torch.zeros(2), True, 1e-5, 0, 0.2
+        ),
+        "a batch norm's gradient of one dimension": lambda: op.batch_norm_backward(
+            x[0], x[0], None, None, none, none, True, 1e-5, 0, 0.2
+        ),
+        "a convolution's activation": lambda: conv2d(activation=7),
+        "groups that do not divide": lambda: conv2d(groups=2, weight=torch.zeros(3, 1, 3, 3)),
+        "a kernel of no size": lambda: conv2d(weight=torch.zeros(2, 2, 0, 3)),
+        "padding that overflows": lambda: conv2d(sides=[2**62, 2**62, 0, 0]),
+        "dilation that overflows": lambda: conv2d(dilation=[2**62, 1]),
+        "a stride that overflows": lambda: transposed(stride=[2**62, 1]),
+        "an output that overflows": lambda: transposed(stride=[2**29, 2**29], dilation=[2**29, 2**29]),
+    }
+
+
+@pytest.mark.parametrize("what", raw_calls())
+def test_operators_refuse_what_a_kernel_would_trust(what):
+    with pytest.raises(RuntimeError, match="sdgan_ext: "):
+        raw_calls()[what]()
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+def test_integers_of_a_convolution_are_bounded(name):
+    with pytest.raises(ValueError, match=f"^{name} is {2**70}; it must be below 2\\^30$"):
+        ops.conv2d(torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 3, 3), **{name: 2**70})

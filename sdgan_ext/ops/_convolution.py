@@ -145,6 +145,7 @@ _C.ask_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")  # type:
 
 # -------------------------------------------------------------------------------------------------- arguments
 _INTEGER = (int, torch.SymInt)
+_MOST = 2**30  # the kernels' positions fit 32 bits
 
 
 def integers(name: str, value: object, count: int, *, at_least: int) -> list[int]:
@@ -158,6 +159,8 @@ def integers(name: str, value: object, count: int, *, at_least: int) -> list[int
     for n in numbers:
         if n < at_least:
             raise ValueError(f"{name} is {value!r}; it must be at least {at_least}")
+        if n >= _MOST:
+            raise ValueError(f"{name} is {value!r}; it must be below 2^30")
     return numbers
 
 

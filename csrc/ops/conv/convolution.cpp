@@ -8,8 +8,16 @@ namespace {
 constexpr auto kNhwc = torch::headeronly::MemoryFormat::ChannelsLast;
 constexpr auto kNchw = torch::headeronly::MemoryFormat::Contiguous;
 
+// Sums of products of two sizes below it fit 64 bits, and positions fit 32.
+constexpr int64_t kMost = int64_t{1} << 30;
+
 void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   SDGAN_CHECK(input.dim() == 4 && weight.dim() == 4, "input and weight must have 4 dimensions");
+  int64_t largest = conv.groups;
+  for (int axis = 0; axis < 2; ++axis) largest = std::max({largest, conv.stride[axis], conv.dilation[axis]});
+  for (int64_t side : conv.sides) largest = std::max(largest, side);
+  for (int d = 0; d < 4; ++d) largest = std::max({largest, input.size(d), weight.size(d)});
+  SDGAN_CHECK(largest < kMost, "sizes, stride, padding or crop, dilation and groups must be below 2^30");
   SDGAN_CHECK(
       conv.stride[0] > 0 && conv.stride[1] > 0 && conv.dilation[0] > 0 && conv.dilation[1] > 0 && conv.groups > 0,
       "stride, dilation and groups must be positive");
@@ -21,6 +29,8 @@ void check(const Convolution& conv, const Tensor& input, const Tensor& weight) {
   check_same_dtype(input, weight, "input and weight");
   const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
   SDGAN_CHECK(input.size(1) == channels, "input has ", input.size(1), " channels, weight takes ", channels);
+  SDGAN_CHECK(weight.size(0) % conv.groups == 0, "groups must divide the weight's first size");
+  SDGAN_CHECK(weight.numel() > 0, "the weight is empty");
   SDGAN_CHECK(input.size(2) > 0 && input.size(3) > 0, "the input is empty");
 }
 
@@ -44,6 +54,9 @@ ConvCall convolution_call(const Convolution& conv, const Tensor& input, const Te
   ConvCall call{conv, {}, sizes_of(input), {}};
   call.output = output_sizes(conv, call.input, taps);
   SDGAN_CHECK(call.output[2] > 0 && call.output[3] > 0, "the output would be empty");
+  double elements = 1;
+  for (int64_t size : call.output) elements *= static_cast<double>(size);
+  SDGAN_CHECK(elements < 0x1p60, "the output would have more elements than can be counted");
 
   ConvProblem& problem = call.problem;
   problem.transposed = conv.transposed;
@@ -78,7 +91,7 @@ Convolution convolution_arguments(bool transposed, const IntList& stride, const 
           {sides[0], sides[1], sides[2], sides[3]},
           {dilation[0], dilation[1]},
           groups,
-          static_cast<Activation>(activation),
+          enumerator(activation, Activation::elu, "activation"),
           negative_slope};
 }
 
