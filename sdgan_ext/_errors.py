@@ -24,13 +24,16 @@ __all__ = [
 ]
 
 _LONGEST = 200  # characters of a value in a message
+_LONGEST_MESSAGE = 1000
 
 
 class SdganError(Exception):
-    """Base of every error whose text is written for a user: one line, whatever the names in it hold."""
+    """Base of every error whose text is written for a user: one line of bounded length, whatever the names in it hold."""
 
     def __init__(self, message: object):
-        super().__init__(printable(message))
+        text = printable(message)
+        half = _LONGEST_MESSAGE // 2
+        super().__init__(text if len(text) <= _LONGEST_MESSAGE else f"{text[: half - 3]} ... {text[-half + 2 :]}")
 
 
 class DataError(SdganError, ValueError):

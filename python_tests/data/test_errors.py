@@ -39,3 +39,9 @@ def test_nearest():
 def test_printable(name, shown):
     assert printable(name) == shown
     assert printable(name).isprintable()
+
+
+def test_a_message_has_an_end():
+    message = str(DataError("cannot read " + "n" * 100_000 + ": it is no image"))
+    assert len(message) <= 1000 and message.startswith("cannot read nnn") and message.endswith("nnn: it is no image")
+    assert str(DataError("x" * 1000)) == "x" * 1000
