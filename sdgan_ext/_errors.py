@@ -28,7 +28,7 @@ _LONGEST_MESSAGE = 1000
 
 
 class SdganError(Exception):
-    """Base of every error whose text is written for a user: one line of bounded length, whatever the names in it hold."""
+    """Base of every error whose text is written for a user: one line, not too long, whatever the names in it hold."""
 
     def __init__(self, message: object):
         text = printable(message)

@@ -24,7 +24,7 @@ def transparent(tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "tune", "reconstruct", "evaluate"])
 @pytest.mark.parametrize(
-    ("name", "words"), [("", "data is empty"), ("~nobody-of-that-name", "~nobody-of-that-name stands for a home folder, and there is none")]
+    ("name", "words"), [("", "data is empty"), ("~nobody-of-that-name", "stands for a home folder, and there is none")]
 )
 def test_names_that_are_no_data(command, name, words, run, capsys):
     given = {"tune": ["--out", "study"], "train": []}.get(command, [run])
