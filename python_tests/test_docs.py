@@ -53,3 +53,11 @@ def test_flags_exist(command):
         for line in re.findall(rf"sdgan-ext {command} ([^`#\n]*)", document.read_text()):
             for flag in re.findall(r"--[a-z][a-z-]*", line):
                 assert re.search(rf"{flag}\b", known), f"{relative(document)}: sdgan-ext {command} has no {flag}"
+
+
+def test_each_promise_has_its_test():
+    named = re.findall(r"`([a-z]+/test_\w+\.py)(?:::(\w+))?`", (ROOT / "docs/reliability.md").read_text())
+    assert len(named) > 20
+    for file, function in named:
+        text = (ROOT / "python_tests" / file).read_text()
+        assert f"def {function}(" in text if function else "def test_" in text, (file, function)
