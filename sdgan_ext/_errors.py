@@ -20,20 +20,19 @@ __all__ = [
     "SdganError",
     "nearest",
     "printable",
+    "sentence",
     "shown",
 ]
 
 _LONGEST = 200  # characters of a value in a message
-_LONGEST_MESSAGE = 1000
+_LONGEST_SENTENCE = 900
 
 
 class SdganError(Exception):
     """Base of every error whose text is written for a user: one line, not too long, whatever the names in it hold."""
 
     def __init__(self, message: object):
-        text = printable(message)
-        half = _LONGEST_MESSAGE // 2
-        super().__init__(text if len(text) <= _LONGEST_MESSAGE else f"{text[: half - 3]} ... {text[-half + 2 :]}")
+        super().__init__(sentence(message))
 
 
 class DataError(SdganError, ValueError):
@@ -86,3 +85,10 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # an integer of more digits than Python writes, lists in lists in lists
         return f"a very long {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def sentence(message: object) -> str:
+    """A message as one printable line: what is in the middle of a very long one is left out."""
+    text = printable(message)
+    half = _LONGEST_SENTENCE // 2 - 5
+    return text if len(text) <= _LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"

@@ -118,6 +118,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch, run):
         "escaped key": ('"\\e[2J\\n": 3', r"\x1b[2J\n is not a flag of sdgan-ext train"),
         "zero byte": ('out: "a\\0b"\nlatent_dim: 4', r"a\x00b is no path: it holds a zero byte"),
         "threads": ("threads: 1000000", "--threads is 1000000"),
+        "long path": (f"data: {'x' * 30_000}", "File name too long"),
         "list": ("seed: [[[1]]]", "seed is [[[1]]]; it must be an integer"),
         "mapping": ("betas: {a: 1}", "betas is {'a': 1}; it must be a sequence"),
     }.values(),

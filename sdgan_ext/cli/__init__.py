@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 
 from .._console import guarded_console, open_standard_descriptors
-from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, printable
+from .._errors import ConfigError, DivergedError, PeerLostError, SdganError, nearest, sentence
 from ._common import SIGNAL_CODES, Parser, Version, check_environment, memory_sentence
 
 __all__ = ["COMMANDS", "main"]
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {printable(message)}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"sdgan-ext: {sentence(message)}", file=sys.stderr)
             return _run(argv)
     except SystemExit:  # argparse's, after --help and --version
         return 0
@@ -89,18 +89,18 @@ def _main(argv: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 2)
     except (MemoryError, RuntimeError) as error:
-        sentence = memory_sentence(error)
-        if sentence is None:
+        words = memory_sentence(error)
+        if words is None:
             raise
-        return _fail(sentence, 2)
+        return _fail(words, 2)
     except KeyboardInterrupt:
         return _fail("stopped", SIGNAL_CODES["SIGINT"])
 
 
-def _fail(sentence: object, code: int) -> int:
+def _fail(message: object, code: int) -> int:
     rank = os.environ.get("RANK", "0")  # torchrun's
     who = "sdgan-ext" if rank == "0" else f"sdgan-ext, rank {rank}"
-    print(f"{who}: {printable(sentence)}", file=sys.stderr)
+    print(f"{who}: {sentence(message)}", file=sys.stderr)
     return code
 
 
