@@ -11,7 +11,6 @@ import sdgan_ext as sd
 import sdgan_ext.nn as sdnn
 
 
-
 class Upsampled(nn.Conv2d):
     def __init__(self, *arguments):
         super().__init__(*arguments, padding="same")

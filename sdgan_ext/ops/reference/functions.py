@@ -241,7 +241,7 @@ def upsample_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     scale: int = 2,
-    padding: int | Sequence[int] | str = "same",
+    padding: int | tuple[int, ...] | str = "same",
     groups: int = 1,
     *,
     activation: Activation | None = None,
@@ -249,8 +249,8 @@ def upsample_conv2d(
 ) -> Tensor:
     """:func:`sdgan_ext.ops.upsample_conv2d` in stock torch."""
     upsampled = input.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    settings = dict(groups=groups, activation=activation, negative_slope=negative_slope)
-    return conv2d(upsampled, weight, bias, 1, padding, **settings)
+    y = conv2d(upsampled, weight, bias, 1, padding, groups=groups)
+    return activate(y, activation, negative_slope)
 
 
 # -------------------------------------------------------------------------------------------------- batch_norm
