@@ -22,6 +22,7 @@ class Goal:
 FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
 CONV_T_4 = r"(16|32) x (512->256 4x4 s2 @8|256->128 4x4 s2 @16|128->64 4x4 s2 @32) relu"
 CONVS = r"(16|32|64) x (64->128|128->256|256->512) [45]x[45] s2 .*|64 x 128->128 5x5 s2 @14 relu"
+UPSAMPLED = r"1 x (512->512 3x3 @64|256->256 3x3 @128)"
 GOALS = [
     Goal("ConvT 4x4 s2, 512-256-128-64", "conv_transpose2d", CONV_T_4, FORWARD, 1.5),
     Goal("ConvT 4x4 s2, 512-256-128-64", "conv_transpose2d", CONV_T_4, BOTH, 1.35),
@@ -32,6 +33,8 @@ GOALS = [
     Goal("Conv s2 of discriminators, 64-512", "conv2d", CONVS, BOTH, 1.25),
     Goal("Conv 5x5, 128-1", "conv2d", r"64 x 128->1 5x5 .*", BOTH, 4),
     Goal("ConvT 4x4 s2, 64-3, tanh", "conv_transpose2d", r"\d+ x 64->3 4x4 .*", BOTH, 4),
+    Goal("Upsampling + conv 3x3, 512 @64, 256 @128", "upsample_conv2d", UPSAMPLED, FORWARD, 3.3),
+    Goal("Upsampling + conv 3x3, 512 @64, 256 @128", "upsample_conv2d", UPSAMPLED, BOTH, 2.2),
     Goal("D loss, n 64 and 512", "discriminator_loss", r"(64|512)x1 non_saturating", BOTH, 2.7, "eager"),
     Goal("D loss, n 4M", "discriminator_loss", r"4194304x1 non_saturating", BOTH, 4.5, "eager"),
     Goal("D loss, n 64 and 512", "discriminator_loss", r"(64|512)x1 non_saturating", BOTH, 3.8, "compile"),

@@ -22,6 +22,7 @@ class Operation:
         example, stock: the README's row: how it is called, and what it stands for.
         without: arguments without a derivative, which are refused where they require one.
         dtype: of its output under autocast of float32 tensors: "half", "float32", or "input" (that of the input).
+        operator: of ``torch.ops.sdgan_ext``, where it is not the family's: what a composite runs.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Operation:
     stock: str
     without: tuple[str, ...] = ()
     dtype: str = "float32"
+    operator: str = ""
 
     @property
     def cases(self) -> list[Case]:
@@ -45,6 +47,7 @@ class Operation:
 _SMALL = {
     "conv2d": "to 3, then silu",
     "conv_transpose2d": "5x5 s2 Keras",
+    "upsample_conv2d": "3x3",
     "batch_norm": "4x18x5x5 training tanh",
     "discriminator_loss": "7 relativistic",
     "generator_loss": "7 relativistic",
@@ -69,6 +72,14 @@ OPERATIONS = [
         'ops.conv_transpose2d(x, w, b, 2, crop=(1, 2, 1, 2), activation="relu")',
         "`F.relu(F.conv_transpose2d(x, w, b, 2)[:, :, 1:-2, 1:-2])`",
         dtype="half",
+    ),
+    Operation(
+        "upsample_conv2d",
+        "upsample_conv2d",
+        'ops.upsample_conv2d(x, w, b, activation="silu")',
+        '`F.silu(F.conv2d(F.interpolate(x, scale_factor=2), w, b, padding="same"))`',
+        dtype="half",
+        operator="conv_transpose2d",
     ),
     Operation(
         "batch_norm",
@@ -125,10 +136,16 @@ LAYERS = [
         "Conv2d", "nn", 'nn.Conv2d(..., activation="leaky_relu")', "`nn.Sequential(Conv2d(...), LeakyReLU(0.2))`"
     ),
     Operation(
+        "UpsampleConv2d",
+        "nn",
+        'nn.UpsampleConv2d(..., activation="silu")',
+        "`nn.Sequential(Upsample(scale_factor=2), Conv2d(...), SiLU())`; the state dict of the convolution",
+    ),
+    Operation(
         "BatchNorm2d", "nn", 'nn.BatchNorm2d(..., activation="relu")', "`nn.Sequential(BatchNorm2d(...), ReLU())`"
     ),
 ]
-CONVOLUTIONS = ("conv2d", "conv_transpose2d")
+CONVOLUTIONS = ("conv2d", "conv_transpose2d", "upsample_conv2d")
 REFUSING = [(op.name, argument) for op in OPERATIONS for argument in op.without]
 
 
@@ -143,8 +160,8 @@ class Contract:
     Attributes:
         key: the heading of its column.
         says: what holds, in a sentence.
-        test: the id, with ``{op}``, ``{family}``, ``{case}`` (that stands for the op) and ``{argument}`` (its first one
-            without a derivative).
+        test: the id, with ``{op}``, ``{family}``, ``{operator}``, ``{case}`` (that stands for the op) and
+            ``{argument}`` (its first one without a derivative).
         ops: whose contract it is.
         tests: of single families or ops, instead of ``test``.
         refused: of which ops, or all of them, the test is that of a refusal.
@@ -166,6 +183,7 @@ class Contract:
         for op in self.ops:
             test = self.tests.get(op.name) or self.tests.get(op.family) or self.test
             names = {"op": op.name, "family": op.family, "argument": op.without[0] if op.without else ""}
+            names["operator"] = op.operator or op.family
             if "{case}" in test:
                 names["case"] = id_of(op.case)
             yield op, "refused" if op.name in self.refused else self.holds, test.format(**names)
@@ -235,8 +253,8 @@ CONTRACTS = [
     ),
     Contract(
         "opcheck",
-        "`torch.library.opcheck` of the operator and its backward",
-        _OPS + "test_opcheck",
+        "`torch.library.opcheck` of the operator and its backward; a composite has those of the operator that it runs",
+        "python_tests/ops/test_{operator}.py::test_opcheck",
         also=("python_tests/ops/test_winograd.py::test_opcheck_and_compile",),
     ),
     Contract(

@@ -5,6 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import sdgan_ext as sd
+import sdgan_ext.nn as sdnn
 from sdgan_ext import ops
 
 from .registry import OPERATIONS, each_op
@@ -44,12 +45,14 @@ def test_dynamic_batch(op):
 
 def model():
     torch.manual_seed(0)
-    return sd.VAEGAN(
+    network = sd.VAEGAN(
         sd.VAEGANConfig(
             image_size=(8, 12), channels=3, latent_dim=5, encoder_channels=(8,), generator_channels=(8, 4),
             discriminator_channels=(8,), generator_norm="batch", generator_head="conv", init="torch",
         )
     )  # fmt: skip
+    network.enlarge = sdnn.UpsampleConv2d(3, 3, activation="tanh")
+    return network
 
 
 def step(model, x, z, seed):
@@ -60,6 +63,7 @@ def step(model, x, z, seed):
     real, fake = model.discriminator(x), model.discriminator(x_p)
     loss_d = ops.discriminator_loss(real, fake)
     loss_g = ops.generator_loss(fake) + ops.reconstruction_loss(x_hat, x) + 0.1 * kl
+    loss_g = loss_g + ops.reconstruction_loss(model.enlarge(x_hat), x.repeat_interleave(2, -1).repeat_interleave(2, -2))
     return loss_d, loss_g + ops.binary_cross_entropy_with_logits(real.sigmoid(), torch.ones_like(real))
 
 
@@ -93,5 +97,5 @@ def test_inductor():
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
     families = {op.family for op in OPERATIONS}
     assert families == set(
-        "conv2d conv_transpose2d batch_norm adversarial_loss gaussian reconstruction_loss bce".split()
+        "conv2d conv_transpose2d upsample_conv2d batch_norm adversarial_loss gaussian reconstruction_loss bce".split()
     )

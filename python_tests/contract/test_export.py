@@ -104,6 +104,7 @@ def written(model, x, tmp_path):
 LAYER_KINDS = {
     "Conv2d": lambda **how: sdnn.Conv2d(3, 5, 4, 2, 1, **how),
     "ConvTranspose2d": lambda **how: sdnn.ConvTranspose2d(3, 5, 4, 2, 1, **how),
+    "UpsampleConv2d": lambda **how: sdnn.UpsampleConv2d(3, 5, **how),
     "BatchNorm2d": lambda **how: trained(sdnn.BatchNorm2d(3, **how)),
 }
 
@@ -136,6 +137,8 @@ GEOMETRIES = [
     sdnn.ConvTranspose2d(3, 4, 5, 3, crop=(0, 4, 3, 1)),
     sdnn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1),
     sdnn.ConvTranspose2d(3, 6, (3, 2), (2, 3), groups=3, dilation=2, bias=False),
+    sdnn.UpsampleConv2d(3, 4, 5, bias=False),
+    sdnn.UpsampleConv2d(3, 6, (3, 2), padding=(1, 0), groups=3),
     sdnn.BatchNorm2d(3, affine=False),
 ]
 

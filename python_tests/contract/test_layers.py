@@ -10,10 +10,20 @@ from torch import nn
 import sdgan_ext as sd
 import sdgan_ext.nn as sdnn
 
+
+class Upsampled(nn.Conv2d):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, padding="same")
+
+    def forward(self, input):
+        return super().forward(nn.functional.interpolate(input, scale_factor=2))
+
+
 LAYERS = {
     "Conv2d": (sdnn.Conv2d, nn.Conv2d, (4, 6, 4, 2, 1)),
     "Conv2d-no_bias": (sdnn.Conv2d, nn.Conv2d, (4, 6, 3, 1, 0, 1, 2, False)),
     "ConvTranspose2d": (sdnn.ConvTranspose2d, nn.ConvTranspose2d, (4, 6, 4, 2, 1)),
+    "UpsampleConv2d": (sdnn.UpsampleConv2d, Upsampled, (4, 6, 3)),
     "BatchNorm2d": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4,)),
     "BatchNorm2d-plain": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4, 1e-4, None, False)),
 }

@@ -95,7 +95,8 @@ def test_autocast_to_float16(op):
     tensors = op.case.tensors()
     with torch.autocast("cpu", dtype=torch.float16):
         if op.name in CONVOLUTIONS:
-            with pytest.raises(TypeError, match=f"which {op.name} has on CUDA alone; allowed is torch.bfloat16"):
+            operator = op.operator or op.name
+            with pytest.raises(TypeError, match=f"which {operator} has on CUDA alone; allowed is torch.bfloat16"):
                 op.case.run(tensors)
             return
         got = op.case.run(tensors)

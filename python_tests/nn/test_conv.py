@@ -8,12 +8,20 @@ import torch
 
 from sdgan_ext import nn
 
+
+class Upsampled(torch.nn.Conv2d):
+    def forward(self, input):
+        return super().forward(input.repeat_interleave(2, -1).repeat_interleave(2, -2))
+
+
 LAYERS = [
     (nn.Conv2d, torch.nn.Conv2d, dict(stride=2, padding=(1, 2), dilation=1)),
     (nn.Conv2d, torch.nn.Conv2d, dict(padding="same", bias=False)),
     (nn.Conv2d, torch.nn.Conv2d, dict(padding=1, padding_mode="reflect", groups=2)),
     (nn.ConvTranspose2d, torch.nn.ConvTranspose2d, dict(stride=2, padding=1, output_padding=1)),
     (nn.ConvTranspose2d, torch.nn.ConvTranspose2d, dict(groups=2, dilation=2, bias=False)),
+    (nn.UpsampleConv2d, Upsampled, dict(padding=1)),
+    (nn.UpsampleConv2d, Upsampled, dict(padding=(0, 1), groups=2, bias=False)),
 ]
 
 
@@ -31,7 +39,7 @@ def test_equals_stock_and_exchanges_state_dicts(ours, stock, options):
     x = torch.randn(2, 4, 7, 9)
     torch.testing.assert_close(layer(x), torchs(x))
     torch.testing.assert_close(layer(x[0]), torchs(x[0]))
-    assert isinstance(layer, stock)
+    assert isinstance(layer, torch.nn.Conv2d if stock is Upsampled else stock)
     torchs.load_state_dict(layer.state_dict())
 
 
@@ -62,6 +70,16 @@ def test_keras_same():
     torch.testing.assert_close(copy.deepcopy(up).weight, up.weight)
 
 
+def test_upsampling_keeps_the_size_by_default():
+    torch.manual_seed(0)
+    layer = nn.UpsampleConv2d(4, 6, 5, activation="silu")
+    stock = torch.nn.Sequential(torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(4, 6, 5, padding=2), torch.nn.SiLU())
+    stock[1].load_state_dict(layer.state_dict())
+    x = torch.randn(2, 4, 3, 5)
+    torch.testing.assert_close(layer(x), stock(x))
+    assert "scale=2" in repr(layer) and layer.scale == 2
+
+
 def test_in_a_sequential_of_modules_that_torch_compiles():
     model = torch.nn.Sequential(nn.Conv2d(1, 4, 3, activation="relu"), nn.ConvTranspose2d(4, 1, 3, activation="tanh"))
     x = torch.randn(2, 1, 6, 6)
@@ -75,6 +93,7 @@ def test_in_a_sequential_of_modules_that_torch_compiles():
         (lambda: nn.Conv2d(1, 2, 3, activation="gelu"), ValueError, "activation is 'gelu'; allowed are"),
         (lambda: nn.Conv2d(1, 2, 3, padding=(1, 2, 3, -1)), ValueError, "padding is .* at least 0"),
         (lambda: nn.Conv2d(1, 2, 3, padding=(1, 2, 3, 4), padding_mode="reflect"), ValueError, "padding_mode"),
+        (lambda: nn.UpsampleConv2d(1, 2, 3, scale=4), ValueError, "scale is 4; allowed is 2"),
         (lambda: nn.ConvTranspose2d(1, 2, 3, crop=(1, 2, 1)), ValueError, "crop is .* 4 ints"),
         (lambda: nn.ConvTranspose2d(1, 2, 3, padding=1, crop=(1, 1, 1, 1)), ValueError, "give one or the other"),
         (

@@ -14,7 +14,7 @@ from ..ops._checks import check_choice
 from ..ops._convolution import integers
 from ..ops._enums import ACTIVATIONS, Activation
 
-__all__ = ["Conv2d", "ConvTranspose2d"]
+__all__ = ["Conv2d", "ConvTranspose2d", "UpsampleConv2d"]
 
 
 _Pair = int | tuple[int, int]
@@ -126,6 +126,85 @@ class Conv2d(_Activated, torch.nn.Conv2d):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + self._activation_repr()
+
+
+class UpsampleConv2d(Conv2d):
+    """Nearest upsampling by 2, then :class:`Conv2d`, in one operation.
+
+    Equivalent to ``torch.nn.Sequential(torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(...), torch.nn.ReLU())`` for
+    ``activation="relu"``, with the state dict of the convolution alone.
+
+    Args:
+        in_channels, out_channels, kernel_size, groups, bias, device, dtype: as of :class:`torch.nn.Conv2d`.
+        scale: 2.
+        padding: zeros around the upsampled image, as of :class:`Conv2d`, but on each side smaller than the kernel;
+            ``"same"`` is 1 for 3x3 and 2 for 5x5.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: factor of ``leaky_relu`` below zero.
+
+    Shape:
+        ``[N, C, H, W]`` or ``[C, H, W]`` to ``[N, K, H', W']`` or ``[K, H', W']``, as
+        :func:`sdgan_ext.ops.upsample_conv2d`. ``weight`` is ``[K, C / groups, R, S]``, ``bias`` ``[K]``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _Pair = 3,
+        scale: int = 2,
+        padding: int | tuple[int, ...] | str = "same",
+        groups: int = 1,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: Activation | None = None,
+        negative_slope: float = 0.2,
+    ):
+        if scale != 2:
+            raise ValueError(f"scale is {scale!r}; allowed is 2")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            1,
+            padding,
+            1,
+            groups,
+            bias,
+            "zeros",
+            device,
+            dtype,
+            activation=activation,
+            negative_slope=negative_slope,
+        )
+        self.scale = scale
+
+    def _activated(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: Activation | None,
+        negative_slope: float,
+    ) -> Tensor:
+        return ops.upsample_conv2d(
+            input,
+            weight,
+            bias,
+            self.scale,
+            cast(_Pair, self.padding),
+            self.groups,
+            activation=activation,
+            negative_slope=negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scale={self.scale}"
 
 
 class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):

@@ -10,6 +10,7 @@ from .conv2d import conv2d
 from .conv_transpose2d import conv_transpose2d
 from .gaussian import gaussian_kl, sample_gaussian
 from .reconstruction_loss import reconstruction_loss
+from .upsample_conv2d import upsample_conv2d
 
 __all__ = [
     "batch_norm",
@@ -27,4 +28,5 @@ __all__ = [
     "reconstruction_loss",
     "reference",
     "sample_gaussian",
+    "upsample_conv2d",
 ]

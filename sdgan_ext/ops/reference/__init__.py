@@ -28,6 +28,7 @@ from .functions import (
     philox_normal,
     reconstruction_loss,
     sample_gaussian,
+    upsample_conv2d,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "philox_normal",
     "reconstruction_loss",
     "sample_gaussian",
+    "upsample_conv2d",
 ]

@@ -236,6 +236,23 @@ def conv_transpose2d(
     return activate(y, activation, negative_slope)
 
 
+def upsample_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: int = 2,
+    padding: int | tuple[int, ...] | str = "same",
+    groups: int = 1,
+    *,
+    activation: Activation | None = None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    """:func:`sdgan_ext.ops.upsample_conv2d` in stock torch."""
+    upsampled = input.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+    y = conv2d(upsampled, weight, bias, 1, padding, groups=groups)
+    return activate(y, activation, negative_slope)
+
+
 # -------------------------------------------------------------------------------------------------- batch_norm
 def batch_norm(
     input: Tensor,

@@ -1,0 +1,99 @@
+"""Nearest upsampling by 2, convolution, bias and activation. Math and cost: docs/ops/upsample_conv2d.md."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _convolution
+from ._enums import ACTIVATIONS, Activation
+from .conv_transpose2d import _conv_transpose2d
+
+__all__ = ["upsample_conv2d"]
+
+
+def upsample_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: int = 2,
+    padding: int | tuple[int, ...] | str = "same",
+    groups: int = 1,
+    *,
+    activation: Activation | None = None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    """Nearest upsampling by 2 and a convolution, with bias and activation, as one transposed convolution of stride 2.
+
+    The upsampled image is never made, and pixels that are equal are added up in the weight: 3x3 takes 16
+    multiplications instead of 36, and fewer where a Winograd kernel runs; 5x5 takes 36 instead of 100.
+
+    Equivalent to, for symmetric padding and ``activation="silu"``::
+
+        F.silu(F.conv2d(F.interpolate(input, scale_factor=2, mode="nearest"), weight, bias, 1, padding, 1, groups))
+
+    Args:
+        input: ``[N, C, H, W]`` or ``[C, H, W]``. float32, bfloat16, float64, or float16 on CUDA.
+        weight: ``[K, C / groups, R, S]``, that of the convolution: a stock checkpoint's.
+        bias: ``[K]`` or None.
+        scale: 2.
+        padding: zeros around the upsampled image, as of :func:`conv2d`, but on each side smaller than the kernel;
+            ``"same"`` is 1 for 3x3 and 2 for 5x5.
+        groups: groups of channels that are convolved apart.
+        activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
+        negative_slope: factor of ``leaky_relu`` below zero.
+
+    Returns:
+        ``[N, K, 2 H + top + bottom - R + 1, 2 W + left + right - S + 1]``, channels_last where input or weight are.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+
+    Source: derived in docs/ops/upsample_conv2d.md.
+    """
+    if scale != 2:
+        raise ValueError(f"scale is {scale!r}; allowed is 2")
+    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    kernel = weight.shape[2:]
+    if padding == "valid":
+        pads = [0, 0, 0, 0]
+    elif padding == "same":
+        pads = _convolution.same_padding(kernel, (1, 1), (1, 1))
+    else:
+        pads = _convolution.sides("padding", padding)
+    crop = [kernel[i // 2] - 1 - pad for i, pad in enumerate(pads)]
+    if min(crop) < 0:
+        raise ValueError(f"padding is {padding!r}; it must be smaller than the kernel, {tuple(kernel)}")
+    upsampled = [2 * size for size in input.shape[-2:]]
+    size = _convolution.conv_size(upsampled, kernel, (1, 1), pads, (1, 1))
+    _convolution.check_output_size(input, weight, size)
+    return _convolution.call(
+        _conv_transpose2d,
+        input,
+        _of_transposed(weight, groups, input),
+        bias,
+        [2, 2],
+        crop,
+        [1, 1],
+        groups,
+        ACTIVATIONS[activation],
+        float(negative_slope),
+    )
+
+
+def _of_transposed(weight: Tensor, groups: int, input: Tensor) -> Tensor:
+    """``[K, C / groups, R, S]`` of the convolution to ``[C, K / groups, R + 1, S + 1]`` of the transposed one.
+
+    In the order of channels_last, so that channels are added side by side and the gradient comes back in that order.
+    """
+    taps = _add_neighbours(_add_neighbours(weight.permute(0, 2, 3, 1), 1), 2)
+    transposed = taps.unflatten(0, (groups, -1)).permute(0, 4, 1, 2, 3).flatten(0, 1)
+    if _convolution.is_channels_last(weight) and not (input.dim() == 4 and _convolution.is_channels_last(input)):
+        return transposed.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # it decides the output's layout
+    return transposed
+
+
+def _add_neighbours(weight: Tensor, dim: int) -> Tensor:
+    """The taps w[0..n) along ``dim`` to ``w[n - 1], w[n - 2] + w[n - 1], ..., w[0] + w[1], w[0]``."""
+    taps = weight.unbind(dim)[::-1]
+    return torch.stack([taps[0], *(a + b for a, b in zip(taps, taps[1:], strict=False)), taps[-1]], dim)
