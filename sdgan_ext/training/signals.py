@@ -46,4 +46,4 @@ class StopSignals:
         self.caught = signal.Signals(number).name
         if self._speak:  # not print: that may be what was interrupted
             with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stderr any more
-                os.write(sys.stderr.fileno(), b"\nfinishing this step and saving; once more leaves at once\n")
+                os.write(sys.stderr.fileno(), b"\nfinishing this step and saving; Ctrl-C now leaves at once\n")
