@@ -118,7 +118,10 @@ def test_a_fifo_blocks_nothing(run, name):
     os.mkfifo(path)
     if name.startswith("checkpoints"):  # the one before is taken
         with pytest.warns(UserWarning, match="skipped: cannot read the checkpoint .*: it is no regular file"):
-            assert Trainer.resume(run.folder, steps=8, progress=False).fit(make_dataset()).step == 8
+            trainer = Trainer.resume(run.folder, steps=8, progress=False)
+        assert trainer.run.step == 4
+        with pytest.raises(CheckpointError, match="cannot write .*step-00000006.pt: it is no regular file"):
+            trainer.fit(make_dataset())
     else:
         with pytest.raises(CheckpointError, match="no run folder|log.jsonl: it is no regular file"):
             go_on(run)
@@ -222,6 +225,10 @@ MISFITS = {
         put(torch.zeros(2), "optimizers", "generator", "state", 0, "exp_avg"),
         "the state of the generator's optimizer does not fit parameter 0",
     ),
+    "moments of a terabyte": (
+        put(torch.zeros(1).expand(2**40), "optimizers", "generator", "state", 0, "exp_avg"),
+        "the state of the generator's optimizer does not fit parameter 0",
+    ),
     "a negative square": (
         lambda state: state["optimizers"]["encoder"]["state"][1]["exp_avg_sq"].fill_(-1),
         "the state of the encoder's optimizer does not fit parameter 1",
@@ -316,6 +323,35 @@ def test_a_pickle_with_a_valid_crc_and_wrong_content(run, pickled):
     path = newest(run)
     repacked(path, pickled=pickled)
     with pytest.raises(CheckpointError, match="is damaged|is no checkpoint of sdgan_ext"):
+        load_checkpoint(path)
+
+
+def test_an_entry_under_another_ones_name(run):
+    """Both have their CRCs; torch would take one for the other."""
+    path = newest(run)
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if re.search(r"/data/1\d$", name)]
+    one, other = (name.encode() for name in names[:2])
+    content = path.read_bytes()
+    for name, replacement in ((one, other), (other, one)):
+        at = content.rindex(name)  # in the archive's directory
+        changed = content[:at] + replacement + content[at + len(name) :]
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            load_checkpoint(path)
+
+
+def test_an_entry_that_says_it_is_a_folder(run):
+    """Its CRC is right; torch would read nothing and take what its memory held before for weights."""
+    path = newest(run)
+    with zipfile.ZipFile(path) as archive:
+        entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(entry.filename.encode()) - 8] |= 0x10  # the external attributes in the archive's directory
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None and archive.getinfo(entry.filename).external_attr == 0x10
+    with pytest.raises(CheckpointError, match="is damaged"):
         load_checkpoint(path)
 
 

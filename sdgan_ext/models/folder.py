@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .._errors import CheckpointError, DivergedError
+from .._errors import CheckpointError, DivergedError, sentence
 from .._files import open_regular, read_bytes, replacing, write_errors_named
 
 __all__ = ["read_config", "read_weights", "save_folder"]
@@ -100,7 +100,8 @@ def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:
     except Exception as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not ours:
-        warnings.warn(f"{path} has no digest, so whether its weights have changed is not known", stacklevel=3)
+        said = f"{path} has no digest, so whether its weights have changed is not known"
+        warnings.warn(sentence(said), stacklevel=3)
     return dict(sorted(weights.items())), path
 
 

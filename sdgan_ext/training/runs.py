@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from sdgan_ext._errors import CheckpointError, ConfigError
+from sdgan_ext._errors import CheckpointError, ConfigError, sentence
 from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
@@ -143,11 +143,9 @@ class Run:
             except BlockingIOError:
                 raise CheckpointError(f"the run {self.folder} is being trained by another process") from None
             except OSError as error:
-                warnings.warn(
-                    f"{path} cannot be locked ({error.strerror or error}): nothing keeps another process from training "
-                    "this run at the same time",
-                    stacklevel=3,
-                )
+                reason = error.strerror or error
+                said = f"{path} cannot be locked ({reason}): nothing keeps another process from training this run too"
+                warnings.warn(sentence(said), stacklevel=3)
             _locks.add(file)
             try:
                 yield

@@ -59,9 +59,10 @@ def _fits_parameter(moments: Any, parameter: Tensor) -> bool:
     return (
         isinstance(moments, Mapping)
         and moments.keys() == _MOMENTS
-        and all(isinstance(value, Tensor) and _finite(value) for value in moments.values())
+        and all(isinstance(value, Tensor) for value in moments.values())
         and moments["step"].shape == ()
         and moments["exp_avg"].shape == moments["exp_avg_sq"].shape == parameter.shape
+        and all(map(_finite, moments.values()))
         and bool(moments["step"] >= 0)
         and bool((moments["exp_avg_sq"] >= 0).all())
     )
