@@ -168,7 +168,7 @@ def changed_tree(rng: Random, tree: Any, strange: Callable[[Random], Any]) -> An
             continue
         action = rng.random()
         if action < 0.6:
-            parent[key] = strange(rng)
+            parent[key] = _copied(strange(rng))  # or a later change would be one of the table
         elif action < 0.75:
             del parent[key]
         elif action < 0.85 and isinstance(parent, dict):

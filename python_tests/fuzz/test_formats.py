@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from .formats import FORMATS
+from .mutations import STRANGE, changed_tree
 
 TESTS = Path(__file__).parents[1]
 
@@ -37,8 +39,17 @@ def test_mutations(name, pytestconfig, tmp_path):
 
 
 def test_a_mutation_is_always_the_same():
-    """Its number finds it again, in another process too."""
+    """Its number finds it again, in another process and after others too."""
     for format in FORMATS.values():
         first = [format.mutation(number) for number in range(20)]
+        for number in range(500):
+            format.mutation(number)
         assert first == [format.mutation(number) for number in range(20)]
         assert len({data for _, data, _ in first}) > 10
+
+
+def test_changes_leave_the_table_of_strange_values():
+    before = repr(STRANGE)
+    for number in range(2000):
+        changed_tree(Random(number), {"a": {"b": [1, 2]}, "c": [3]}, lambda rng: STRANGE[rng.randrange(len(STRANGE))])
+    assert repr(STRANGE) == before
