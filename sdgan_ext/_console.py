@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ._files import NOFOLLOW, open_regular
+
 __all__ = ["Console", "guarded_console", "open_standard_descriptors"]
 
 
@@ -40,8 +42,9 @@ class Console:
         if not self.kept:
             self._waiting += text
         elif self._file is not None and text:
-            with contextlib.suppress(OSError), open(self._file, "a", encoding="utf-8") as file:
-                file.write(text)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | NOFOLLOW
+            with contextlib.suppress(OSError), open_regular(self._file, flags) as file:
+                file.write(text.encode(errors="backslashreplace"))
 
     def drop_unwritten(self) -> None:
         """Empties the buffers of broken streams into nothing: at its end Python would try, and fail, once more."""

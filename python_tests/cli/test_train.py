@@ -243,3 +243,11 @@ def test_ctrl_c_saves_and_leaves_with_130(data, tmp_path):
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"]
     assert list_checkpoints(folder / "checkpoints")[-1].name == f"step-{last:08d}.pt"
     assert VAEGAN.from_pretrained(folder / "model").config.latent_dim == 4
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_RANK"])
+def test_what_torchrun_sets_must_be_numbers(name, monkeypatch, capsys):
+    for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(each, "0")
+    monkeypatch.setenv(name, "first")
+    assert f"{name} is 'first'; it must be a number" in refused(capsys, "train", "--data", "digits")

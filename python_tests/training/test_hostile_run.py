@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import make_config, make_dataset, make_model
 
+from sdgan_ext import _console
 from sdgan_ext._errors import CheckpointError, ConfigError, SdganError
 from sdgan_ext._yaml import MOST_BYTES, read_yaml, to_yaml
 from sdgan_ext.training import runs
@@ -52,6 +53,20 @@ def test_a_lock_that_is_a_link_is_refused_and_what_it_points_to_stays(run, tmp_p
     with pytest.raises(CheckpointError, match=r"cannot write .*\.lock: it is a symbolic link"):
         go_on(run)
     assert victim.read_bytes() == b"mine"
+
+
+def test_what_cannot_be_printed_is_written_through_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "console.log").symlink_to(victim)
+    console = _console.Console()
+    console.keep_in(tmp_path / "console.log")
+    console.keep("a line\n")
+    assert victim.read_bytes() == b"mine"
+    (tmp_path / "console.log").unlink()
+    console.keep("a line\n")
+    console.keep("and one more\n")
+    assert (tmp_path / "console.log").read_text() == "a line\nand one more\n"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])

@@ -14,7 +14,7 @@ import torch
 
 from .. import build_info
 from .._config import Config
-from .._errors import ConfigError, DataError
+from .._errors import ConfigError, DataError, shown
 from ..data import NAMES, ImageDataset, RenderedDigits, open_dataset
 from ..models import VAEGAN, VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
@@ -107,6 +107,9 @@ def train(arguments: argparse.Namespace) -> str | None:
     """Trains as asked; the name of the signal that ended it early, or None."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return _train(arguments, _device(arguments.device))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise ConfigError(f"{name} is {shown(os.environ[name])}; it must be a number, which torchrun sets")
     device = _device(arguments.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     with Processes(device) as processes:
         return _train(arguments, device, processes)
