@@ -158,12 +158,9 @@ def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
 def has_hooks(module: nn.Module, *, before_forward: bool = True) -> bool:
     """Whether a call of the module calls hooks; ``before_forward=False`` leaves forward pre-hooks out."""
     own = module.__dict__
-    return bool(
-        own["_forward_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or (before_forward and own["_forward_pre_hooks"])
-    )
+    if own["_forward_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return True
+    return before_forward and bool(own["_forward_pre_hooks"])
 
 
 _module = nn.modules.module

@@ -3,7 +3,7 @@
 The data flow is proved for the forward of one module, the *scope*: in it the layer's output goes into the activation
 and nowhere else. Whoever takes the model apart afterwards, wraps, replaces or hooks a part, gets what stock gives:
 
-- the layer fuses only in a call of its scope, while both stand where they stood and nobody watches what is between;
+- the layer fuses only in a call of its scope, if both stand where they stood and nobody watches what is between;
 - the activation passes on the very tensor that its layer has activated in this call, and applies itself to any other.
 """
 
@@ -11,21 +11,40 @@ from __future__ import annotations
 
 import functools
 import threading
-import uuid
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from .._torch_internals import any_global_hooks, children_of, has_hooks, saved_tensor_hooks
+from .._torch_internals import any_global_hooks, children_of, exporting, has_hooks, saved_tensor_hooks
+from ..ops._enums import Activation
 
-__all__ = ["Call", "link", "link_of", "make_scope", "owe", "pay", "running_with", "token_of", "unlink", "unmake_scope"]
+__all__ = [
+    "COMPUTES",
+    "FUSES",
+    "Link",
+    "Ready",
+    "is_idle_scope",
+    "link",
+    "link_of",
+    "make_scope",
+    "owe",
+    "pay",
+    "ready",
+    "unlink",
+    "unmake_scope",
+]
+
+#: Our layers' classes, and our activations' with what they compute in the words of ``ops``; :mod:`.layers` fills them.
+#: What is derived from one of them may do anything, and never fuses.
+FUSES: set[type[nn.Module]] = set()
+COMPUTES: dict[type[nn.Module], Activation] = {}
 
 # In __dict__ alone: no part of a state dict, but deepcopy and pickle carry them.
-_LINK, _TOKEN, _SWITCHES = "_link_of_accelerate", "_token_of_accelerate", "_switches_of_accelerate"
+_LINK, _LINKS, _SWITCHES = "_link_of_accelerate", "_links_of_accelerate", "_switches_of_accelerate"
 _SWITCH_TYPES = (bool, int, float, str, type(None))
-_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _TOKEN, _SWITCHES))
+_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _LINKS, _SWITCHES))
 _MISSING = object()
 _NEW = object().__reduce_ex__(2)[0]  # what makes an object of a class, in a pickle
 
@@ -37,18 +56,19 @@ class Link:
     """What a layer and its activation both hold. It names modules and refers to none, so copies of a model share it.
 
     Attributes:
-        token: of the scope.
         layer, activation: the names that lead from the scope to each.
     """
 
-    def __init__(self, token: str, layer: Path, activation: Path):
-        self.token, self.layer, self.activation = token, layer, activation
+    def __init__(self, layer: Path, activation: Path):
+        self.layer, self.activation = layer, activation
 
     @classmethod
     def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module) -> Link:
-        """Of two modules in what :func:`make_scope` has made a scope."""
+        """Of two modules in what :func:`make_scope` has made a scope, which is told of it."""
         names = {module: tuple(name.split(".")) for name, module in scope.named_modules()}
-        return cls(scope.__dict__[_TOKEN], names[layer], names[activation])
+        pair = cls(names[layer], names[activation])
+        scope.__dict__[_LINKS].append(pair)
+        return pair
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Link:
         return self
@@ -66,59 +86,50 @@ def link_of(module: nn.Module) -> Link | None:
     return module.__dict__.get(_LINK)
 
 
-# ------------------------------------------------------------------------------------------------------------ calls
-class Call:
-    """Of a scope's forward.
+# --------------------------------------------------------------------------------------------------- while a call runs
+class Ready(NamedTuple):
+    """A pair that may fuse in the call of its scope that runs.
 
     Attributes:
-        owed: outputs that are activated and have not come to their activation yet.
-        hooks: on what autograd saves, as they were when the call began. A checkpoint that begins inside computes its
-            part a second time without the scope and must save the same, so inside it nothing fuses.
+        layer: that of this scope; a copy of it holds the same link.
+        function, negative_slope: what the activation computes now, in the words of ``ops``.
+        hooks: on what autograd saved when the call began. A checkpoint that begins inside the call computes its part a
+            second time without the scope and must save the same, so inside it nothing fuses.
     """
 
-    def __init__(self, scope: nn.Module):
-        self.scope = scope
-        self.owed: dict[Link, Tensor] = {}
-        self.hooks = saved_tensor_hooks()
+    layer: nn.Module
+    function: Activation
+    negative_slope: float
+    hooks: object
 
 
 class _Running(threading.local):
-    """The innermost call of each scope that this thread is in, by its token."""
+    """Of the calls of scopes that this thread is in.
+
+    Attributes:
+        ready: the pairs that may fuse.
+        owed: outputs that are activated and have not come to their activation yet.
+    """
 
     def __init__(self) -> None:
-        self.calls: dict[str, Call] = {}
+        self.ready: dict[Link | None, Ready] = {}
+        self.owed: dict[Link | None, Tensor] = {}
 
 
-_running = _Running()
+running = _Running()
 
 
-def running_with(layer: nn.Module) -> tuple[Call | None, nn.Module | None]:
-    """The call in which ``layer`` may fuse, and the activation that it then owes its output to; or (None, None)."""
-    own = layer.__dict__
-    pair: Link | None = own.get(_LINK)
-    if pair is None:
-        return None, None
-    call = _running.calls.get(pair.token)
-    if call is None or _at(call.scope, pair.layer) is not layer:
-        return None, None
-    partner = _at(call.scope, pair.activation)
-    if (
-        partner is None
-        or partner.__dict__.get(_LINK) is not pair
-        or has_hooks(layer, before_forward=False)
-        or has_hooks(partner)
-        or any_global_hooks()
-        or "forward" in own
-        or "forward" in partner.__dict__
-        or (torch.is_grad_enabled() and saved_tensor_hooks() != call.hooks)
-    ):
-        return None, None
-    return call, partner
+def ready(layer: nn.Module) -> Ready | None:
+    """Where ``layer`` may compute its activation, what that is. Its output is then owed: :func:`owe`."""
+    found = running.ready.get(layer.__dict__.get(_LINK))
+    if found is None or found.layer is not layer:
+        return None
+    return None if torch.is_grad_enabled() and saved_tensor_hooks() != found.hooks else found
 
 
-def owe(call: Call, layer: nn.Module, output: Tensor) -> None:
-    """``output`` of ``layer`` is activated already."""
-    call.owed[layer.__dict__[_LINK]] = output
+def owe(layer: nn.Module, output: Tensor) -> None:
+    """``output`` of a layer that is ready is activated."""
+    running.owed[layer.__dict__[_LINK]] = output
 
 
 def pay(activation: nn.Module, input: Tensor) -> bool:
@@ -127,20 +138,39 @@ def pay(activation: nn.Module, input: Tensor) -> bool:
     Raises:
         RuntimeError: the partner has activated another tensor in this call.
     """
-    pair: Link | None = activation.__dict__.get(_LINK)
-    if pair is None:
-        return False
-    call = _running.calls.get(pair.token)
-    output = None if call is None else call.owed.pop(pair, None)
-    if call is None or output is None:
-        return False
-    if output is not input:
-        raise _unpaid(call, pair)
-    return True
+    pair = activation.__dict__.get(_LINK)
+    output = running.owed.pop(pair, None)
+    if output is None or output is input:
+        return output is not None
+    raise _unpaid(pair)
 
 
-def _at(scope: nn.Module, path: Path) -> nn.Module | None:
-    """What stands there now; None behind a module that is hooked or may do something else than it did."""
+def _look_up(scope: nn.Module) -> dict[Link | None, Ready]:
+    """The pairs of ``scope`` that may fuse as it is now. Every call comes here, so it makes few calls itself."""
+    found: dict[Link | None, Ready] = {}
+    if exporting() or any_global_hooks() or _switched(scope):
+        return found
+    children, hooks = children_of(scope), saved_tensor_hooks()
+    for pair in scope.__dict__[_LINKS]:
+        first, second = pair.layer, pair.activation
+        layer: Any = children.get(first[0]) if len(first) == 1 else _at(scope, first)
+        activation: Any = children.get(second[0]) if len(second) == 1 else _at(scope, second)
+        function = COMPUTES.get(type(activation))
+        if function is None or type(layer) not in FUSES:
+            continue
+        one, other = layer.__dict__, activation.__dict__
+        if one.get(_LINK) is not pair or other.get(_LINK) is not pair or "forward" in one or "forward" in other:
+            continue
+        if has_hooks(layer, before_forward=False) or has_hooks(activation):
+            continue
+        negative_slope = other.get("negative_slope", 0.2)
+        if negative_slope >= 0 and other.get("alpha", 1) == 1:
+            found[pair] = Ready(layer, function, negative_slope, hooks)
+    return found
+
+
+def _at(scope: nn.Module, path: Path) -> Any:
+    """The module that stands there now; None behind one that is hooked or may do something else than it did."""
     for name in path[:-1]:
         below = children_of(scope).get(name)
         if below is None or has_hooks(below) or "forward" in below.__dict__ or _switched(below):
@@ -174,32 +204,35 @@ def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
 def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        token = self.__dict__.get(_TOKEN)
-        if token is None or _switched(self):
+        links = self.__dict__.get(_LINKS)
+        if links is None:
             return base.forward(self, *args, **kwargs)
-        calls = _running.calls
-        outer = calls.get(token)
-        calls[token] = call = Call(self)
+        now, owed = running.ready, running.owed
+        outer = {pair: now.pop(pair) for pair in links if pair in now}  # a call within a call
+        found = _look_up(self)
+        now.update(found)
+        unpaid = None
         try:
             result = base.forward(self, *args, **kwargs)
         finally:
-            if outer is None:
-                del calls[token]
-            else:
-                calls[token] = outer
-        for pair in call.owed:
-            raise _unpaid(call, pair)
+            for pair in found:
+                del now[pair]
+                if owed.pop(pair, None) is not None:
+                    unpaid = pair
+            now.update(outer)
+        if unpaid is not None:
+            raise _unpaid(unpaid)
         return result
 
     members = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (Scope, base), members)
 
 
-def _unpaid(call: Call, pair: Link) -> RuntimeError:
+def _unpaid(pair: Any) -> RuntimeError:
     return RuntimeError(
-        f"the output of {'.'.join(pair.layer)} did not go into {'.'.join(pair.activation)} of this "
-        f"{type(call.scope).__name__}, as it did when sdgan_ext.accelerate was called: what the forward depends on has "
-        "changed; call sdgan_ext.restore first, then change it, then accelerate again"
+        f"the output of {'.'.join(pair.layer)} did not go into {'.'.join(pair.activation)}, as it did when "
+        "sdgan_ext.accelerate was called: what the forward depends on has changed; call sdgan_ext.restore first, then "
+        "change it, then accelerate again"
     )
 
 
@@ -211,7 +244,7 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
     """
     if not isinstance(module, Scope):
         module.__class__ = _scope_class(type(module))
-    module.__dict__.setdefault(_TOKEN, uuid.uuid4().hex)
+    module.__dict__.setdefault(_LINKS, [])
     for part in (module, *parts):
         part.__dict__[_SWITCHES] = {
             name: value
@@ -222,15 +255,17 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
 
 def unmake_scope(module: nn.Module) -> None:
     """Undoes :func:`make_scope`; of a class that someone has derived from the scope's since, the class stays."""
-    for name in (_TOKEN, _SWITCHES):
+    for name in (_LINKS, _SWITCHES):
         module.__dict__.pop(name, None)
     kind = type(module)
     if issubclass(kind, Scope) and kind is _scope_class(_base(kind)):
         module.__class__ = _base(kind)
 
 
-def token_of(scope: nn.Module) -> str | None:
-    return scope.__dict__.get(_TOKEN)
+def is_idle_scope(module: nn.Module, live: Collection[Link | None]) -> bool:
+    """Whether it is a scope whose links, if any, are not among ``live``."""
+    links = module.__dict__.get(_LINKS)
+    return links is not None and not any(pair in live for pair in links)
 
 
 def _switched(module: nn.Module) -> bool:

@@ -6,7 +6,6 @@ do not serve (float16 on the CPU, another device, an export to torch's own opera
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ..ops._checks import CUDA_OBSTACLE, HALVES
 from ..ops._enums import DTYPES, Activation
 from . import handshake
 
-__all__ = ["ACTIVATIONS", "LAYERS", "to_ours", "to_stock", "unfit"]
+__all__ = ["ACTIVATIONS", "LAYERS", "to_ours", "to_stock"]
 
 
 # ------------------------------------------------------------------------------------------------------ activations
@@ -27,11 +26,9 @@ class _Absorbed(nn.Module):
 
     Attributes:
         computes: its name in ``ops``.
-        negative_slope: of a LeakyReLU its own; else nobody reads it.
     """
 
     computes: Activation
-    negative_slope: float = 0.2
 
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(self, _Absorbed):
@@ -84,15 +81,6 @@ ACTIVATIONS: dict[type[nn.Module], type[_Absorbed]] = {
 }
 
 
-def unfit(activation: nn.Module | None) -> str | None:
-    """Why a layer cannot compute ``activation``, one of :data:`ACTIVATIONS`, with the parameters that it has now."""
-    if isinstance(activation, nn.ELU) and activation.alpha != 1:
-        return f"an ELU of alpha {activation.alpha}; ours has 1"
-    if isinstance(activation, nn.LeakyReLU) and activation.negative_slope < 0:
-        return "a LeakyReLU whose negative_slope is below 0"
-    return None
-
-
 # ----------------------------------------------------------------------------------------------------------- layers
 class _Layer(nn.Module):
     """A layer of ours whose activation is the one that its call allows."""
@@ -109,14 +97,13 @@ class _Layer(nn.Module):
     def forward(self, input: Tensor, *args: Any) -> Tensor:
         if not isinstance(self, _Layer):
             return _restored(self, input, *args)
-        if not _served(self, input):
+        ready = handshake.ready(self)
+        if not _served(self, input, may_export=ready is None):
             return _leaf(self, input, *args) if isinstance(input, fx.Proxy) else self._stock(input, *args)
-        call, partner = handshake.running_with(self)
-        if call is None or type(self) not in _STOCK or type(partner) not in _STOCK or unfit(partner):
+        if ready is None:
             return self._fused(input, None, 0.2, *args)
-        assert isinstance(partner, _Absorbed)
-        output = self._fused(input, partner.computes, partner.negative_slope, *args)
-        handshake.owe(call, self, output)
+        output = self._fused(input, ready.function, ready.negative_slope, *args)
+        handshake.owe(self, output)
         return output
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -165,25 +152,26 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-_CPU_DTYPES = frozenset(DTYPES) - frozenset(HALVES)
 _TENSORS = {Tensor, nn.Parameter, FakeTensor}  # other classes, of quantised weights say, have operators of their own
 
 
-def _served(layer: nn.Module, input: Tensor) -> bool:
+def _served(layer: nn.Module, input: Tensor, *, may_export: bool) -> bool:
     """Whether our operators take this call. The weight of a parametrised layer is not looked at: it costs, or moves."""
+    if may_export and exporting():
+        return False  # what is exported shall run where this package is not
     weight = layer.__dict__["_parameters"].get("weight")
-    if weight is not None and (weight.__class__ not in _TENSORS or weight.dtype not in _dtypes(weight)):
+    if input.__class__ is Tensor and weight.__class__ is nn.Parameter:
+        if input.is_cpu and input.dtype is torch.float32 and weight.dtype is torch.float32:
+            return not autocast_to_half()  # as is most often so
+    if not _can_serve(input) or not (weight is None or _can_serve(weight)):
         return False
-    if input.__class__ not in _TENSORS or input.dtype not in _dtypes(input):
-        return False
-    return not (exporting() or (autocast_to_half() and input.is_cpu))
+    return not (input.is_cpu and autocast_to_half())
 
 
-def _dtypes(tensor: Tensor) -> Collection[torch.dtype]:
-    """Those that we have operators for on the device of ``tensor``."""
-    if tensor.is_cpu:
-        return _CPU_DTYPES
-    return DTYPES if tensor.is_cuda and not CUDA_OBSTACLE else ()
+def _can_serve(tensor: Tensor) -> bool:
+    if tensor.__class__ not in _TENSORS or tensor.dtype not in DTYPES:
+        return False
+    return tensor.dtype not in HALVES if tensor.is_cpu else tensor.is_cuda and not CUDA_OBSTACLE
 
 
 def _leaf(module: nn.Module, input: Any, *args: Any) -> Any:
@@ -206,6 +194,9 @@ def _no_script() -> RuntimeError:
 
 
 # --------------------------------------------------------------------------------------------------------- exchange
+handshake.FUSES.update(LAYERS.values())
+handshake.COMPUTES.update((kind, kind.computes) for kind in ACTIVATIONS.values())
+
 _OURS: dict[type[nn.Module], type[nn.Module]] = {**LAYERS, **ACTIVATIONS}
 _STOCK = {new: stock for stock, new in _OURS.items()}
 

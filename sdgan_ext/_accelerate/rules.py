@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 from ..ops._checks import CUDA_OBSTACLE
 from .chains import Flow
-from .layers import ACTIVATIONS, LAYERS, unfit
+from .layers import ACTIVATIONS, LAYERS
 
 __all__ = [
     "activation_of",
@@ -99,8 +99,10 @@ def activation_of(layer: nn.Module, flow: Flow) -> nn.Module | str:
     following = flow.follower[layer]
     if type(following) not in ACTIVATIONS:
         return f"what follows is a {type(following).__name__}"
-    if obstacle := unfit(following):
-        return f"what follows is {obstacle}"
+    if isinstance(following, nn.ELU) and following.alpha != 1:
+        return f"what follows is an ELU of alpha {following.alpha}; ours has 1"
+    if isinstance(following, nn.LeakyReLU) and following.negative_slope < 0:
+        return "what follows is a LeakyReLU whose negative_slope is below 0"
     if has_hooks(layer, before_forward=False) or has_hooks(following):
         return "a hook runs between it and the activation"
     if "forward" in following.__dict__ or parametrize.is_parametrized(following):

@@ -42,7 +42,7 @@ def restore(model: nn.Module) -> list[str]:
 
 def drop_idle_scopes(model: nn.Module) -> None:
     """Makes modules in which nothing is linked any more what they were."""
-    tokens = {pair.token for module in model.modules() if (pair := handshake.link_of(module))}
+    live = {handshake.link_of(module) for module in model.modules()}
     for module in model.modules():
-        if handshake.token_of(module) not in (None, *tokens):
+        if handshake.is_idle_scope(module, live):
             handshake.unmake_scope(module)

@@ -13,6 +13,8 @@ from .._torch_internals import output_padding_for, padding_for_pad
 from ..ops._checks import check_choice
 from ..ops._convolution import integers
 from ..ops._enums import ACTIVATIONS, Activation
+from ..ops.conv2d import conv2d_of_layer
+from ..ops.conv_transpose2d import conv_transpose2d_of_layer
 
 __all__ = ["Conv2d", "ConvTranspose2d", "UpsampleConv2d"]
 
@@ -112,16 +114,8 @@ class Conv2d(_Activated, torch.nn.Conv2d):
         if self.padding_mode != "zeros":
             input = F.pad(input, padding_for_pad(self), mode=self.padding_mode)
             padding = 0
-        return ops.conv2d(
-            input,
-            weight,
-            bias,
-            cast(_Pair, self.stride),
-            padding,
-            cast(_Pair, self.dilation),
-            self.groups,
-            activation=activation,
-            negative_slope=negative_slope,
+        return conv2d_of_layer(
+            input, weight, bias, self.groups, activation, negative_slope, self.stride, padding, self.dilation
         )
 
     def extra_repr(self) -> str:
@@ -280,18 +274,9 @@ class ConvTranspose2d(_Activated, torch.nn.ConvTranspose2d):
         self, input: Tensor, output_size: list[int] | None, activation: Activation | None, negative_slope: float
     ) -> Tensor:
         output_padding = output_padding_for(self, input, output_size)
-        return ops.conv_transpose2d(
-            input,
-            self.weight,
-            self.bias,
-            cast(_Pair, self.stride),
-            cast(_Pair, self.padding),
-            cast(_Pair, output_padding),
-            self.groups,
-            cast(_Pair, self.dilation),
-            crop=cast(tuple[int, int, int, int] | None, self.crop),
-            activation=activation,
-            negative_slope=negative_slope,
+        geometry = self.stride, self.padding, tuple(output_padding), self.dilation, self.crop
+        return conv_transpose2d_of_layer(
+            input, self.weight, self.bias, self.groups, activation, negative_slope, *geometry
         )
 
     def extra_repr(self) -> str:

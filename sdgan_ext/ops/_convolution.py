@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .. import _C
-from .._torch_internals import on_saved, saved_tensor_hooks, transformed, without_autocast_key
+from .._torch_internals import on_saved, plain_eager, saved_tensor_hooks, transformed, without_autocast_key
 from . import reference
 from ._autograd import add_grads, differentiable
-from ._checks import check_choice, check_like, check_tensor
-from ._enums import ACTIVATIONS, DTYPES
+from ._checks import FLOATS, check_choice, check_like, check_tensor
+from ._enums import ACTIVATIONS, DTYPES, Activation
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
@@ -150,6 +152,12 @@ _MOST = 2**30  # the kernels' positions fit 32 bits
 
 def integers(name: str, value: object, count: int, *, at_least: int) -> list[int]:
     """An int, repeated, or a sequence of ``count`` ints."""
+    if type(value) is tuple and len(value) == count:  # quick where all is well, as layers have it
+        for n in value:
+            if type(n) is not int or not at_least <= n < _MOST:
+                break
+        else:
+            return list(value)
     numbers: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value] * count
     for n in numbers:
         if not isinstance(n, _INTEGER) or isinstance(n, bool):
@@ -186,34 +194,35 @@ def check_arguments(
     check_choice("activation", activation, ACTIVATIONS)
     check_tensor("input", input, runs=runs)
     check_tensor("weight", weight, dim=4, runs=runs)
-    if input.dim() not in (3, 4):
-        raise ValueError(f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(input.shape)}")
-    integers("groups", groups, 1, at_least=1)
-    first, second = weight.shape[0], weight.shape[1] * groups
+    shape, kernel = input.shape, weight.shape
+    if len(shape) not in (3, 4):
+        raise ValueError(f"input must be [N, C, H, W] or [C, H, W], got shape {tuple(shape)}")
+    if groups != 1 or type(groups) is not int:
+        integers("groups", groups, 1, at_least=1)
+    first, second = kernel[0], kernel[1] * groups
     takes, makes = (first, second) if transposed else (second, first)
-    channels = input.shape[-3]
-    if weight.shape[0] % groups:
-        raise ValueError(f"groups is {groups}; it must divide the first size of weight, {weight.shape[0]}")
-    if min(weight.shape) == 0:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; no size may be 0")
+    channels = shape[-3]
+    if first % groups:
+        raise ValueError(f"groups is {groups}; it must divide the first size of weight, {first}")
+    if min(kernel) == 0:
+        raise ValueError(f"weight has shape {tuple(kernel)}; no size may be 0")
     if channels != takes:
         raise ValueError(
-            f"input has {channels} channels; weight of shape {tuple(weight.shape)} with groups {groups} takes {takes}"
+            f"input has {channels} channels; weight of shape {tuple(kernel)} with groups {groups} takes {takes}"
         )
+    check_like("weight", weight, "input", input)
     if bias is not None:
         check_tensor("bias", bias, dim=1)
         if bias.shape[0] != makes:
             raise ValueError(f"bias has shape {tuple(bias.shape)}; the output has {makes} channels")
-    check_like("weight", weight, "input", input)
-    if bias is not None:
         check_like("bias", bias, "input", input)
 
 
-def check_output_size(input: Tensor, weight: Tensor, size: tuple[int, int]) -> None:
-    if min(input.shape[-2:]) < 1 or min(size) < 1:
+def check_output_size(size: Sequence[int], kernel: Sequence[int], output: Sequence[int]) -> None:
+    if min(size) < 1 or min(output) < 1:
         raise ValueError(
-            f"input of size {tuple(input.shape[-2:])} with a kernel of {tuple(weight.shape[2:])} gives an output of "
-            f"size {tuple(size)}; no size may be below 1"
+            f"input of size {tuple(size)} with a kernel of {tuple(kernel)} gives an output of size {tuple(output)}; no "
+            "size may be below 1"
         )
 
 
@@ -222,6 +231,45 @@ def call(op: Callable[..., Any], input: Tensor, *args: Any) -> Tensor:
     if input.dim() == 3:
         return op(input.unsqueeze(0), *args)[0].squeeze(0)
     return op(input, *args)[0]
+
+
+def of_layer(
+    public: Callable[..., Tensor], op: Callable[..., Any], geometry: Callable[..., Any], *, transposed: bool
+) -> Callable[..., Tensor]:
+    """``public`` as a function of (input, weight, bias, groups, activation, negative_slope, *geometry) that keeps what
+    it has found of a geometry. Whatever is not as usual ``public`` itself computes, or refuses.
+    """
+    known = functools.lru_cache(maxsize=4096)(geometry)
+    names = tuple(inspect.signature(geometry).parameters)[2:]
+
+    def of_layer(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        groups: int,
+        activation: Activation | None,
+        negative_slope: float,
+        *where: Any,
+    ) -> Tensor:
+        if plain_eager():
+            shape, kernel, dtype = input.shape, weight.shape, input.dtype
+            if (
+                len(shape) == 4
+                and shape[1] == (kernel[0] if transposed else kernel[1] * groups)
+                and dtype in FLOATS
+                and weight.dtype is dtype
+                and (bias is None or bias.dtype is dtype)
+                and input.is_cpu
+                and weight.is_cpu
+            ):
+                settings = *known(shape[2:], kernel[2:], *where), groups, ACTIVATIONS[activation], negative_slope
+                return op(input, weight, bias, *settings)[0]
+        options = dict(zip(names, where, strict=True))
+        return public(
+            input, weight, bias, groups=groups, activation=activation, negative_slope=negative_slope, **options
+        )
+
+    return of_layer
 
 
 def conv_size(

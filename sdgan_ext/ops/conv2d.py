@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from . import _convolution
@@ -50,28 +52,32 @@ def conv2d(
     Source: the product of the Winograd kernels: Lavin & Gray 2016; all algorithms: docs/ops/conv.md.
     """
     _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    geometry = _geometry(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
+    settings = *geometry, groups, ACTIVATIONS[activation], float(negative_slope)
+    return _convolution.call(_conv2d, input, weight, bias, *settings)
+
+
+def _geometry(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, ...] | str,
+    dilation: int | tuple[int, int],
+) -> tuple[list[int], list[int], list[int]]:
+    """Stride, sides and dilation of an image of ``size``, checked."""
     strides = _convolution.integers("stride", stride, 2, at_least=1)
     dilations = _convolution.integers("dilation", dilation, 2, at_least=1)
     if padding == "valid":
         sides = [0, 0, 0, 0]
     elif padding == "same":
-        sides = _convolution.same_padding(weight.shape[2:], strides, dilations)
+        sides = _convolution.same_padding(kernel, strides, dilations)
     else:
         sides = _convolution.sides("padding", padding)
-    size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], strides, sides, dilations)
-    _convolution.check_output_size(input, weight, size)
-    return _convolution.call(
-        _conv2d,
-        input,
-        weight,
-        bias,
-        strides,
-        sides,
-        dilations,
-        groups,
-        ACTIVATIONS[activation],
-        float(negative_slope),
-    )
+    _convolution.check_output_size(size, kernel, _convolution.conv_size(size, kernel, strides, sides, dilations))
+    return strides, sides, dilations
 
 
 _conv2d = _convolution.register("conv2d", transposed=False)
+
+#: :func:`conv2d` for layers, which call it with the same geometry again and again.
+conv2d_of_layer = _convolution.of_layer(conv2d, _conv2d, _geometry, transposed=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from . import _convolution
@@ -54,6 +56,21 @@ def conv_transpose2d(
     Source: Zeiler et al. 2010 (deconvolutional networks); all algorithms: docs/ops/conv.md.
     """
     _convolution.check_arguments(input, weight, bias, groups, activation, transposed=True)
+    geometry = _geometry(input.shape[-2:], weight.shape[2:], stride, padding, output_padding, dilation, crop)
+    settings = *geometry, groups, ACTIVATIONS[activation], float(negative_slope)
+    return _convolution.call(_conv_transpose2d, input, weight, bias, *settings)
+
+
+def _geometry(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    output_padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    crop: tuple[int, int, int, int] | None,
+) -> tuple[list[int], list[int], list[int]]:
+    """Stride, sides and dilation of an image of ``size``, checked."""
     strides = _convolution.integers("stride", stride, 2, at_least=1)
     dilations = _convolution.integers("dilation", dilation, 2, at_least=1)
     pads = _convolution.integers("padding", padding, 2, at_least=0)
@@ -70,20 +87,12 @@ def conv_transpose2d(
         )
     else:
         sides = _convolution.integers("crop", crop, 4, at_least=0)
-    size = _convolution.conv_transpose_size(input.shape[-2:], weight.shape[2:], strides, sides, dilations)
-    _convolution.check_output_size(input, weight, size)
-    return _convolution.call(
-        _conv_transpose2d,
-        input,
-        weight,
-        bias,
-        strides,
-        sides,
-        dilations,
-        groups,
-        ACTIVATIONS[activation],
-        float(negative_slope),
-    )
+    full = _convolution.conv_transpose_size(size, kernel, strides, sides, dilations)
+    _convolution.check_output_size(size, kernel, full)
+    return strides, sides, dilations
 
 
 _conv_transpose2d = _convolution.register("conv_transpose2d", transposed=True)
+
+#: :func:`conv_transpose2d` for layers, which call it with the same geometry again and again.
+conv_transpose2d_of_layer = _convolution.of_layer(conv_transpose2d, _conv_transpose2d, _geometry, transposed=True)

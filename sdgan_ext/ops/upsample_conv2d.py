@@ -66,7 +66,7 @@ def upsample_conv2d(
         raise ValueError(f"padding is {padding!r}; it must be smaller than the kernel, {tuple(kernel)}")
     upsampled = [2 * size for size in input.shape[-2:]]
     size = _convolution.conv_size(upsampled, kernel, (1, 1), pads, (1, 1))
-    _convolution.check_output_size(input, weight, size)
+    _convolution.check_output_size(input.shape[-2:], kernel, size)
     return _convolution.call(
         _conv_transpose2d,
         input,
