@@ -1,14 +1,26 @@
 """upsample_conv2d against its reference: borders, both derivatives, groups, layouts, refusals."""
 
+import importlib
+
 import convolution_cases as cases
 import pytest
 import torch
 import torch.nn.functional as F
 
+import sdgan_ext as sd
 from sdgan_ext import ops
 from sdgan_ext.ops import reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "transposed")
+MODULE = importlib.import_module("sdgan_ext.ops.upsample_conv2d")
+
+
+@pytest.fixture(params=[True, False], ids=["transposed", "upsampled"])
+def transposed(request, monkeypatch):
+    """Both ways to compute it, whatever the size."""
+    monkeypatch.setattr(MODULE, "_pays", lambda input, weight: request.param)
+    return request.param
+
 
 GEOMETRIES = [  # padding, kernel
     ("same", (3, 3)),
@@ -74,6 +86,25 @@ def test_activations_and_dtypes(channels, activation, dtype):
                 cases.check_against_reference(
                     ops.upsample_conv2d, reference.upsample_conv2d, given, activation=activation
                 )
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "way"),
+    [
+        ((1, 64, 24, 24), 64, "conv_transpose2d"),
+        ((64, 24, 24), 64, "conv_transpose2d"),
+        ((16, 64, 20, 20), 64, "conv2d"),  # the sums over the weight cost more than they save, in one image
+        ((1, 8, 32, 32), 8, "conv2d"),
+    ],
+)
+def test_small_images_are_upsampled(shape, channels, way, monkeypatch):
+    monkeypatch.undo()
+    weight, bias = torch.randn(channels, shape[-3], 3, 3), torch.randn(channels)
+    for dtype in (torch.float32, torch.bfloat16):
+        (row,) = sd.explain(
+            lambda x, w, b: ops.upsample_conv2d(x, w, b), torch.randn(shape).to(dtype), weight.to(dtype), bias.to(dtype)
+        )
+        assert row.op == (way if dtype == torch.float32 else "conv2d")
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
