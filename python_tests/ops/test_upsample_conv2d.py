@@ -93,8 +93,10 @@ def test_activations_and_dtypes(channels, activation, dtype):
     [
         ((1, 64, 24, 24), 64, "conv_transpose2d"),
         ((64, 24, 24), 64, "conv_transpose2d"),
+        ((1, 64, 32, 32), 3, "conv_transpose2d"),
         ((16, 64, 20, 20), 64, "conv2d"),  # the sums over the weight cost more than they save, in one image
-        ((1, 8, 32, 32), 8, "conv2d"),
+        ((1, 64, 24, 24), 3, "conv2d"),
+        ((1, 8, 64, 64), 8, "conv2d"),
     ],
 )
 def test_small_images_are_upsampled(shape, channels, way, monkeypatch):

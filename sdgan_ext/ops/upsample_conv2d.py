@@ -96,9 +96,9 @@ def upsample_conv2d(
     )
 
 
-#: Pixels of an image, and those times pairs of channels, from which on the sums over the weight are paid for by what
-#: they save. Measured from 8 to 512 channels: docs/ops/upsample_conv2d.md.
-_LEAST_PIXELS, _LEAST_PRODUCTS = 512, 2**19
+#: Pixels of an image, those times pairs of channels, and channels of the wider side, from which on the sums over the
+#: weight cost less than they save. Measured from 3 to 512 channels: docs/ops/upsample_conv2d.md.
+_LEAST_PIXELS, _LEAST_PRODUCTS, _LEAST_CHANNELS = 512, 2**17, 16
 
 
 def _pays(input: Tensor, weight: Tensor) -> bool:
@@ -112,6 +112,7 @@ def _pays(input: Tensor, weight: Tensor) -> bool:
         and isinstance(width, int)
         and height * width >= _LEAST_PIXELS
         and height * width * weight.shape[0] * weight.shape[1] >= _LEAST_PRODUCTS
+        and max(weight.shape[:2]) >= _LEAST_CHANNELS
     )
 
 
