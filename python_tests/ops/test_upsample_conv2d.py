@@ -18,7 +18,7 @@ MODULE = importlib.import_module("sdgan_ext.ops.upsample_conv2d")
 @pytest.fixture(params=[True, False], ids=["transposed", "upsampled"])
 def transposed(request, monkeypatch):
     """Both ways to compute it, whatever the size."""
-    monkeypatch.setattr(MODULE, "_pays", lambda input, weight: request.param)
+    monkeypatch.setattr(MODULE, "_pays", lambda input, weight, groups: request.param)
     return request.param
 
 
@@ -89,24 +89,24 @@ def test_activations_and_dtypes(channels, activation, dtype):
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels", "way"),
+    ("shape", "channels", "groups", "way"),
     [
-        ((1, 64, 24, 24), 64, "conv_transpose2d"),
-        ((64, 24, 24), 64, "conv_transpose2d"),
-        ((1, 64, 32, 32), 3, "conv_transpose2d"),
-        ((16, 64, 20, 20), 64, "conv2d"),  # the sums over the weight cost more than they save, in one image
-        ((1, 64, 24, 24), 3, "conv2d"),
-        ((1, 8, 64, 64), 8, "conv2d"),
+        ((1, 64, 24, 24), 64, 1, "conv_transpose2d"),
+        ((64, 24, 24), 64, 1, "conv_transpose2d"),
+        ((1, 64, 32, 32), 3, 1, "conv_transpose2d"),
+        ((1, 64, 32, 32), 64, 4, "conv_transpose2d"),
+        ((16, 64, 20, 20), 64, 1, "conv2d"),
+        ((1, 64, 24, 24), 3, 1, "conv2d"),
+        ((1, 8, 64, 64), 8, 1, "conv2d"),
+        ((1, 64, 64, 64), 64, 64, "conv2d"),
     ],
 )
-def test_small_images_are_upsampled(shape, channels, way, monkeypatch):
+def test_where_the_transposed_convolution_pays(shape, channels, groups, way, monkeypatch):
     monkeypatch.undo()
-    weight, bias = torch.randn(channels, shape[-3], 3, 3), torch.randn(channels)
-    for dtype in (torch.float32, torch.bfloat16):
-        (row,) = sd.explain(
-            lambda x, w, b: ops.upsample_conv2d(x, w, b), torch.randn(shape).to(dtype), weight.to(dtype), bias.to(dtype)
-        )
-        assert row.op == (way if dtype == torch.float32 else "conv2d")
+    given = torch.randn(shape), torch.randn(channels, shape[-3] // groups, 3, 3), torch.randn(channels)
+    for dtype, op in ((torch.float32, way), (torch.bfloat16, "conv2d")):
+        (row,) = sd.explain(lambda x, w, b: ops.upsample_conv2d(x, w, b, groups=groups), *(t.to(dtype) for t in given))
+        assert row.op == op
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

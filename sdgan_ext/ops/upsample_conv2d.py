@@ -70,7 +70,7 @@ def upsample_conv2d(
     upsampled = [2 * size for size in input.shape[-2:]]
     size = _convolution.conv_size(upsampled, kernel, (1, 1), pads, (1, 1))
     _convolution.check_output_size(input, weight, size)
-    if not _pays(input, weight):
+    if not _pays(input, weight, groups):
         image = input if input.dim() == 4 else input.unsqueeze(0)
         y = conv2d(
             F.interpolate(image, scale_factor=2, mode="nearest"),
@@ -96,12 +96,12 @@ def upsample_conv2d(
     )
 
 
-#: Pixels of an image, those times pairs of channels, and channels of the wider side, from which on the sums over the
-#: weight cost less than they save. Measured from 3 to 512 channels: docs/ops/upsample_conv2d.md.
-_LEAST_PIXELS, _LEAST_PRODUCTS, _LEAST_CHANNELS = 512, 2**17, 16
+#: Pixels of an image, those times pairs of channels, and a group's channels on its wider side, from which on the sums
+#: over the weight cost less than they save. Measured from 3 to 512 channels: docs/ops/upsample_conv2d.md.
+_LEAST_PIXELS, _LEAST_PRODUCTS, _LEAST_CHANNELS = 512, 3 * 2**16, 16
 
 
-def _pays(input: Tensor, weight: Tensor) -> bool:
+def _pays(input: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether the transposed convolution is the faster one. The batch is not asked for: it may be dynamic."""
     height, width = input.shape[-2:]
     return (
@@ -112,7 +112,7 @@ def _pays(input: Tensor, weight: Tensor) -> bool:
         and isinstance(width, int)
         and height * width >= _LEAST_PIXELS
         and height * width * weight.shape[0] * weight.shape[1] >= _LEAST_PRODUCTS
-        and max(weight.shape[:2]) >= _LEAST_CHANNELS
+        and max(weight.shape[0] // groups, weight.shape[1]) >= _LEAST_CHANNELS
     )
 
 
