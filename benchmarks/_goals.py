@@ -22,7 +22,7 @@ class Goal:
 FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
 CONV_T_4 = r"(16|32) x (512->256 4x4 s2 @8|256->128 4x4 s2 @16|128->64 4x4 s2 @32) relu"
 CONVS = r"(16|32|64) x (64->128|128->256|256->512) [45]x[45] s2 .*|64 x 128->128 5x5 s2 @14 relu"
-UPSAMPLED = r"1 x (512->512 3x3 @64|256->256 3x3 @128)"
+UPSAMPLED = r"1 x (512->512 3x3 s1 @64|256->256 3x3 s1 @128)"
 GOALS = [
     Goal("ConvT 4x4 s2, 512-256-128-64", "conv_transpose2d", CONV_T_4, FORWARD, 1.5),
     Goal("ConvT 4x4 s2, 512-256-128-64", "conv_transpose2d", CONV_T_4, BOTH, 1.35),

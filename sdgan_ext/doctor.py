@@ -120,6 +120,11 @@ def _cases() -> Iterator[tuple[str, Callable[..., Any], tuple[torch.Tensor, ...]
         (image, random(3, 5, 5, 5), random(5)),
     )
     yield (
+        "upsample_conv2d",
+        lambda f, x, w, b: f.upsample_conv2d(x, w, b, activation="silu"),
+        (image, random(5, 3, 3, 3), random(5)),
+    )
+    yield (
         "batch_norm",
         lambda f, x, w, b: f.batch_norm(x, torch.zeros_like(w), torch.ones_like(w), w, b, True, activation="relu"),
         (image, random(3), random(3)),

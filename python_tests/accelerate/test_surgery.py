@@ -484,7 +484,7 @@ def test_quantisation_says_what_to_do():
 
     def quantised(model):
         model = nn.Sequential(quantization.QuantStub(), model, quantization.DeQuantStub()).eval()
-        model.qconfig = quantization.get_default_qconfig("fbgemm")
+        model.qconfig = quantization.default_qconfig
         model = quantization.prepare(model)
         model(X)
         return quantization.convert(model)

@@ -31,6 +31,7 @@ def test_a_convolution_is_compared_in_both_layouts_forward_and_with_backward(cap
     "words",
     [
         "conv2d --shape 2 3 9 8 --out 4 --kernel 3 5 --stride 1 2 --padding 1 0 2 1",
+        "upsample_conv2d --shape 2 3 5 4 --out 4 --kernel 3 4 --activation silu",
         "batch_norm --shape 4 3 5 5 --activation silu",
         "batch_norm --shape 8 6",
         "discriminator_loss --shape 8 1 --objective hinge",
@@ -72,6 +73,10 @@ def test_every_operation(words, capsys):
         ("sample_gaussian --shape 0 5", "--shape is 0x5; no size may be below 1"),
         ("sample_gaussian --shape 4 5 --seconds -1", "--seconds is -1.0; it must be above 0"),
         ("sample_gaussian --shape 4 5 --threads 0", "--threads is 0; it must be at least 1"),
+        (
+            "upsample_conv2d --shape 1 2 9 9 --out 4 --kernel 3 --padding 1",
+            "--padding is not a flag of upsample_conv2d",
+        ),
         ("batch_norm --shape 1 3", "batch_norm cannot do this"),
         ("batch_norm --shape 4 3 5", "--shape is 4x3x5; batch_norm takes N C or N C H W"),
     ],

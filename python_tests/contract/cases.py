@@ -165,6 +165,7 @@ def _convolutions():
     cases += _conv(conv, "1 to 64", (3, 1, 12, 11), (5, 5), 64, "leaky_relu", stride=2, padding=(1, 2, 1, 2))
     cases += _conv(conv, "one pixel", (5, 32, 1, 1), (1, 1), 16, "relu", short=False)
     upsampled = "upsample_conv2d"
+    cases += _conv(upsampled, "3x3 as transposed", (1, 23, 24, 23), (3, 3), 42, "silu")
     cases += _conv(upsampled, "3x3", (2, 20, 5, 4), (3, 3), 33, "silu")
     cases += _conv(upsampled, "64 to 3", (2, 64, 5, 6), (3, 3), 3, "leaky_relu")
     cases += _conv(upsampled, "5x5 groups", (2, 12, 3, 5), (5, 5), 8, "tanh", groups=2, padding=(2, 1), short=False)

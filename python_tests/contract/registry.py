@@ -47,7 +47,7 @@ class Operation:
 _SMALL = {
     "conv2d": "to 3, then silu",
     "conv_transpose2d": "5x5 s2 Keras",
-    "upsample_conv2d": "3x3",
+    "upsample_conv2d": "3x3 as transposed",
     "batch_norm": "4x18x5x5 training tanh",
     "discriminator_loss": "7 relativistic",
     "generator_loss": "7 relativistic",

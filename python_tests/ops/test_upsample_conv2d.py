@@ -1,14 +1,26 @@
 """upsample_conv2d against its reference: borders, both derivatives, groups, layouts, refusals."""
 
+import importlib
+
 import convolution_cases as cases
 import pytest
 import torch
 import torch.nn.functional as F
 
+import sdgan_ext as sd
 from sdgan_ext import ops
 from sdgan_ext.ops import reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "transposed")
+MODULE = importlib.import_module("sdgan_ext.ops.upsample_conv2d")
+
+
+@pytest.fixture(params=[True, False], ids=["transposed", "upsampled"])
+def transposed(request, monkeypatch):
+    """Both ways to compute it, whatever the size."""
+    monkeypatch.setattr(MODULE, "_pays", lambda input, weight, groups: request.param)
+    return request.param
+
 
 GEOMETRIES = [  # padding, kernel
     ("same", (3, 3)),
@@ -74,6 +86,27 @@ def test_activations_and_dtypes(channels, activation, dtype):
                 cases.check_against_reference(
                     ops.upsample_conv2d, reference.upsample_conv2d, given, activation=activation
                 )
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "groups", "way"),
+    [
+        ((1, 64, 24, 24), 64, 1, "conv_transpose2d"),
+        ((64, 24, 24), 64, 1, "conv_transpose2d"),
+        ((1, 64, 32, 32), 3, 1, "conv_transpose2d"),
+        ((1, 64, 32, 32), 64, 4, "conv_transpose2d"),
+        ((16, 64, 20, 20), 64, 1, "conv2d"),
+        ((1, 64, 24, 24), 3, 1, "conv2d"),
+        ((1, 8, 64, 64), 8, 1, "conv2d"),
+        ((1, 64, 64, 64), 64, 64, "conv2d"),
+    ],
+)
+def test_where_the_transposed_convolution_pays(shape, channels, groups, way, monkeypatch):
+    monkeypatch.undo()
+    given = torch.randn(shape), torch.randn(channels, shape[-3] // groups, 3, 3), torch.randn(channels)
+    for dtype, op in ((torch.float32, way), (torch.bfloat16, "conv2d")):
+        (row,) = sd.explain(lambda x, w, b: ops.upsample_conv2d(x, w, b, groups=groups), *(t.to(dtype) for t in given))
+        assert row.op == op
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

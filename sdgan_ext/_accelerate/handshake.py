@@ -64,7 +64,7 @@ class Link:
 
     @classmethod
     def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module) -> Link:
-        """Of two modules in what :func:`make_scope` has made a scope, which is told of it."""
+        """Of two modules in what :func:`make_scope` has made a scope, which keeps it."""
         names = {module: tuple(name.split(".")) for name, module in scope.named_modules()}
         pair = cls(names[layer], names[activation])
         scope.__dict__[_LINKS].append(pair)

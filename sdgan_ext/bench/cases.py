@@ -170,32 +170,36 @@ def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = Fa
     )
 
 
-def upsample_conv_case(
-    into: int, out: int, size: int, batch: int = 1, *, kernel: int = 3, activation: str | None = None, **options
-) -> Case:
-    """Of an odd kernel, with the padding that keeps the size; the work is that of the transposed convolution."""
-    conv = Conv(False, into, out, size, kernel, 1, kernel // 2, activation)
-    transposed = Conv(True, into, out, size, kernel + 1, 2, kernel // 2, activation)
+def upsample_conv_case(conv: Conv, batch: int, dtype: str = "float32", **options) -> Case:
+    """``conv``: what follows the upsampling; its size is that of the image before it, its padding always "same".
+
+    The work is that of the transposed convolution.
+    """
+    kernel = conv.kernel if isinstance(conv.kernel, tuple) else (conv.kernel, conv.kernel)
+    crop = tuple(side for k in kernel for side in (k // 2, (k - 1) // 2))
+    taps = tuple(k + 1 for k in kernel)
+    transposed = Conv(True, conv.into, conv.out, conv.size, taps, 2, crop, conv.activation)
 
     def stock(x, weight, bias):
-        y = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, 1, kernel // 2)
-        return _STOCK[activation](y)
+        y = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding="same")
+        return _STOCK[conv.activation](y)
 
     def ours(x, weight, bias):
-        return ops.upsample_conv2d(x, weight, bias, activation=activation)
+        return ops.upsample_conv2d(x, weight, bias, activation=conv.activation)
 
     def build():
-        tensors = tensors_of(conv, batch, torch.float32)
+        tensors = tensors_of(conv, batch, getattr(torch, dtype))
         plain, last = (in_format(f, tensors) for f in (torch.contiguous_format, torch.channels_last))
         return {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last)}
 
     return Case(
         "upsample_conv2d",
-        f"{batch} x {into}->{out} {kernel}x{kernel} @{size} {activation or ''}".strip(),
+        f"{batch} x {conv}",
         build,
         (EAGER, CHANNELS_LAST, OURS),
-        work=lambda passes: transposed.work(batch, 4, passes),
-        explain=lambda inputs: kernels_of(transposed, inputs[0], torch.empty(into, out, kernel + 1, kernel + 1)),
+        dtype,
+        work=lambda passes: transposed.work(batch, _bytes(dtype), passes),
+        explain=lambda inputs: kernels_of(transposed, inputs[0], inputs[1].new_empty(conv.into, conv.out, *taps)),
         **options,
     )
 

@@ -18,6 +18,7 @@ _CONV = ("out", "kernel", "stride", "padding", "activation")
 OPS = {
     "conv2d": _CONV,
     "conv_transpose2d": (*_CONV, "output_padding"),
+    "upsample_conv2d": ("out", "kernel", "activation"),
     "batch_norm": ("activation",),
     "discriminator_loss": ("objective",),
     "generator_loss": (),
@@ -84,7 +85,7 @@ def _case(arguments: argparse.Namespace) -> cases.Case:
         raise ConfigError(f"--shape is {cases.sizes(shape)}; no size may be below 1")
     if not 0 < arguments.seconds < math.inf:
         raise ConfigError(f"--seconds is {arguments.seconds}; it must be above 0")
-    if op in ("conv2d", "conv_transpose2d"):
+    if op in ("conv2d", "conv_transpose2d", "upsample_conv2d"):
         return _conv_case(arguments, shape)
     if op == "batch_norm":
         if len(shape) not in (2, 4):
@@ -111,6 +112,9 @@ def _conv_case(arguments: argparse.Namespace, shape: tuple[int, ...]) -> cases.C
     if arguments.out < 1:
         raise ConfigError(f"--out is {arguments.out}; it must be at least 1")
     kernel = _pair("kernel", arguments.kernel, 1)
+    if arguments.op == "upsample_conv2d":
+        conv = Conv(False, shape[1], arguments.out, (shape[2], shape[3]), kernel, activation=arguments.activation)
+        return cases.upsample_conv_case(conv, shape[0], arguments.dtype)
     conv = Conv(
         transposed,
         shape[1],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _convolution
 from ._enums import ACTIVATIONS, Activation
+from .conv2d import conv2d
 from .conv_transpose2d import _conv_transpose2d
 
 __all__ = ["upsample_conv2d"]
@@ -23,10 +25,11 @@ def upsample_conv2d(
     activation: Activation | None = None,
     negative_slope: float = 0.2,
 ) -> Tensor:
-    """Nearest upsampling by 2 and a convolution, with bias and activation, as one transposed convolution of stride 2.
+    """Nearest upsampling by 2 and a convolution, with bias and activation: one transposed convolution of stride 2.
 
-    The upsampled image is never made, and pixels that are equal are added up in the weight: 3x3 takes 16
-    multiplications instead of 36, and fewer where a Winograd kernel runs; 5x5 takes 36 instead of 100.
+    The upsampled image is not made, and what meets equal pixels is added up in the weight: 3x3 takes 16 multiplications
+    instead of 36, and fewer where a Winograd kernel runs; 5x5 takes 36 instead of 100. So it is on the CPU, in float32
+    and float64, for images that are not small; elsewhere it is an upsampling and :func:`conv2d`.
 
     Equivalent to, for symmetric padding and ``activation="silu"``::
 
@@ -67,6 +70,18 @@ def upsample_conv2d(
     upsampled = [2 * size for size in input.shape[-2:]]
     size = _convolution.conv_size(upsampled, kernel, (1, 1), pads, (1, 1))
     _convolution.check_output_size(input.shape[-2:], kernel, size)
+    if not _pays(input, weight, groups):
+        image = input if input.dim() == 4 else input.unsqueeze(0)
+        y = conv2d(
+            F.interpolate(image, scale_factor=2, mode="nearest"),
+            weight,
+            bias,
+            padding=tuple(pads),
+            groups=groups,
+            activation=activation,
+            negative_slope=negative_slope,
+        )
+        return y if input.dim() == 4 else y.squeeze(0)
     return _convolution.call(
         _conv_transpose2d,
         input,
@@ -78,6 +93,26 @@ def upsample_conv2d(
         groups,
         ACTIVATIONS[activation],
         float(negative_slope),
+    )
+
+
+#: Pixels of an image, those times pairs of channels, and a group's channels on its wider side, from which on the sums
+#: over the weight cost less than they save. Measured from 3 to 512 channels: docs/ops/upsample_conv2d.md.
+_LEAST_PIXELS, _LEAST_PRODUCTS, _LEAST_CHANNELS = 512, 3 * 2**16, 16
+
+
+def _pays(input: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether the transposed convolution is the faster one. The batch is not asked for: it may be dynamic."""
+    height, width = input.shape[-2:]
+    return (
+        input.is_cpu
+        and input.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and isinstance(height, int)  # and no symbol: an export would be for one side of the comparison
+        and isinstance(width, int)
+        and height * width >= _LEAST_PIXELS
+        and height * width * weight.shape[0] * weight.shape[1] >= _LEAST_PRODUCTS
+        and max(weight.shape[0] // groups, weight.shape[1]) >= _LEAST_CHANNELS
     )
 
 
