@@ -1,6 +1,7 @@
 """upsample_conv2d against its reference: borders, both derivatives, groups, layouts, refusals."""
 
 import importlib
+import os
 
 import convolution_cases as cases
 import pytest
@@ -162,7 +163,10 @@ def test_without_weight_gradients():
     assert x.grad.abs().sum() > 0 and w.grad is None and b.grad is None
 
 
-@pytest.mark.parametrize("channels", [(1, 32), (40, 3), (32, 32)])
+by_winograd = pytest.mark.skipif(bool(os.environ.get("SDGAN_TEST_NATIVE")), reason="Winograd's kernels are the CPU's")
+
+
+@pytest.mark.parametrize("channels", [(1, 32), (40, 3), pytest.param((32, 32), marks=by_winograd)])
 def test_same_bits_for_any_number_of_threads(channels):
     given = tensors(*channels, (3, 3), size=(10, 10), batch=37, dtype=torch.float32)
 
