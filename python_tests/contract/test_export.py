@@ -105,6 +105,7 @@ LAYER_KINDS = {
     "Conv2d": lambda **how: sdnn.Conv2d(3, 5, 4, 2, 1, **how),
     "ConvTranspose2d": lambda **how: sdnn.ConvTranspose2d(3, 5, 4, 2, 1, **how),
     "BatchNorm2d": lambda **how: trained(sdnn.BatchNorm2d(3, **how)),
+    "GroupNorm": lambda **how: trained(sdnn.GroupNorm(3, 3, **how)),
 }
 
 
@@ -137,6 +138,7 @@ GEOMETRIES = [
     sdnn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1),
     sdnn.ConvTranspose2d(3, 6, (3, 2), (2, 3), groups=3, dilation=2, bias=False),
     sdnn.BatchNorm2d(3, affine=False),
+    sdnn.GroupNorm(1, 3, affine=False),
 ]
 
 

@@ -15,6 +15,8 @@ LAYERS = {
     "Conv2d-no_bias": (sdnn.Conv2d, nn.Conv2d, (4, 6, 3, 1, 0, 1, 2, False)),
     "ConvTranspose2d": (sdnn.ConvTranspose2d, nn.ConvTranspose2d, (4, 6, 4, 2, 1)),
     "BatchNorm2d": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4,)),
+    "GroupNorm": (sdnn.GroupNorm, nn.GroupNorm, (2, 4)),
+    "GroupNorm-plain": (sdnn.GroupNorm, nn.GroupNorm, (2, 4, 1e-4, False)),
     "BatchNorm2d-plain": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4, 1e-4, None, False)),
 }
 each_layer = pytest.mark.parametrize("kinds", LAYERS.values(), ids=LAYERS)

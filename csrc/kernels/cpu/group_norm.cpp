@@ -17,7 +17,7 @@
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-// Calls body(column, count) for vectors that cover the columns; count < lanes in the last one only.
+// Calls body(column, count) for vectors that cover the columns, each once; count < lanes in the last one only.
 template <class T, class Body>
 SDGAN_INLINE void for_columns(int64_t columns, Body body) {
   int64_t c = 0;
@@ -205,7 +205,7 @@ void map_slice(const GroupNormParams& p, A activation, int64_t slice) {
     const Affine<T> affine = affine_of_plane<T>(p, slice / p.channels, slice % p.channels);
     const S* input = static_cast<const S*>(p.input) + slice * p.length;
     S* output = static_cast<S*>(p.output) + slice * p.length;
-    for_contiguous<T>(p.length, [&](auto, int64_t i, int count, Mask<T>) SDGAN_BODY {
+    for_columns<T>(p.length, [&](int64_t i, int count) SDGAN_BODY {
       write<S>(output, i, count, activate<Math>(activation, affine(read<S>(input, i, count)), negative_slope));
     });
   }
@@ -341,9 +341,8 @@ void backward_map_slice(const GroupNormBackwardParams& p, A activation, int64_t 
     const Affine<T> affine = affine_of_plane<T>(p, image, channel);
     const double* factors = p.factors + (image * p.groups + channel / p.group_channels()) * 2;
     const Vec<T> shift = splat(static_cast<T>(factors[0])), tilt = splat(static_cast<T>(factors[1]));
-    for_contiguous<T>(p.length, [&](auto, int64_t i, int count, Mask<T>) SDGAN_BODY {
-      map(slice * p.length, i, count, affine, shift, tilt);
-    });
+    for_columns<T>(p.length,
+                   [&](int64_t i, int count) SDGAN_BODY { map(slice * p.length, i, count, affine, shift, tilt); });
   }
 }
 
