@@ -43,7 +43,8 @@ struct GroupNormShape {
   static constexpr int64_t kBlock = 32768;   // elements of a block of rows, about
   static constexpr int64_t kMostRows = 256;  // of a block: what is summed in float is short
   static constexpr int64_t kLeastRows = 16;
-  static constexpr int64_t kFactorPad = 16;  // vectors reach behind the columns
+  static constexpr int64_t kPlaneBlock = 4096;  // elements of a block of planes
+  static constexpr int64_t kFactorPad = 16;     // vectors reach behind the columns
 
   SDGAN_HD int64_t group_channels() const { return channels / groups; }
   SDGAN_HD int64_t group_size() const { return group_channels() * length; }  // n
@@ -69,8 +70,8 @@ struct GroupNormParams : GroupNormShape {
   void* mean_out = nullptr;  // [N, G]; mean and rstd point here too
   void* rstd_out = nullptr;  // [N, G]
 
-  // Blocks whose sums a group is made of: blocks of rows, or kSlice elements. partial is [N, blocks(), G, 2].
-  int64_t blocks() const { return in_rows ? row_blocks() : slices(group_size()); }
+  // Blocks whose sums a group is made of: blocks of rows, or kPlaneBlock elements. partial is [N, blocks(), G, 2].
+  int64_t blocks() const { return in_rows ? row_blocks() : (group_size() + kPlaneBlock - 1) / kPlaneBlock; }
   int64_t partial_count() const { return all_groups() * blocks() * 2; }
   int64_t reduce_slices() const { return batch * blocks() * (in_rows ? 1 : groups); }
   int64_t cuda_partial_count() const { return batch * 2 * cuda_tiles().tiles_down * channels; }

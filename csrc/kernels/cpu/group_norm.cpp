@@ -116,23 +116,28 @@ void row_statistics(const GroupNormParams& p, int64_t slice, compute_t<S>* scrat
   T* sum = scratch + stride;
   T* squares = scratch + 2 * stride;
   std::fill(sum, sum + 2 * stride, T(0));
-  for_columns<T>(columns, [&](int64_t c, int count) SDGAN_BODY { store(pivot + c, read<S>(input, c, count)); });
+  const int64_t few = std::min<int64_t>(4, block.rows);  // more than one: it may be an outlier
+  for_columns<T>(columns, [&](int64_t c, int count) SDGAN_BODY {
+    Vec<T> total{};
+    for (int64_t row = 0; row < few; ++row) total += read<S>(input, row * columns + c, count);
+    store(pivot + c, total);
+  });
   for (int64_t g = 0; g < p.groups; ++g) {
     double total = 0;
     for (int64_t c = g * size; c < (g + 1) * size; ++c) total += static_cast<double>(pivot[c]);
-    std::fill(pivot + g * size, pivot + (g + 1) * size, static_cast<T>(total / static_cast<double>(size)));
+    std::fill(pivot + g * size, pivot + (g + 1) * size, static_cast<T>(total / static_cast<double>(few * size)));
   }
   for_rows<8>(block.rows, [&](auto n, int64_t row) SDGAN_BODY {
     for_columns<T>(columns, [&](int64_t c, int count) SDGAN_BODY {
       const Vec<T> k = load(pivot + c);
-      Vec<T> s = load(sum + c), q = load(squares + c);
+      Vec<T> s{}, q{};
       unrolled<n>([&](auto j) SDGAN_BODY {
         const Vec<T> d = read<S>(input, (row + j) * columns + c, count) - k;
         s += d;
         q += d * d;
       });
-      store(sum + c, s);
-      store(squares + c, q);
+      store(sum + c, load(sum + c) + s);
+      store(squares + c, load(squares + c) + q);
     });
   });
   for (int64_t g = 0; g < p.groups; ++g) {
@@ -149,8 +154,8 @@ void row_statistics(const GroupNormParams& p, int64_t slice, compute_t<S>* scrat
 template <class S>
 void plane_statistics(const GroupNormParams& p, int64_t slice) {
   using T = compute_t<S>;
-  const int64_t group = slice / p.blocks(), block = slice % p.blocks(), begin = block * kSlice;
-  const int64_t n = std::min(kSlice, p.group_size() - begin);
+  const int64_t group = slice / p.blocks(), block = slice % p.blocks(), begin = block * GroupNormShape::kPlaneBlock;
+  const int64_t n = std::min(GroupNormShape::kPlaneBlock, p.group_size() - begin);
   const S* input = static_cast<const S*>(p.input) + group * p.group_size() + begin;
   const int few = static_cast<int>(std::min<int64_t>(n, kLanes<T>));
   const T pivot = static_cast<T>(sum_lanes(read<S>(input, 0, few)) / few);
@@ -168,7 +173,7 @@ void plane_statistics(const GroupNormParams& p, int64_t slice) {
 template <class T>
 void finish(const GroupNormParams& p, int64_t group) {
   const int64_t image = group / p.groups;
-  const int64_t of_block = p.in_rows ? p.block_rows() * p.group_channels() : kSlice;
+  const int64_t of_block = p.in_rows ? p.block_rows() * p.group_channels() : GroupNormShape::kPlaneBlock;
   double mean = 0, squares = 0;
   for (int64_t b = 0; b < p.blocks(); ++b) {
     const double* more = p.partial + ((image * p.blocks() + b) * p.groups + group % p.groups) * 2;
@@ -238,7 +243,7 @@ void row_sums(const GroupNormBackwardParams& p, A activation, int64_t slice, com
   for_rows<4>(block.rows, [&](auto n, int64_t row) SDGAN_BODY {
     for_columns<T>(columns, [&](int64_t c, int count) SDGAN_BODY {
       const Affine<T> affine = affine_of_columns(factors, stride, c);
-      Vec<T> s = load(sum + c), t = load(product + c);
+      Vec<T> s{}, t{};
       unrolled<n>([&](auto j) SDGAN_BODY {
         const int64_t i = (row + j) * columns + c;
         const Vec<T> x = read<S>(input, i, count);
@@ -247,8 +252,8 @@ void row_sums(const GroupNormBackwardParams& p, A activation, int64_t slice, com
         s += g;
         t += g * (x - affine.mean);
       });
-      store(sum + c, s);
-      store(product + c, t);
+      store(sum + c, load(sum + c) + s);
+      store(product + c, load(product + c) + t);
     });
   });
   double* sums = sums_of(p, block.image, block.block);
@@ -263,20 +268,21 @@ void plane_sums(const GroupNormBackwardParams& p, A activation, int64_t slice) {
   const T negative_slope = static_cast<T>(p.negative_slope);
   const Affine<T> affine = affine_of_plane<T>(p, image, channel);
   double total = 0, total_product = 0;
-  for (int64_t begin = 0; begin < p.length; begin += kSlice) {
+  for (int64_t begin = 0; begin < p.length; begin += GroupNormShape::kPlaneBlock) {
     const S* input = static_cast<const S*>(p.input) + slice * p.length + begin;
     const S* grad_output = static_cast<const S*>(p.grad_output) + slice * p.length + begin;
     S* grad_input = static_cast<S*>(p.grad_input) + slice * p.length + begin;
     Vec<T> sum[kUnroll]{}, product[kUnroll]{};
-    for_contiguous<T>(std::min(kSlice, p.length - begin), [&](auto j, int64_t i, int count, Mask<T> keep) SDGAN_BODY {
-      const Vec<T> x = read<S>(input, i, count);
-      const Vec<T> of_all =
-          through_activation<T>(activation, read<S>(grad_output, i, count), affine(x), negative_slope);
-      if constexpr (keeps_gradient(A::value)) write<S>(grad_input, i, count, of_all);
-      const Vec<T> g = keep ? of_all : Vec<T>{};
-      sum[j] += g;
-      product[j] += g * (x - affine.mean);
-    });
+    for_contiguous<T>(std::min(GroupNormShape::kPlaneBlock, p.length - begin),
+                      [&](auto j, int64_t i, int count, Mask<T> keep) SDGAN_BODY {
+                        const Vec<T> x = read<S>(input, i, count);
+                        const Vec<T> of_all = through_activation<T>(activation, read<S>(grad_output, i, count),
+                                                                    affine(x), negative_slope);
+                        if constexpr (keeps_gradient(A::value)) write<S>(grad_input, i, count, of_all);
+                        const Vec<T> g = keep ? of_all : Vec<T>{};
+                        sum[j] += g;
+                        product[j] += g * (x - affine.mean);
+                      });
     total += sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
     total_product += sum_lanes((product[0] + product[1]) + (product[2] + product[3]));
   }

@@ -225,7 +225,8 @@ def _group_norm(
     activation: int,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if any(t is not None and t.dtype != torch.float32 for t in (input, weight, bias)):
+    plain = all(t is None or t.dtype == torch.float32 for t in (input, weight, bias))
+    if not plain or (weight is None and bias is not None):  # stock torch cannot differentiate a bias alone
         return group_norm_native(input, num_groups, weight, bias, eps, activation, negative_slope)
     y = F.group_norm(input, num_groups, weight, bias, eps)
     return activate(y, ACTIVATION_NAMES[activation], negative_slope), *group_statistics(input, num_groups, eps)
