@@ -1,4 +1,4 @@
-"""group_norm with its activation, forward and backward, against stock group norm and silu: the layers of autoencoders."""
+"""group_norm with its activation, forward and backward, against stock group norm and silu."""
 
 from _harness import entry_points
 

@@ -116,7 +116,8 @@ def _check_running(running_mean: Tensor | None, running_var: Tensor | None, trai
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::batch_norm")
 def _fake(input: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_output(input), *(empty_statistics(input, input.shape[1]) for _ in range(2))
+    mean, var = (empty_statistics(input, input.shape[1]) for _ in range(2))
+    return empty_output(input), mean, var
 
 
 @torch.library.register_fake("sdgan_ext::batch_norm_backward")

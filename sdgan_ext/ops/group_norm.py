@@ -71,7 +71,8 @@ def group_norm(
 # ------------------------------------------------------------------------------------------------ registration
 @torch.library.register_fake("sdgan_ext::group_norm")
 def _fake(input: Tensor, num_groups: int, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_output(input), *(empty_statistics(input, input.shape[0], num_groups) for _ in range(2))
+    mean, rstd = (empty_statistics(input, input.shape[0], num_groups) for _ in range(2))
+    return empty_output(input), mean, rstd
 
 
 @torch.library.register_fake("sdgan_ext::group_norm_backward")

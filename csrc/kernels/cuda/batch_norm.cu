@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kThreads) batch_norm_reduce_kernel(BatchNormPa
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParams p, ChannelTiles t, ColumnSums sums) {
+__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 3)
+    batch_norm_map_kernel(BatchNormParams p, ChannelTiles t, ColumnSums sums) {
   using T = compute_t<S>;
   __shared__ double totals_of[2 * kTileColumns];
   __shared__ T factors_of[kAffineFactors * kTileColumns];
