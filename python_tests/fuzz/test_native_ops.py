@@ -81,6 +81,29 @@ def batch_norms(draw):
 
 
 @st.composite
+def group_norms(draw):
+    shape, activation = draw(shapes(2, 5, 4).filter(lambda shape: shape[1])), draw(st.sampled_from(ACTIVATIONS))
+    groups = draw(st.sampled_from([g for g in range(1, shape[1] + 1) if shape[1] % g == 0]))
+    affine = (Spec((shape[1],), "positive"), Spec((shape[1],))) if draw(st.booleans()) else ()
+    call = lambda m, x, *affine: m.group_norm(x, groups, *affine, activation=activation)  # noqa: E731
+    return Case("group_norm", call, (Spec(shape, scale=2.0), *affine), kinked=activation in ("relu", "leaky_relu"))
+
+
+@st.composite
+def upsampling_convolutions(draw):
+    size, channels, groups = st.integers(1, 9), st.sampled_from((1, 3, 4, 16, 17)), draw(st.integers(1, 2))
+    x = (draw(st.integers(0, 2)), groups * draw(channels), draw(size), draw(size))
+    k, r, s = groups * draw(channels), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    padding = draw(st.sampled_from(("same", "valid")) | st.integers(0, min(r, s) - 1))
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    options = {"padding": padding, "groups": groups, "activation": activation}
+    weight = (k, x[1] // groups, r, s)
+    specs = [Spec(x), Spec(weight, scale=(weight[1] * r * s) ** -0.5)] + [Spec((k,))] * draw(st.booleans())
+    call = lambda m, x, w, b=None: m.upsample_conv2d(x, w, b, **options)  # noqa: E731
+    return Case(f"upsample_conv2d, {options}", call, tuple(specs), kinked=activation in ("relu", "leaky_relu"))
+
+
+@st.composite
 def losses(draw, op):
     batched, both = op == "reconstruction_loss", draw(st.booleans())
     shape, reduction = draw(shapes(batched)), draw(st.sampled_from(REDUCTIONS if batched else REDUCTIONS[:3]))
@@ -122,8 +145,13 @@ def gaussians(draw, op):
 def cases_of(op):
     if op.startswith("conv"):
         return convolutions(op)
-    if op == "batch_norm":
-        return batch_norms()
+    others = {
+        "batch_norm": batch_norms,
+        "group_norm": group_norms,
+        "upsample_conv2d": upsampling_convolutions,
+    }
+    if op in others:
+        return others[op]()
     return gaussians(op) if op in ("sample_gaussian", "gaussian_kl") else losses(op)
 
 
