@@ -97,5 +97,6 @@ def test_inductor():
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
     families = {op.family for op in OPERATIONS}
     assert families == set(
-        "conv2d conv_transpose2d upsample_conv2d batch_norm group_norm adversarial_loss gaussian reconstruction_loss bce".split()
+        "conv2d conv_transpose2d upsample_conv2d batch_norm group_norm adversarial_loss gaussian reconstruction_loss "
+        "bce".split()
     )
