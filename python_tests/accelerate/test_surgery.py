@@ -477,6 +477,24 @@ def test_scripting_says_what_to_do():
     torch.jit.script(fast)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_quantisation_says_what_to_do():
+    quantization = torch.ao.quantization
+    fast, stock = pair()
+
+    def quantised(model):
+        model = nn.Sequential(quantization.QuantStub(), model, quantization.DeQuantStub()).eval()
+        model.qconfig = quantization.get_default_qconfig("fbgemm")
+        model = quantization.prepare(model)
+        model(X)
+        return quantization.convert(model)
+
+    with pytest.raises(RuntimeError, match=r"was quantised, .* call sdgan_ext.restore\(model\) first, then quantise"):
+        quantised(copy.deepcopy(fast))(X)
+    sd.restore(fast)
+    assert torch.equal(quantised(fast)(X), quantised(stock)(X))
+
+
 # ------------------------------------------------------------------------------------- autograd's saved tensors
 def layers():
     return [nn.Conv2d(16, 16, 3), nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.BatchNorm2d(16)]

@@ -99,7 +99,13 @@ class _Layer(nn.Module):
             return _restored(self, input, *args)
         ready = handshake.ready(self)
         if not _served(self, input, may_export=ready is None):
-            return _leaf(self, input, *args) if isinstance(input, fx.Proxy) else self._stock(input, *args)
+            if isinstance(input, fx.Proxy):
+                return _leaf(self, input, *args)
+            if input.is_quantized:
+                raise RuntimeError(
+                    f"the model was quantised, its accelerated layers were not; {_RESTORE}, then quantise"
+                )
+            return self._stock(input, *args)
         if ready is None:
             return self._fused(input, None, 0.2, *args)
         output = self._fused(input, ready.function, ready.negative_slope, *args)
@@ -186,10 +192,12 @@ def _restored(module: nn.Module, input: Tensor, *args: Any) -> Tensor:
     return stock.forward(module, input, *args)
 
 
+_RESTORE = "call sdgan_ext.restore(model) first"
+
+
 def _no_script() -> RuntimeError:
     return RuntimeError(
-        "the model is accelerated, and torch.jit.script would read the code of its new layers; call "
-        "sdgan_ext.restore(model) first"
+        f"the model is accelerated, and torch.jit.script would read the code of its new layers; {_RESTORE}"
     )
 
 
