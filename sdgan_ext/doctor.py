@@ -129,6 +129,11 @@ def _cases() -> Iterator[tuple[str, Callable[..., Any], tuple[torch.Tensor, ...]
         lambda f, x, w, b: f.batch_norm(x, torch.zeros_like(w), torch.ones_like(w), w, b, True, activation="relu"),
         (image, random(3), random(3)),
     )
+    yield (
+        "group_norm",
+        lambda f, x, w, b: f.group_norm(x, 3, w, b, activation="silu"),
+        (image, random(3), random(3)),
+    )
     yield "discriminator_loss", lambda f, real, fake: f.discriminator_loss(real, fake), (random(9), random(9))
     yield "generator_loss", lambda f, fake: f.generator_loss(fake), (random(9),)
     yield (

@@ -1,5 +1,5 @@
 // The activations that convolution and batch norm apply in their epilogue, and their derivatives. One text for CPU and
-// CUDA: M is the backend's math (M::exp, M::select), V a vector or a scalar of it.
+// CUDA: M is the backend's math (M::expm1, M::select), V a vector or a scalar of it.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,7 @@ constexpr bool derivative_needs_input(Activation a) { return a == Activation::si
 
 template <class M, class V>
 SDGAN_HD V sigmoid(V x) {
-  const V e = M::exp(M::select(x < 0, x, -x));  // never overflows
-  return M::select(x < 0, e, M::one(x)) / (1 + e);
+  return 1 / (1 + M::exp_beside_one(-x));  // 1 / infinity is 0
 }
 
 // y = act(x). NaN stays NaN.
@@ -36,7 +35,7 @@ SDGAN_HD V activate(Activation a, V x, T negative_slope) {
     case Activation::sigmoid:
       return sigmoid<M>(x);
     case Activation::silu:
-      return x * sigmoid<M>(x);
+      return x / (1 + M::exp_beside_one(-x));
     case Activation::elu:
       return M::select(x < 0, M::expm1(x), x);
     default:

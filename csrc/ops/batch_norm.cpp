@@ -4,64 +4,10 @@
 #include <cmath>
 #include <memory>
 
-#include "ops/common.h"
+#include "ops/norm.h"
 
 namespace sdgan {
 namespace {
-
-// Whether the channels (dimension 1) of a dense tensor are innermost in memory and everything else is in order.
-bool channels_last(const Tensor& t) {
-  int64_t expected = t.size(1);
-  if (t.size(1) != 1 && t.stride(1) != 1) return false;
-  for (int64_t d = t.dim() - 1; d >= 0; --d) {
-    if (d == 1) continue;
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-// An output for `t`: in its layout, where that is one of the two that the kernels know. The fake kernel does the same.
-Tensor empty_output(const Tensor& t) {
-  if (t.is_contiguous() || channels_last(t)) return empty(t, t.dim(), t.sizes().data(), t.strides().data());
-  Tensor out = torch::stable::empty_like(t);
-  return out.is_contiguous() || channels_last(out) ? out : torch::stable::new_empty(t, t.sizes());
-}
-
-Tensor in_layout_of(const Tensor& t, const Tensor& like) {
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (t.size(d) != 1 && t.stride(d) != like.stride(d)) {
-      Tensor copy = torch::stable::empty_like(like);
-      return torch::stable::copy_(copy, t);
-    }
-  }
-  return t;
-}
-
-ScalarType compute_type(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-Tensor as(const Tensor& t, ScalarType type) { return t.scalar_type() == type ? t : torch::stable::to(t, type); }
-
-// A vector of C in the type that the kernels compute in.
-OptionalTensor vector(const OptionalTensor& t, const Tensor& input, const char* name) {
-  if (!t) return std::nullopt;
-  SDGAN_CHECK(t->dim() == 1 && t->size(0) == input.size(1), name, " must hold one value per channel");
-  check_same_device(*t, input, name);
-  return to_contiguous(as(*t, compute_type(input)));
-}
-
-// A gradient in the type of what it belongs to.
-Tensor as_given(const Tensor& grad, const OptionalTensor& given) {
-  return given ? as(grad, given->scalar_type()) : grad;
-}
-
-Tensor empty_vector(const Tensor& input) {
-  const int64_t size = input.size(1), stride = 1;
-  const bool f64 = input.scalar_type() == ScalarType::Double;
-  return empty(input, 1, &size, &stride, f64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
-}
 
 void set_shape(BatchNormShape& p, const Tensor& input, double eps, int64_t activation, double negative_slope) {
   p.dtype = dtype_of(input, "input");
@@ -125,14 +71,14 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_op(Tensor input, OptionalTensor we
   SDGAN_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, batch and channels");
   SDGAN_CHECK(mean.has_value() == var.has_value(), "mean and var must be given both or neither");
   Tensor output = empty_output(input);
-  Tensor mean_out = empty_vector(input);
-  Tensor var_out = empty_vector(input);
+  Tensor mean_out = empty_channels(input);
+  Tensor var_out = empty_channels(input);
   if (input.numel() == 0) {
     torch::stable::fill_(mean_out, std::nan(""));
     torch::stable::fill_(var_out, std::nan(""));
     return {output, mean_out, var_out};
   }
-  input = in_layout_of(input, output);
+  input = in_strides_of(output, input);
   weight = vector(weight, input, "weight");
   bias = vector(bias, input, "bias");
   mean = vector(mean, input, "mean");
@@ -165,15 +111,15 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_op(Tensor grad_output, Te
   SDGAN_CHECK(input.dim() >= 2, "input must have at least 2 dimensions, batch and channels");
   check_like(grad_output, input, "grad_output and input");
   Tensor grad_input = empty_output(input);
-  Tensor grad_weight = weight ? empty_vector(input) : empty_none(input);
-  Tensor grad_bias = bias ? empty_vector(input) : empty_none(input);
+  Tensor grad_weight = weight ? empty_channels(input) : empty_none(input);
+  Tensor grad_bias = bias ? empty_channels(input) : empty_none(input);
   if (input.numel() == 0) {
     torch::stable::zero_(grad_weight);
     torch::stable::zero_(grad_bias);
     return {grad_input, as_given(grad_weight, weight), as_given(grad_bias, bias)};
   }
-  input = in_layout_of(input, grad_input);
-  grad_output = in_layout_of(grad_output, grad_input);
+  input = in_strides_of(grad_input, input);
+  grad_output = in_strides_of(grad_input, grad_output);
   const OptionalTensor weight_in = vector(weight, input, "weight");
   const OptionalTensor bias_in = vector(bias, input, "bias");
   const OptionalTensor mean_in = vector(mean, input, "mean");

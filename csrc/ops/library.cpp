@@ -49,6 +49,14 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "gaussian_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mean, Tensor logvar, Tensor? z, int reduction, "
       "bool need_eps) -> (Tensor grad_mean, Tensor grad_logvar, Tensor grad_eps)");
 
+  // group_norm: mean and rstd are [N, num_groups]
+  m.def(
+      "group_norm(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, int activation, "
+      "float negative_slope) -> (Tensor output, Tensor mean, Tensor rstd)");
+  m.def(
+      "group_norm_backward(Tensor grad_output, Tensor input, int num_groups, Tensor? weight, Tensor? bias, "
+      "Tensor mean, Tensor rstd, float eps, int activation, float negative_slope) -> (Tensor, Tensor, Tensor)");
+
   // reconstruction_loss
   m.def(
       "reconstruction_loss(Tensor x_hat, Tensor x, int kind, int reduction, bool need_x_hat, bool need_x) "

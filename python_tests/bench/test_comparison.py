@@ -18,6 +18,7 @@ CONVS = [
 ]
 COMPARED = [cases.conv_case(conv, 2, nchw=True) for conv in CONVS]
 COMPARED += [cases.batch_norm_case((4, 3, 5, 5)), cases.batch_norm_case((4, 3), None)]
+COMPARED += [cases.group_norm_case((2, 6, 5, 5), 3), cases.group_norm_case((4, 6), 2, None)]
 COMPARED += [cases.discriminator_loss_case((7, 1), objective) for objective in cases.DISCRIMINATOR_LOSSES]
 COMPARED += [cases.reconstruction_loss_case((2, 1, 3, 3), kind) for kind in cases.RECONSTRUCTION_LOSSES]
 COMPARED += [cases.bce_case(op, (9,)) for op in ("binary_cross_entropy", "binary_cross_entropy_with_logits")]

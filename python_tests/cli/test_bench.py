@@ -34,6 +34,8 @@ def test_a_convolution_is_compared_in_both_layouts_forward_and_with_backward(cap
         "upsample_conv2d --shape 2 3 5 4 --out 4 --kernel 3 4 --activation silu",
         "batch_norm --shape 4 3 5 5 --activation silu",
         "batch_norm --shape 8 6",
+        "group_norm --shape 2 64 5 5 --activation silu",
+        "group_norm --shape 8 6 --groups 3",
         "discriminator_loss --shape 8 1 --objective hinge",
         "generator_loss --shape 8 1",
         "reconstruction_loss --shape 2 1 4 4 --kind l1",
@@ -78,6 +80,8 @@ def test_every_operation(words, capsys):
             "--padding is not a flag of upsample_conv2d",
         ),
         ("batch_norm --shape 1 3", "batch_norm cannot do this"),
+        ("group_norm --shape 4 6 5 5", "--groups is 32; it must divide the 6 channels of --shape"),
+        ("batch_norm --shape 4 6 5 5 --groups 3", "--groups is not a flag of batch_norm"),
         ("batch_norm --shape 4 3 5", "--shape is 4x3x5; batch_norm takes N C or N C H W"),
     ],
 )

@@ -62,8 +62,8 @@ class Case:
 
     @property
     def batched(self):
-        """Which tensors have a batch: of convolutions and batch norm the first, else all but scalars."""
-        one = self.conv is not None or self.op == "batch_norm"
+        """Which tensors have a batch: of convolutions and norms the first, else all but scalars."""
+        one = self.conv is not None or self.op in ("batch_norm", "group_norm")
         return [i for i, spec in enumerate(self.specs) if spec.shape and not (one and i)]
 
     def with_batch(self, n):
@@ -206,6 +206,23 @@ def _batch_norms():
     return [*cases, _batch_norm_alone(), *(_batch_norm((4, 18, 5, 5), True, a, False) for a in ACTIVATIONS)]
 
 
+def _group_norm(shape, groups, activation, short=True):
+    def call(module, x, weight, bias):
+        return module.group_norm(x, groups, weight, bias, activation=activation)
+
+    c = (shape[1],)
+    name = f"group_norm, {'x'.join(map(str, shape))} {groups} groups {activation}"
+    kinked = activation in ("relu", "leaky_relu")
+    specs = Spec(shape, scale=2.0), Spec(c, "positive"), Spec(c)
+    return Case(name, call, specs, autocast="input", kinked=kinked, short=short)
+
+
+def _group_norms():
+    cases = [_group_norm((5, 18, 7, 6), 3, "relu"), _group_norm((3, 130, 2, 3), 65, "silu")]
+    cases += [_group_norm(shape, 3, "silu", False) for shape in [(64, 33), (2, 3, 5), (2, 96, 24, 24)]]
+    return [*cases, *(_group_norm((4, 18, 5, 5), 6, a, False) for a in ACTIVATIONS)]
+
+
 def _losses():
     cases = []
     for objective in OBJECTIVES:
@@ -262,7 +279,7 @@ def _gaussians():
     return cases
 
 
-CASES = [*_convolutions(), *_batch_norms(), *_losses(), *_gaussians()]
+CASES = [*_convolutions(), *_batch_norms(), *_group_norms(), *_losses(), *_gaussians()]
 
 
 # -------------------------------------------------------------------------------------------------------- checks

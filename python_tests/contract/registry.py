@@ -49,6 +49,7 @@ _SMALL = {
     "conv_transpose2d": "5x5 s2 Keras",
     "upsample_conv2d": "3x3 as transposed",
     "batch_norm": "4x18x5x5 training tanh",
+    "group_norm": "4x18x5x5 6 groups silu",
     "discriminator_loss": "7 relativistic",
     "generator_loss": "7 relativistic",
     "binary_cross_entropy": "(5, 3)",
@@ -88,6 +89,13 @@ OPERATIONS = [
         "`F.relu(F.batch_norm(x, mean, var, w, b, training))`",
         ("running_mean", "running_var"),
         "input",
+    ),
+    Operation(
+        "group_norm",
+        "group_norm",
+        'ops.group_norm(x, 32, w, b, activation="silu")',
+        "`F.silu(F.group_norm(x, 32, w, b))`",
+        dtype="input",
     ),
     Operation(
         "discriminator_loss",
@@ -144,6 +152,7 @@ LAYERS = [
     Operation(
         "BatchNorm2d", "nn", 'nn.BatchNorm2d(..., activation="relu")', "`nn.Sequential(BatchNorm2d(...), ReLU())`"
     ),
+    Operation("GroupNorm", "nn", 'nn.GroupNorm(..., activation="silu")', "`nn.Sequential(GroupNorm(...), SiLU())`"),
 ]
 CONVOLUTIONS = ("conv2d", "conv_transpose2d", "upsample_conv2d")
 REFUSING = [(op.name, argument) for op in OPERATIONS for argument in op.without]
@@ -232,6 +241,7 @@ CONTRACTS = [
             "python_tests/ops/test_conv2d.py::test_layouts_that_strides_leave_open",
             "python_tests/ops/test_conv_transpose2d.py::test_layouts_that_strides_leave_open",
             "python_tests/ops/test_batch_norm.py::test_views_and_the_layout_of_the_output",
+            "python_tests/ops/test_group_norm.py::test_views_and_the_layout_of_the_output",
         ),
     ),
     Contract(
@@ -300,7 +310,7 @@ CONTRACTS = [
     ),
     Contract(
         "autocast float16 on the CPU",
-        "losses and batch norm in float32; convolutions are refused in a sentence",
+        "losses and norms in float32; convolutions are refused in a sentence",
         _HERE + "test_modes.py::test_autocast_to_float16[{op}]",
         refused=CONVOLUTIONS,
     ),
@@ -316,7 +326,10 @@ CONTRACTS = [
         "outputs, gradients and statistics of the stock layer and its activation",
         "python_tests/nn/test_conv.py::test_equals_stock_and_exchanges_state_dicts",
         LAYERS,
-        {"BatchNorm2d": "python_tests/nn/test_batch_norm.py::test_trains_and_evaluates_as_the_stock_layer"},
+        {
+            "BatchNorm2d": "python_tests/nn/test_batch_norm.py::test_trains_and_evaluates_as_the_stock_layer",
+            "GroupNorm": "python_tests/nn/test_group_norm.py::test_equals_the_stock_layer",
+        },
     ),
     Contract(
         "state dict",

@@ -57,7 +57,7 @@ def model():
 
 def step(model, x, z, seed):
     """All of a VAE-GAN's step before the optimizers: every family of ops, R1 left out."""
-    posterior = model.encode(x)
+    posterior = model.encode(ops.group_norm(x, 3))
     z_q, kl = ops.sample_gaussian(posterior.mean, posterior.logvar, seed=seed)
     x_hat, x_p = model.decode(torch.cat([z_q, z])).chunk(2)
     real, fake = model.discriminator(x), model.discriminator(x_p)
@@ -97,5 +97,6 @@ def test_inductor():
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
     families = {op.family for op in OPERATIONS}
     assert families == set(
-        "conv2d conv_transpose2d upsample_conv2d batch_norm adversarial_loss gaussian reconstruction_loss bce".split()
+        "conv2d conv_transpose2d upsample_conv2d batch_norm group_norm adversarial_loss gaussian reconstruction_loss "
+        "bce".split()
     )

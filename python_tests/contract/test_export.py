@@ -106,6 +106,7 @@ LAYER_KINDS = {
     "ConvTranspose2d": lambda **how: sdnn.ConvTranspose2d(3, 5, 4, 2, 1, **how),
     "UpsampleConv2d": lambda **how: sdnn.UpsampleConv2d(3, 5, **how),
     "BatchNorm2d": lambda **how: trained(sdnn.BatchNorm2d(3, **how)),
+    "GroupNorm": lambda **how: trained(sdnn.GroupNorm(3, 3, **how)),
 }
 
 
@@ -140,6 +141,7 @@ GEOMETRIES = [
     sdnn.UpsampleConv2d(3, 4, 5, bias=False),
     sdnn.UpsampleConv2d(3, 6, (3, 2), padding=(1, 0), groups=3),
     sdnn.BatchNorm2d(3, affine=False),
+    sdnn.GroupNorm(1, 3, affine=False),
 ]
 
 

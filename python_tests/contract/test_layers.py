@@ -25,6 +25,8 @@ LAYERS = {
     "ConvTranspose2d": (sdnn.ConvTranspose2d, nn.ConvTranspose2d, (4, 6, 4, 2, 1)),
     "UpsampleConv2d": (sdnn.UpsampleConv2d, Upsampled, (4, 6, 3)),
     "BatchNorm2d": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4,)),
+    "GroupNorm": (sdnn.GroupNorm, nn.GroupNorm, (2, 4)),
+    "GroupNorm-plain": (sdnn.GroupNorm, nn.GroupNorm, (2, 4, 1e-4, False)),
     "BatchNorm2d-plain": (sdnn.BatchNorm2d, nn.BatchNorm2d, (4, 1e-4, None, False)),
 }
 each_layer = pytest.mark.parametrize("kinds", LAYERS.values(), ids=LAYERS)

@@ -81,6 +81,15 @@ def batch_norms(draw):
 
 
 @st.composite
+def group_norms(draw):
+    shape, activation = draw(shapes(2, 5, 4).filter(lambda shape: shape[1])), draw(st.sampled_from(ACTIVATIONS))
+    groups = draw(st.sampled_from([g for g in range(1, shape[1] + 1) if shape[1] % g == 0]))
+    affine = (Spec((shape[1],), "positive"), Spec((shape[1],))) if draw(st.booleans()) else ()
+    call = lambda m, x, *affine: m.group_norm(x, groups, *affine, activation=activation)  # noqa: E731
+    return Case("group_norm", call, (Spec(shape, scale=2.0), *affine), kinked=activation in ("relu", "leaky_relu"))
+
+
+@st.composite
 def upsampling_convolutions(draw):
     size, channels, groups = st.integers(1, 9), st.sampled_from((1, 3, 4, 16, 17)), draw(st.integers(1, 2))
     x = (draw(st.integers(0, 2)), groups * draw(channels), draw(size), draw(size))
@@ -136,10 +145,13 @@ def gaussians(draw, op):
 def cases_of(op):
     if op.startswith("conv"):
         return convolutions(op)
-    if op == "batch_norm":
-        return batch_norms()
-    if op == "upsample_conv2d":
-        return upsampling_convolutions()
+    others = {
+        "batch_norm": batch_norms,
+        "group_norm": group_norms,
+        "upsample_conv2d": upsampling_convolutions,
+    }
+    if op in others:
+        return others[op]()
     return gaussians(op) if op in ("sample_gaussian", "gaussian_kl") else losses(op)
 
 

@@ -305,25 +305,44 @@ def batch_norm_case(
     shape, activation: str | None = "relu", dtype: str = "float32", *, nchw: bool = True, **options
 ) -> Case:
     """In training; ``nchw``: ours in that layout competes as well. Without pixels there is one layout."""
+    mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
+
+    def stock(x, weight, bias):
+        return _STOCK[activation](F.batch_norm(x, mean, var, weight, bias, True))
+
+    def ours(x, weight, bias):
+        return ops.batch_norm(x, mean, var, weight, bias, True, activation=activation)
+
+    label = f"{sizes(shape)} {activation or ''}".strip()
+    return _norm_case("batch_norm", label, shape, dtype, stock, ours, nchw, **options)
+
+
+def group_norm_case(
+    shape, groups: int = 32, activation: str | None = "silu", dtype: str = "float32", *, nchw: bool = True, **options
+) -> Case:
+    """``nchw``: ours in that layout competes as well. Without pixels there is one layout."""
+
+    def stock(x, weight, bias):
+        return _STOCK[activation](F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype)))
+
+    def ours(x, weight, bias):
+        return ops.group_norm(x, groups, weight, bias, activation=activation)
+
+    label = f"{sizes(shape)} {groups} groups {activation or ''}".strip()
+    return _norm_case("group_norm", label, shape, dtype, stock, ours, nchw, **options)
+
+
+def _norm_case(op: str, label: str, shape, dtype: str, stock, ours, nchw: bool, **options) -> Case:
     names: tuple[str, ...] = (EAGER, OURS)
     if len(shape) == 4:
         names = (EAGER, CHANNELS_LAST, OURS, *([NCHW] if nchw else []))
 
     def build():
-        mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
-
-        def stock(x, weight, bias):
-            return _STOCK[activation](F.batch_norm(x, mean, var, weight, bias, True))
-
-        def ours(x, weight, bias):
-            return ops.batch_norm(x, mean, var, weight, bias, True, activation=activation)
-
         tensors = _random(shape, dtype, grad=False), torch.ones(shape[1]), torch.zeros(shape[1])
         plain, last = (in_format(f, tensors) for f in (torch.contiguous_format, torch.channels_last))
         every = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
         return {name: every[name] for name in names}
 
     count = torch.Size(shape).numel()
-    work = lambda passes: elementwise("batch_norm", count, _bytes(dtype), passes)  # noqa: E731
-    label = f"{sizes(shape)} {activation or ''}".strip()
-    return Case("batch_norm", label, build, names, dtype, work=work, **options)
+    work = lambda passes: elementwise(op, count, _bytes(dtype), passes)  # noqa: E731
+    return Case(op, label, build, names, dtype, work=work, **options)

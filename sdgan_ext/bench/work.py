@@ -129,6 +129,7 @@ TRAFFIC = {
     "binary_cross_entropy": (2.0, 5.0),
     "reconstruction_loss": (2.0, 5.0),
     "sample_gaussian": (3.0, 9.0),  # mean, logvar, z; backward mean, logvar, z, dz, and two gradients
+    "group_norm": (3.0, 8.0),  # as batch_norm
     "batch_norm": (3.0, 8.0),  # x for the sums, x again, y; backward x and dy for the sums, again, and dx
 }
 

@@ -20,6 +20,7 @@ OPS = {
     "conv_transpose2d": (*_CONV, "output_padding"),
     "upsample_conv2d": ("out", "kernel", "activation"),
     "batch_norm": ("activation",),
+    "group_norm": ("activation", "groups"),
     "discriminator_loss": ("objective",),
     "generator_loss": (),
     "reconstruction_loss": ("kind",),
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes("--output-padding", "of conv_transpose2d: 0 unless given")
     activations = [name for name in ACTIVATIONS if name]
     parser.add_argument("--activation", choices=activations, help="of a convolution or the norm: none unless given")
+    parser.add_argument("--groups", type=int, metavar="N", help="of group_norm: 32 unless given")
     parser.add_argument("--objective", choices=list(cases.DISCRIMINATOR_LOSSES), help="of discriminator_loss")
     parser.add_argument("--kind", choices=list(cases.RECONSTRUCTION_LOSSES), help="of reconstruction_loss")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the stock operation competes as well")
@@ -87,10 +89,15 @@ def _case(arguments: argparse.Namespace) -> cases.Case:
         raise ConfigError(f"--seconds is {arguments.seconds}; it must be above 0")
     if op in ("conv2d", "conv_transpose2d", "upsample_conv2d"):
         return _conv_case(arguments, shape)
-    if op == "batch_norm":
+    if op in ("batch_norm", "group_norm"):
         if len(shape) not in (2, 4):
-            raise ConfigError(f"--shape is {cases.sizes(shape)}; batch_norm takes N C or N C H W")
-        return cases.batch_norm_case(shape, arguments.activation, dtype)
+            raise ConfigError(f"--shape is {cases.sizes(shape)}; {op} takes N C or N C H W")
+        if op == "batch_norm":
+            return cases.batch_norm_case(shape, arguments.activation, dtype)
+        groups = 32 if arguments.groups is None else arguments.groups
+        if groups < 1 or shape[1] % groups:
+            raise ConfigError(f"--groups is {groups}; it must divide the {shape[1]} channels of --shape")
+        return cases.group_norm_case(shape, groups, arguments.activation, dtype)
     if op == "discriminator_loss":
         return cases.discriminator_loss_case(shape, arguments.objective or "non_saturating", dtype)
     if op == "generator_loss":

@@ -2,10 +2,12 @@
 
 from .batch_norm import BatchNorm2d
 from .conv import Conv2d, ConvTranspose2d, UpsampleConv2d
+from .group_norm import GroupNorm
 
 __all__ = [
     "BatchNorm2d",
     "Conv2d",
     "ConvTranspose2d",
+    "GroupNorm",
     "UpsampleConv2d",
 ]

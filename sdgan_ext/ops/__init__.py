@@ -9,6 +9,7 @@ from .bce import binary_cross_entropy, binary_cross_entropy_with_logits
 from .conv2d import conv2d
 from .conv_transpose2d import conv_transpose2d
 from .gaussian import gaussian_kl, sample_gaussian
+from .group_norm import group_norm
 from .reconstruction_loss import reconstruction_loss
 from .upsample_conv2d import upsample_conv2d
 
@@ -24,6 +25,7 @@ __all__ = [
     "gaussian_kl",
     "generator_loss",
     "get_conv_backend",
+    "group_norm",
     "no_weight_gradients",
     "reconstruction_loss",
     "reference",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 from .._torch_internals import below_autograd, foreach_lerp_, overload_call, plain_eager
 from . import reference
 from ._autograd import autograd_function, differentiable, reference_vjp
-from ._checks import HALVES, check_choice, check_like, check_tensor
+from ._checks import check_choice
 from ._enums import ACTIVATIONS, Activation
+from ._norm import check_image, check_vector, empty_gradients, empty_output, empty_statistics, of_given
 
 __all__ = ["batch_norm"]
 
@@ -58,11 +58,9 @@ def batch_norm(
     Source: Ioffe & Szegedy 2015, algorithm 1.
     """
     check_choice("activation", activation, ACTIVATIONS)
-    check_tensor("input", input)
-    if input.dim() < 2:
-        raise ValueError(f"input must have at least 2 dimensions (batch, channels), got shape {tuple(input.shape)}")
-    _check_vector("weight", weight, input)
-    _check_vector("bias", bias, input)
+    check_image(input)
+    check_vector("weight", weight, input)
+    check_vector("bias", bias, input)
     _check_running(running_mean, running_var, training, input)
     if not isinstance(momentum, (int, float)):
         raise TypeError(f"momentum must be a number, got {type(momentum).__name__}")
@@ -104,57 +102,29 @@ def _update(
         running_var.lerp_(var.to(running_var.dtype), momentum)
 
 
-def _check_vector(name: str, value: Tensor | None, input: Tensor) -> None:
-    if value is None:
-        return
-    channels = input.shape[1]
-    if type(value) is Tensor and value.is_cpu and input.is_cpu and value.dtype is input.dtype:
-        if value.dim() == 1 and value.shape[0] == channels:
-            return  # as is most often so
-    check_tensor(name, value)
-    beside_half = input.dtype in (torch.bfloat16, *HALVES) and value.dtype == torch.float32
-    if not (beside_half and value.device == input.device):
-        check_like(name, value, "input", input)
-    if value.shape != (channels,):
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; it must be ({channels},), a value for each channel of input"
-        )
-
-
 def _check_running(running_mean: Tensor | None, running_var: Tensor | None, training: bool, input: Tensor) -> None:
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or neither")
     if running_mean is None and not training:
         raise ValueError("running_mean and running_var are None; they are needed unless training is True")
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
-        _check_vector(name, value, input)
+        check_vector(name, value, input)
         if value is not None and value.requires_grad:
             raise ValueError(f"{name} requires a gradient, which does not exist; pass {name}.detach()")
 
 
 # ------------------------------------------------------------------------------------------------ registration
-def _empty_output(input: Tensor) -> Tensor:
-    """In the layout of input, where that is one of the two that the kernels write; see csrc/ops/batch_norm.cpp."""
-    output = torch.empty_like(input)
-    return output if output.movedim(1, -1).is_contiguous() or output.is_contiguous() else input.new_empty(input.shape)
-
-
-def _empty_vector(input: Tensor) -> Tensor:
-    return input.new_empty(input.shape[1], dtype=torch.float64 if input.dtype == torch.float64 else torch.float32)
-
-
 @torch.library.register_fake("sdgan_ext::batch_norm")
 def _fake(input: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_output(input), _empty_vector(input), _empty_vector(input)
+    mean, var = (empty_statistics(input, input.shape[1]) for _ in range(2))
+    return empty_output(input), mean, var
 
 
 @torch.library.register_fake("sdgan_ext::batch_norm_backward")
 def _fake_backward(
     grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, ...]:
-    return _empty_output(input), *(
-        input.new_empty(0) if t is None else input.new_empty(input.shape[1], dtype=t.dtype) for t in (weight, bias)
-    )
+    return empty_gradients(input, weight, bias)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -177,14 +147,7 @@ def _backward(
     if ctx.training and (grad_mean is not None or grad_var is not None):  # the statistics were used
         (more,) = reference_vjp(reference.batch_statistics, (input,), (grad_mean, grad_var))
         grad_input = more if grad_input is None else grad_input + more
-    return grad_input, *_of_given(grads, weight, bias), *[None] * 5
-
-
-def _of_given(
-    grads: Sequence[Tensor | None], weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The op's gradients of weight and bias: an empty tensor stands for one that was not given."""
-    return None if weight is None else grads[1], None if bias is None else grads[2]
+    return grad_input, *of_given(grads, weight, bias), *[None] * 5
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -241,7 +204,7 @@ def _plain_forward(
 def _plain_backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, bias, mean, var = ctx.saved_tensors
     grads = _batch_norm_backward(grad_output, input, weight, bias, mean, var, ctx.training, *ctx.settings)
-    return grads[0], *_of_given(grads, weight, bias), None, None, None, None
+    return grads[0], *of_given(grads, weight, bias), None, None, None, None
 
 
 _apply = autograd_function("batch_norm", _plain_forward, _plain_backward)

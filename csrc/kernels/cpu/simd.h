@@ -55,6 +55,25 @@ using Mask = Vec<typename IntOf<T>::type>;
 // lanes; lanes past n read as zero.
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 
+// By intrinsics where compilers take several instructions. Lanes that are narrowed are at most 0xffff.
+SDGAN_INLINE Vec<uint32_t> widen(HalfBits h) {
+#if defined(__AVX512F__)
+  return (Vec<uint32_t>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)h);
+#elif defined(__AVX2__)
+  return (Vec<uint32_t>)_mm256_cvtepu16_epi32((__m128i)h);
+#else
+  return __builtin_convertvector(h, Vec<uint32_t>);
+#endif
+}
+SDGAN_INLINE HalfBits narrow(Vec<uint32_t> v) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)v, (__m256i)v), 0x08);
+  return (HalfBits)_mm256_castsi256_si128(halves);
+#else
+  return __builtin_convertvector(v, HalfBits);
+#endif
+}
+
 template <class S>
 SDGAN_INLINE Vec<compute_t<S>> load(const S* p) {
   if constexpr (sizeof(S) == sizeof(compute_t<S>)) {
@@ -64,7 +83,7 @@ SDGAN_INLINE Vec<compute_t<S>> load(const S* p) {
   } else {
     HalfBits h;
     std::memcpy(&h, p, sizeof h);
-    return (Vec<float>)(__builtin_convertvector(h, Vec<uint32_t>) << 16);
+    return (Vec<float>)(widen(h) << 16);
   }
 }
 
@@ -76,7 +95,7 @@ SDGAN_INLINE void store(S* p, Vec<compute_t<S>> v) {
     const Vec<uint32_t> bits = (Vec<uint32_t>)v;
     const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Vec<uint32_t> quiet = (bits >> 16) | 0x40u;
-    const HalfBits h = __builtin_convertvector(v == v ? rounded : quiet, HalfBits);
+    const HalfBits h = narrow(v == v ? rounded : quiet);
     std::memcpy(p, &h, sizeof h);
   }
 }
@@ -92,7 +111,7 @@ SDGAN_INLINE Vec<compute_t<S>> load_partial(const S* p, int n) {
     return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
   } else {
     const HalfBits h = (HalfBits)_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p);
-    return (Vec<float>)(__builtin_convertvector(h, Vec<uint32_t>) << 16);
+    return (Vec<float>)(widen(h) << 16);
   }
 }
 
@@ -208,6 +227,17 @@ template <class V>
 SDGAN_INLINE V vmin(V a, V b) {
   return a < b ? a : b;
 }
+#if defined(__AVX512F__)  // one instruction, which compilers do not make of the above
+SDGAN_INLINE Vec<float> vmax(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+}
+SDGAN_INLINE Vec<float> vmin(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+}
+#elif defined(__AVX2__)
+SDGAN_INLINE Vec<float> vmax(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b); }
+SDGAN_INLINE Vec<float> vmin(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b); }
+#endif
 template <class V>
 SDGAN_INLINE V vabs(V a) {
   return a < 0 ? -a : a;
@@ -264,25 +294,40 @@ SDGAN_INLINE Vec<float> scale_by_power_of_two(Vec<float> x, Vec<float> n) {
 #endif
 }
 
-SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
-  [[maybe_unused]] const Vec<float> input = x;
-  x = vmin(splat(89.f), vmax(splat(-104.f), x));  // a NaN stays one
-  const Vec<float> n = vround(x * 1.44269504f);
-  Vec<float> r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
+SDGAN_INLINE Vec<float> exp_of_fraction(Vec<float> r) {  // |r| <= log(2) / 2
   Vec<float> p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.f);
-  const Vec<float> y = scale_by_power_of_two(p, n);
+  return p * (r * r) + (r + 1.f);
+}
+
+SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
+  [[maybe_unused]] const Vec<float> input = x;
+  x = vmin(splat(89.f), vmax(splat(-104.f), x));  // a NaN stays one
+  const Vec<float> n = vround(x * 1.44269504f);
+  Vec<float> r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  const Vec<float> y = scale_by_power_of_two(exp_of_fraction(r), n);
 #if defined(__AVX512F__)  // nothing went through an integer: a NaN is still one
   return y;
 #else
   return input == input ? y : input;
 #endif
+}
+
+// e^x as a summand of 1 + e^x, in half the instructions: right from 2^-126 on, at least no more than that below,
+// infinity from 2^127.5 on. The integer part n is read off the bits of x log2(e) + magic.
+SDGAN_INLINE Vec<float> vexp_beside_one(Vec<float> x) {
+  const float magic = 12582912.f + 127.f;        // 1.5 * 2^23 + the exponent's bias
+  x = vmin(splat(89.f), vmax(splat(-87.f), x));  // a NaN stays one
+  const Vec<float> shifted = x * 1.44269504f + magic;
+  const Vec<float> n = shifted - magic;
+  Vec<float> r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  return exp_of_fraction(r) * (Vec<float>)((Vec<int32_t>)shifted << 23);
 }
 
 // log(1 + f) - c for f in [sqrt(1/2) - 1, sqrt(2) - 1], where c is what rounding took from the result's other summands.
@@ -337,6 +382,8 @@ SDGAN_LANE_BY_LANE(vlog, std::log)
 SDGAN_LANE_BY_LANE(vlog1p, std::log1p)
 #undef SDGAN_LANE_BY_LANE
 
+SDGAN_INLINE Vec<double> vexp_beside_one(Vec<double> x) { return vexp(x); }
+
 // e^x - 1, with full relative accuracy near 0: a Taylor polynomial where the subtraction would cancel.
 SDGAN_INLINE Vec<float> vexpm1(Vec<float> x) {
   const Vec<float> taylor =
@@ -353,6 +400,10 @@ struct Math {
   template <class V>
   static SDGAN_INLINE V exp(V x) {
     return vexp(x);
+  }
+  template <class V>
+  static SDGAN_INLINE V exp_beside_one(V x) {
+    return vexp_beside_one(x);
   }
   template <class V>
   static SDGAN_INLINE V expm1(V x) {

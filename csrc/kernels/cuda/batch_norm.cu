@@ -16,7 +16,7 @@
 // 2 or 3 launches, given statistics are 1.
 #include "kernels/batch_norm.h"
 
-#include "kernels/cuda/channels.cuh"
+#include "kernels/cuda/batch_norm_add.cuh"
 #include "kernels/cuda/norm_factors.cuh"
 
 namespace sdgan {
@@ -25,54 +25,9 @@ namespace {
 
 template <class S>
 __global__ void __launch_bounds__(kThreads) batch_norm_reduce_kernel(BatchNormParams p, ChannelTiles t) {
-  using T = compute_t<S>;
-  constexpr int kBatch = sizeof(S) == 2 ? 4 : 8;  // pieces in flight
   Walk<S> walk(t);
-  T center[kPack<S>], rest[kPack<S>], squares[kPack<S>];
-  int64_t pieces = 0, tails = 0;  // those of fewer elements than a pack have `tail`
-  int tail = 0;
-  for (bool first = true; !walk.done(); first = false) {
-    Piece piece[kBatch];
-    Pack<S> x[kBatch];
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      piece[i] = walk.next();
-      pieces += piece[i].count == kPack<S>;
-      if (piece[i].count > 0 && piece[i].count < kPack<S>) {
-        ++tails;
-        tail = piece[i].count;
-      }
-    }
-    read<S>(piece, p.input, x);
-    PRAGMA_UNROLL
-    for (int j = 0; j < kPack<S>; ++j) {
-      if (first) {
-        T sum = 0;  // lanes that hold nothing read as 0
-        PRAGMA_UNROLL
-        for (int i = 0; i < kBatch; ++i) sum += x[i][j];
-        const int count = static_cast<int>(pieces + (j < tail ? tails : 0));
-        center[j] = count > 0 ? sum / static_cast<T>(count) : T(0);
-        rest[j] = squares[j] = 0;
-      }
-      PRAGMA_UNROLL
-      for (int i = 0; i < kBatch; ++i) {
-        const T d = j < piece[i].count ? x[i][j] - center[j] : T(0);
-        rest[j] += d;
-        squares[j] += d * d;
-      }
-    }
-  }
-  double v[2][kPack<S>] = {};  // A, B
-  PRAGMA_UNROLL
-  for (int j = 0; j < kPack<S>; ++j) {
-    const int64_t count = pieces + (j < tail ? tails : 0);
-    if (count == 0) continue;
-    const T pivot = first_of<S>(p, t, t.in_rows ? walk.column() + j : walk.column());
-    const double shift = static_cast<double>(center[j]) - static_cast<double>(pivot);
-    const double sum_d = static_cast<double>(rest[j]);
-    v[0][j] = static_cast<double>(count) * shift + sum_d;
-    v[1][j] = static_cast<double>(squares[j]) + shift * (v[0][j] + sum_d);
-  }
+  double v[2][kPack<S>] = {};
+  shifted_sums<S>(walk, p.input, t, v);
   sum_tile<S, 2>(t, v, [&](int k, int column, double sum) {
     if (walk.tile_column() + column < t.columns()) {
       p.partial[(walk.down() * 2 + k) * t.columns() + walk.tile_column() + column] = sum;
@@ -81,9 +36,9 @@ __global__ void __launch_bounds__(kThreads) batch_norm_reduce_kernel(BatchNormPa
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParams p, ChannelTiles t, ColumnSums sums) {
+__global__ void __launch_bounds__(kThreads, sizeof(S) == 8 ? 2 : 3)
+    batch_norm_map_kernel(BatchNormParams p, ChannelTiles t, ColumnSums sums) {
   using T = compute_t<S>;
-  constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   __shared__ double totals_of[2 * kTileColumns];
   __shared__ T factors_of[kAffineFactors * kTileColumns];
   const Smem<double> totals{totals_of};
@@ -106,36 +61,17 @@ __global__ void __launch_bounds__(kThreads) batch_norm_map_kernel(BatchNormParam
       const double n = static_cast<double>(p.count());
       const double a = totals[at] / n, b = totals[kTileColumns + at] / n;
       const double squares = b - a * a;
-      mean = static_cast<T>(static_cast<double>(first_of<S>(p, t, column)) + a);
+      mean = static_cast<T>(static_cast<double>(first_of<S>(p.input, t, column)) + a);
       var = static_cast<T>(squares < 0 ? 0.0 : squares);
     }
     if (exists && walk.down() == 0 && column == c * t.repeat) {
       store_one<T>(p.mean_out, c, mean);
       store_one<T>(p.var_out, c, var);
     }
-    set_affine(p, factors, at, exists, c, mean, var);
+    set_affine(p, factors, at, exists, c, mean, inverse_std(var, p.eps));
   }
   __syncthreads();
-  Affine<S> affine(t, factors);
-  const T negative_slope = static_cast<T>(p.negative_slope);
-  while (!walk.done()) {
-    Piece piece[kBatch];
-    Pack<S> x[kBatch];
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    read<S>(piece, p.input, x);
-    dispatch_activation(p.activation, [&](auto activation) {
-      PRAGMA_UNROLL
-      for (int i = 0; i < kBatch; ++i) {
-        PRAGMA_UNROLL
-        for (int j = 0; j < kPack<S>; ++j) {
-          x[i][j] = activate<Math>(decltype(activation)::value, affine(x[i][j], j), negative_slope);
-        }
-      }
-    });
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) write<S>(p.output, piece[i], x[i]);
-  }
+  normalize_tile<S>(walk, p, p.input, p.output, Affine<S>(t, factors));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // in the compute type, everything else is summed in double. Bytes per element and element size: 2 and 3.
 #include "kernels/batch_norm.h"
 
-#include "kernels/cuda/channels.cuh"
+#include "kernels/cuda/batch_norm_add.cuh"
 #include "kernels/cuda/norm_factors.cuh"
 
 namespace sdgan {
@@ -19,67 +19,21 @@ SDGAN_DEVICE void set_affine_of_tile(const BatchNormShape& p, const ChannelTiles
   const int at = threadIdx.x;
   const bool exists = at < t.tile_columns() && tile_column + at < t.columns();
   const int64_t c = exists ? t.channel_of(tile_column + at) : 0;
-  set_affine(p, factors, at, exists, c, load_one<T>(p.mean, c), load_one<T>(p.var, c));
-}
-
-// In place: dL/dz from dL/dy.
-template <class S, int batch>
-SDGAN_DEVICE void through_activation(const BatchNormShape& p, const Affine<S>& affine, const Pack<S> (&x)[batch],
-                                     Pack<S> (&grad)[batch]) {
-  using T = compute_t<S>;
-  const T negative_slope = static_cast<T>(p.negative_slope);
-  dispatch_activation(p.activation, [&](auto activation) {
-    constexpr Activation act = decltype(activation)::value;
-    constexpr bool from_input = needs_input<act>;
-    if constexpr (act != Activation::none) {
-      PRAGMA_UNROLL
-      for (int i = 0; i < batch; ++i) {
-        PRAGMA_UNROLL
-        for (int j = 0; j < kPack<S>; ++j) {
-          const T z = affine(x[i][j], j);
-          const T saved = from_input ? z : activate<Math>(act, z, negative_slope);
-          grad[i][j] *= activation_gradient<Math>(act, saved, negative_slope);
-        }
-      }
-    }
-  });
+  set_affine(p, factors, at, exists, c, load_one<T>(p.mean, c), inverse_std(load_one<T>(p.var, c), p.eps));
 }
 
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     batch_norm_backward_reduce_kernel(BatchNormBackwardParams p, ChannelTiles t) {
   using T = compute_t<S>;
-  constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   __shared__ T factors_of[kAffineFactors * kTileColumns];
   const Smem<T> factors{factors_of};
   Walk<S> walk(t);
   set_affine_of_tile<S>(p, t, walk.tile_column(), factors);
   __syncthreads();
   const Affine<S> affine(t, factors);
-  T sum[kPack<S>] = {}, product[kPack<S>] = {};
-  while (!walk.done()) {
-    Piece piece[kBatch];
-    Pack<S> x[kBatch], g[kBatch];
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    read<S>(piece, p.input, x, p.grad_output, g);
-    through_activation<S, kBatch>(p, affine, x, g);
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      PRAGMA_UNROLL
-      for (int j = 0; j < kPack<S>; ++j) {
-        if (j >= piece[i].count) continue;
-        sum[j] += g[i][j];
-        product[j] += g[i][j] * (x[i][j] - affine.mean[j]);
-      }
-    }
-  }
   double v[2][kPack<S>];
-  PRAGMA_UNROLL
-  for (int j = 0; j < kPack<S>; ++j) {
-    v[0][j] = static_cast<double>(sum[j]);
-    v[1][j] = static_cast<double>(product[j]);
-  }
+  gradient_sums<S>(walk, p, p.input, p.grad_output, affine, v);
   sum_tile<S, 2>(t, v, [&](int k, int column, double total) {
     if (walk.tile_column() + column < t.columns()) {
       p.partial[(walk.down() * 2 + k) * t.columns() + walk.tile_column() + column] = total;
@@ -91,7 +45,6 @@ template <class S>
 __global__ void __launch_bounds__(kThreads)
     batch_norm_backward_map_kernel(BatchNormBackwardParams p, ChannelTiles t, ColumnSums sums) {
   using T = compute_t<S>;
-  constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
   __shared__ double totals_of[2 * kTileColumns];
   __shared__ T factors_of[(kAffineFactors + 2) * kTileColumns];
   const Smem<double> totals{totals_of};
@@ -127,29 +80,7 @@ __global__ void __launch_bounds__(kThreads)
     tilts[at] = tilt;
   }
   __syncthreads();
-  const Affine<S> affine(t, factors);
-  T shift[kPack<S>], tilt[kPack<S>];
-  PRAGMA_UNROLL
-  for (int j = 0; j < kPack<S>; ++j) {
-    shift[j] = shifts[tile_lane(t, j)];
-    tilt[j] = tilts[tile_lane(t, j)];
-  }
-  while (!walk.done()) {
-    Piece piece[kBatch];
-    Pack<S> x[kBatch], g[kBatch];
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
-    read<S>(piece, p.input, x, p.grad_output, g);
-    through_activation<S, kBatch>(p, affine, x, g);
-    PRAGMA_UNROLL
-    for (int i = 0; i < kBatch; ++i) {
-      PRAGMA_UNROLL
-      for (int j = 0; j < kPack<S>; ++j) {
-        g[i][j] = g[i][j] * affine.scale[j] - (tilt[j] * (x[i][j] - affine.mean[j]) + shift[j]);
-      }
-      write<S>(p.grad_input, piece[i], g[i]);
-    }
-  }
+  gradient_tile<S>(walk, p, t, p.input, p.grad_output, p.grad_input, Affine<S>(t, factors), shifts, tilts);
 }
 
 }  // namespace

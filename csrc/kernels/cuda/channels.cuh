@@ -90,10 +90,11 @@ SDGAN_DEVICE void read(const Piece (&piece)[n], const void* p, Pack<S> (&x)[n], 
 template <class S>
 class Walk {
  public:
-  SDGAN_DEVICE explicit Walk(const ChannelTiles& t) {
+  SDGAN_DEVICE explicit Walk(const ChannelTiles& t) : Walk(t, blockIdx.x) {}
+  SDGAN_DEVICE Walk(const ChannelTiles& t, unsigned index) {
     const unsigned tiles_across = static_cast<unsigned>(t.tiles_across);
-    const int64_t tile = blockIdx.x % tiles_across;
-    down_ = blockIdx.x / tiles_across;
+    const int64_t tile = index % tiles_across;
+    down_ = index / tiles_across;
     const int64_t at_once = kThreads / t.across;
     const int64_t begin = down_ * t.tile_units + threadIdx.x / t.across;
     const int64_t end = t.units - down_ * t.tile_units < t.tile_units ? t.units : (down_ + 1) * t.tile_units;

@@ -225,6 +225,10 @@ struct PhiloxWord {
 struct Math {
   static SDGAN_HD float exp(float x) { return expf(x); }
   static SDGAN_HD double exp(double x) { return ::exp(x); }
+  template <class V>
+  static SDGAN_HD V exp_beside_one(V x) {  // a summand of 1 + e^x
+    return exp(x);
+  }
   static SDGAN_HD float expm1(float x) { return expm1f(x); }
   static SDGAN_HD double expm1(double x) { return ::expm1(x); }
   static SDGAN_HD float log(float x) { return logf(x); }

@@ -12,6 +12,7 @@ from .decompositions import (
     batch_norm_native,
     bce,
     gaussian_backward,
+    group_norm_native,
 )
 from .functions import (
     activate,
@@ -24,6 +25,8 @@ from .functions import (
     discriminator_loss,
     gaussian_kl,
     generator_loss,
+    group_norm,
+    group_statistics,
     philox,
     philox_normal,
     reconstruction_loss,
@@ -49,6 +52,9 @@ __all__ = [
     "gaussian_backward",
     "gaussian_kl",
     "generator_loss",
+    "group_norm",
+    "group_norm_native",
+    "group_statistics",
     "philox",
     "philox_normal",
     "reconstruction_loss",

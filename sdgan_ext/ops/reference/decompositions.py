@@ -25,7 +25,7 @@ from .._enums import (
     Activation,
 )
 from . import functions
-from .functions import activate, at_least_float, batch_statistics
+from .functions import activate, at_least_float, batch_statistics, group_statistics
 
 __all__ = ["DECOMPOSITIONS"]
 
@@ -190,6 +190,64 @@ def _batch_norm_backward(
         remaining = iter(vectors)
         w, b = (None if t is None else next(remaining) for t in (weight, bias))
         return batch_norm_native(input, w, b, *statistics, *settings)[0]
+
+    grad_input, *others = _gradients(normalize, (input, *given), grad_output)
+    grads = iter(others)
+    return grad_input, *(input.new_empty((0,)) if t is None else next(grads) for t in (weight, bias))
+
+
+# -------------------------------------------------------------------------------------------------- group_norm
+def group_norm_native(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator: the statistics come back, at least float."""
+    mean, rstd = group_statistics(input, num_groups, eps)
+    groups, channels = (*mean.shape, *[1] * (input.dim() - 1)), (1, -1, *[1] * (input.dim() - 2))
+    x = at_least_float(input).unflatten(1, (num_groups, -1))
+    y = ((x - mean.view(groups)) * rstd.view(groups)).flatten(1, 2)
+    y = y if weight is None else y * weight.view(channels)
+    y = y if bias is None else y + bias.view(channels)
+    return activate(y, ACTIVATION_NAMES[activation], negative_slope).to(input.dtype), mean, rstd
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    plain = all(t is None or t.dtype == torch.float32 for t in (input, weight, bias))
+    if not plain or (weight is None and bias is not None):  # stock torch cannot differentiate a bias alone
+        return group_norm_native(input, num_groups, weight, bias, eps, activation, negative_slope)
+    y = F.group_norm(input, num_groups, weight, bias, eps)
+    return activate(y, ACTIVATION_NAMES[activation], negative_slope), *group_statistics(input, num_groups, eps)
+
+
+def _group_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    *settings: Any,
+) -> _Grads:
+    given = [t for t in (weight, bias) if t is not None]
+
+    def normalize(input: Tensor, *vectors: Tensor) -> Tensor:
+        remaining = iter(vectors)
+        w, b = (None if t is None else next(remaining) for t in (weight, bias))
+        return group_norm_native(input, num_groups, w, b, *settings)[0]
 
     grad_input, *others = _gradients(normalize, (input, *given), grad_output)
     grads = iter(others)
@@ -365,6 +423,8 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "conv_transpose2d_backward": _conv_transpose2d_backward,
     "gaussian": _gaussian,
     "gaussian_backward": _gaussian_backward,
+    "group_norm": _group_norm,
+    "group_norm_backward": _group_norm_backward,
     "reconstruction_loss": _reconstruction_loss,
     "reconstruction_loss_backward": _reconstruction_loss_backward,
 }

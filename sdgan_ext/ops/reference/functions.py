@@ -278,6 +278,27 @@ def batch_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return at_least_float(input).mean(dims), at_least_float(input).var(dims, correction=0)
 
 
+# -------------------------------------------------------------------------------------------------- group_norm
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: Activation | None = None,
+    negative_slope: float = 0.2,
+) -> Tensor:
+    """:func:`sdgan_ext.ops.group_norm` in stock torch."""
+    return activate(F.group_norm(input, num_groups, weight, bias, eps), activation, negative_slope)
+
+
+def group_statistics(input: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(biased variance + eps) of each group, in float32 at least. [N, C, ...] -> [N, G], [N, G]"""
+    groups = at_least_float(input).unflatten(1, (num_groups, -1)).flatten(2)
+    return groups.mean(2), torch.rsqrt(groups.var(2, correction=0) + eps)
+
+
 def at_least_float(x: Tensor) -> Tensor:
     """``x`` in float32, or in float64 where it is that."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
