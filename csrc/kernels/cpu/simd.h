@@ -315,7 +315,7 @@ SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
 #endif
 }
 
-// e^x as a summand of 1 + e^x, in half the instructions: right from 2^-126 on, at least no more than that below,
+// e^x as a summand of 1 + e^x, in half the instructions: right from 2^-126 on, 2^-126 below,
 // infinity from 2^127.5 on. The integer part n is read off the bits of x log2(e) + magic.
 SDGAN_INLINE Vec<float> vexp_beside_one(Vec<float> x) {
   const float magic = 12582912.f + 127.f;        // 1.5 * 2^23 + the exponent's bias
