@@ -294,23 +294,20 @@ SDGAN_INLINE Vec<float> scale_by_power_of_two(Vec<float> x, Vec<float> n) {
 #endif
 }
 
-SDGAN_INLINE Vec<float> exp_of_fraction(Vec<float> r) {  // |r| <= log(2) / 2
-  Vec<float> p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return p * (r * r) + (r + 1.f);
-}
-
 SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
   [[maybe_unused]] const Vec<float> input = x;
   x = vmin(splat(89.f), vmax(splat(-104.f), x));  // a NaN stays one
   const Vec<float> n = vround(x * 1.44269504f);
   Vec<float> r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  const Vec<float> y = scale_by_power_of_two(exp_of_fraction(r), n);
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.f);
+  const Vec<float> y = scale_by_power_of_two(p, n);
 #if defined(__AVX512F__)  // nothing went through an integer: a NaN is still one
   return y;
 #else
@@ -318,7 +315,7 @@ SDGAN_INLINE Vec<float> vexp(Vec<float> x) {
 #endif
 }
 
-// e^x as a summand of 1 + e^x, in half the instructions: right from 2^-126 on, at least no more than that below,
+// e^x as a summand of 1 + e^x, in half the instructions: right from 2^-126 on, 2^-126 below,
 // infinity from 2^127.5 on. The integer part n is read off the bits of x log2(e) + magic.
 SDGAN_INLINE Vec<float> vexp_beside_one(Vec<float> x) {
   const float magic = 12582912.f + 127.f;        // 1.5 * 2^23 + the exponent's bias
@@ -327,7 +324,14 @@ SDGAN_INLINE Vec<float> vexp_beside_one(Vec<float> x) {
   const Vec<float> n = shifted - magic;
   Vec<float> r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  return exp_of_fraction(r) * (Vec<float>)((Vec<int32_t>)shifted << 23);
+  Vec<float> p = splat(1.377677429e-3f);  // minimax, 4e-9
+  p = p * r + 8.368941024e-3f;
+  p = p * r + 4.166907817e-2f;
+  p = p * r + 1.666651815e-1f;
+  p = p * r + 4.999999106e-1f;
+  p = p * r + 1.f;
+  p = p * r + 1.f;
+  return p * (Vec<float>)((Vec<int32_t>)shifted << 23);
 }
 
 // log(1 + f) - c for f in [sqrt(1/2) - 1, sqrt(2) - 1], where c is what rounding took from the result's other summands.
