@@ -14,7 +14,7 @@ from ._common import add_threads, set_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import ImageDataset, RenderedDigits
+    from ..data import Opened
     from ..models import VAEGAN, VAEGANConfig
 
 __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
@@ -54,11 +54,11 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
     return model, out
 
 
-def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> Opened:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
-    def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+    def opened(split: Literal["train", "test"]) -> Opened:
         arguments.split = split
         return open_dataset(
             source,

@@ -10,11 +10,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sdgan_ext._errors import DataError, printable
 
-__all__ = ["EXTENSIONS", "Listing", "has_images", "list_images"]
+__all__ = ["EXTENSIONS", "Listing", "has_images", "list_images", "order_of"]
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
@@ -50,6 +50,9 @@ class Listing:
     files: list[Path] = field(default_factory=list)
     left_out: dict[str, list[Path]] = field(default_factory=dict)
 
+    def leave_out(self, reason: str, path: Path) -> None:
+        self.left_out.setdefault(reason, []).append(path)
+
     def describe_left_out(self) -> str:
         """One sentence, or "" where nothing is left out."""
         parts = []
@@ -74,7 +77,7 @@ def list_images(folder: Path, avoid: Iterable[Path] = ()) -> Listing:
         DataError: a folder that cannot be listed.
     """
     listing = Listing(folder)
-    listing.files = sorted(_walk(listing, avoid), key=lambda file: _order(file.relative_to(folder)))
+    listing.files = sorted(_walk(listing, avoid), key=lambda file: order_of(file.relative_to(folder)))
     return listing
 
 
@@ -83,7 +86,7 @@ def has_images(folder: str | Path) -> bool:
     return next(_walk(Listing(Path(folder)), ()), None) is not None
 
 
-def _order(path: Path) -> list[tuple[bool, str]]:
+def order_of(path: PurePath) -> list[tuple[bool, str]]:
     """Files before folders, as os.walk goes: the order of the images decides the bits of a training."""
     return [*((True, name) for name in path.parts[:-1]), (False, path.name)]
 
@@ -120,7 +123,7 @@ def _walk_real(start: Path, listing: Listing, seen: set[_Identity], links: list[
         for entry in found:
             path = place / entry.name
             if entry.name.startswith("."):
-                _leave_out(listing, _HIDDEN, path)
+                listing.leave_out(_HIDDEN, path)
             elif entry.is_symlink():
                 links.append(path)
             elif entry.is_dir():
@@ -134,7 +137,7 @@ def _walk_real(start: Path, listing: Listing, seen: set[_Identity], links: list[
 def _is_new(folder: Path, listing: Listing, seen: set[_Identity]) -> bool:
     known = _known(folder, seen)
     if known:
-        _leave_out(listing, _VISITED, folder)
+        listing.leave_out(_VISITED, folder)
     return not known
 
 
@@ -152,7 +155,7 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
     except OSError:
         reason = "" if named else _UNREADABLE  # an image that is missing is an error when it is read
     if reason:
-        _leave_out(listing, reason, path)
+        listing.leave_out(reason, path)
     return not reason
 
 
@@ -174,7 +177,3 @@ def _known(path: Path, seen: set[_Identity]) -> bool:
 def _identity(path: Path) -> _Identity:
     status = path.stat()
     return (status.st_dev, status.st_ino) if status.st_ino else str(path.resolve())
-
-
-def _leave_out(listing: Listing, reason: str, path: Path) -> None:
-    listing.left_out.setdefault(reason, []).append(path)
