@@ -178,18 +178,24 @@ def open_dataset(
     if spec == "mnist":
         root = cache_root() / "mnist"
         return fit_held(load_idx_folder(find_mnist(root) or download_mnist(root), split), frame, background)
-    path = data_path(spec)
-    try:
-        if path.is_dir():
-            found = _open_folder(path, split, need_labels, index_file)
-        else:
-            found = _open_file(path, str(spec), split, need_labels, index_file)
-    except OSError as error:
-        raise DataError(f"cannot read {printable(error.filename or path)}: {error.strerror}") from None
+    found = find_images(spec, split, need_labels, index_file)
     return fit_held(found, frame, background) if isinstance(found, ImageDataset) else open_source(found, options)
 
 
 _Split = Literal["train", "test"]
+
+
+def find_images(
+    spec: str | Path, split: _Split = "train", need_labels: bool = True, index_file: Path | None = None
+) -> ImageDataset | Source:
+    """What a folder or a file holds, as it is: arrays, or images that are not decoded yet; see :func:`open_dataset`."""
+    path = data_path(spec)
+    try:
+        if path.is_dir():
+            return _open_folder(path, split, need_labels, index_file)
+        return _open_file(path, str(spec), split, need_labels, index_file)
+    except OSError as error:
+        raise DataError(f"cannot read {printable(error.filename or path)}: {error.strerror}") from None
 
 
 def _open_file(
@@ -202,7 +208,7 @@ def _open_file(
             + nearest(spec, NAMES)
         )
     if path.suffix.lower() in SUFFIXES:
-        return shard_source(shards if not path.exists() else [path], path, split, index_file)
+        return shard_source(shards if not path.exists() else [path], path, split, need_labels, index_file)
     check_regular(path)
     subset = idx_set_of(path)
     if subset is not None:
@@ -222,20 +228,23 @@ def _open_folder(path: Path, split: _Split, need_labels: bool, index_file: Path 
         return load_hugging_folder(path, split)
     splits = find_splits(path, split)
     if split in splits:
-        return _find_images(splits.pop(split), list(splits.values()), "train", index_file)
+        return _find_images(splits.pop(split), list(splits.values()), "train", need_labels, index_file)
     if not splits and holds_shards(path):
-        return _find_images(path, [], split, index_file)
+        return _find_images(path, [], split, need_labels, index_file)
     other: _Split = "test" if split == "train" else "train"
     if splits or find_idx_sets(path, other) or (split == "test" and has_images(path)):
         instead = f" or use split={other!r}" if other in splits or not splits else ""
         raise MissingSplitError(f"{printable(path)} has no {split} split, add a subfolder {split!r}{instead}")
-    return _find_images(path, [], split, index_file)
+    return _find_images(path, [], split, need_labels, index_file)
 
 
-def _find_images(folder: Path, avoid: Sequence[Path], split: _Split, index_file: Path | None) -> Source:
+def _find_images(
+    folder: Path, avoid: Sequence[Path], split: _Split, need_labels: bool, index_file: Path | None
+) -> Source:
     """The images in the files of ``folder`` or, where there are none, in its shards."""
     if holds_shards(folder):
-        return shard_source(shards_of(folder, split), folder, split, index_file)
+        shards, inner = shards_of(folder, split)
+        return shard_source(shards, folder, inner, need_labels, index_file)
     listing = list_images(folder, avoid)
     if not listing.files and not avoid:
         raise DataError(

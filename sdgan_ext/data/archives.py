@@ -111,8 +111,11 @@ def holds_shards(folder: Path) -> bool:
     return next(folder.glob("*.tar"), None) is not None and not has_images(folder)
 
 
-def shards_of(folder: Path, wanted: Literal["train", "test"]) -> list[Path]:
-    """The tar archives in ``folder``, sorted; of names such as ``photos-val-0003.tar`` those of the split.
+def shards_of(folder: Path, wanted: Literal["train", "test"]) -> tuple[list[Path], Literal["train", "test"]]:
+    """The tar archives in ``folder``, sorted; where names such as ``photos-val-0003.tar`` say splits, those of one.
+
+    Returns:
+        The archives, and which split of what is in them is meant.
 
     Warns:
         UserWarning: others are left out.
@@ -123,17 +126,17 @@ def shards_of(folder: Path, wanted: Literal["train", "test"]) -> list[Path]:
     by_split: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.tar")):
         words = re.split(r"[-_.]", path.stem)
-        by_split.setdefault(next(filter(None, map(split_of, words)), "train"), []).append(path)
-    if wanted not in by_split:
+        by_split.setdefault(next(filter(None, map(split_of, words)), ""), []).append(path)
+    if by_split.keys() == {""}:
+        return by_split[""], wanted
+    paths = by_split.pop(wanted, []) or (by_split.pop("", []) if wanted == "train" else [])
+    if not paths:
         raise MissingSplitError(f"{printable(folder)} has no shards of the {wanted} split")
-    for split, paths in by_split.items():
-        if split != wanted:
-            warnings.warn(
-                f"{printable(folder)}: {len(paths):,} shards of the {split} split left out "
-                f"({printable(paths[0].name)})",
-                stacklevel=4,
-            )
-    return by_split[wanted]
+    for split, others in by_split.items():
+        what = f"shards of the {split} split" if split else "shards of no split by their names"
+        example = printable(others[0].name)
+        warnings.warn(f"{printable(folder)}: {len(others):,} {what} left out ({example})", stacklevel=4)
+    return paths, "train"
 
 
 def check_shards(paths: Sequence[Path]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
 from sdgan_ext._errors import DataError, printable
+from sdgan_ext._errors import shown as shown_value
 from sdgan_ext.data.archives import check_shards, clean, read_members
 from sdgan_ext.data.frame import make_frame
 from sdgan_ext.data.images import ImageDataset
@@ -18,9 +19,12 @@ from sdgan_ext.data.lazy import FileSource, Options, open_source
 from sdgan_ext.data.sources import check_regular
 from sdgan_ext.data.spans import Member, Spans, Stamp
 from sdgan_ext.data.splits import check_no_splits, choose_split, split_of
-from sdgan_ext.data.walk import EXTENSIONS, Listing, list_images, order_of
+from sdgan_ext.data.walk import EXTENSIONS, Listing, begins_like_an_image, list_images, order_of
 
 __all__ = ["listed_source", "load_image_folder", "shard_source"]
+
+_Sample = tuple[int, PurePosixPath]  # WebDataset's key: the number of the shard, the name up to its first dot
+_LONGEST_CLASS = 18  # digits
 
 
 def load_image_folder(
@@ -90,7 +94,11 @@ def listed_source(listing: Listing, split: str = "train", index_file: Path | Non
 
 
 def shard_source(
-    paths: Sequence[Path], shown: Path, split: Literal["train", "test"] = "train", index_file: Path | None = None
+    paths: Sequence[Path],
+    shown: Path,
+    split: Literal["train", "test"] = "train",
+    need_labels: bool = True,
+    index_file: Path | None = None,
 ) -> FileSource:
     """The images in archives: in their order, in each sorted as those of a folder are.
 
@@ -101,6 +109,7 @@ def shard_source(
         paths: the archives, at least one, of one folder.
         shown: what to call them together.
         split: which one of theirs is wanted.
+        need_labels: False: ``.cls`` files that cannot be used are left out, with a warning; True: they are refused.
         index_file: where an index of them may be.
 
     Warns:
@@ -116,26 +125,32 @@ def shard_source(
     stamp = Stamp.of(paths[0].parent, paths)
     index = None if index_file is None else Index.load(index_file, split, stamp)
     if index is None:
-        index = _index_of_archives(paths, shown, split, stamp)
+        index = _index_of_archives(paths, shown, split, need_labels, stamp)
     return FileSource(index, printable(shown.resolve().name), printable(shown))
 
 
-def _index_of_archives(paths: Sequence[Path], shown: Path, split: Literal["train", "test"], stamp: Stamp) -> Index:
+def _index_of_archives(
+    paths: Sequence[Path], shown: Path, split: Literal["train", "test"], need_labels: bool, stamp: Stamp
+) -> Index:
     found: list[tuple[int, PurePosixPath, Member]] = []
-    classes: dict[tuple[int, PurePosixPath], int] = {}  # of WebDataset's samples
+    classes: dict[_Sample, bytes] = {}
     listing = Listing(shown)
     for number, path in enumerate(paths):
         images = []
-        for member in read_members(path):
-            name = clean(member.name)
-            if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
-                listing.leave_out("hidden", shown / name)
-            elif name.suffix.lower() in EXTENSIONS:
-                images.append((name, member))
-            elif name.suffix == ".cls":
-                classes[number, _sample(name)] = _read_class(path, member)
-            else:
-                listing.leave_out("no image by name", shown / name)
+        with path.open("rb") as file:
+            for member in read_members(path):
+                name = clean(member.name)
+                file.seek(member.offset)
+                if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+                    listing.leave_out("hidden", shown / name)
+                elif name.suffix.lower() in EXTENSIONS:
+                    images.append((name, member))
+                elif name.suffix == ".cls" and path.suffix == ".tar":
+                    classes[_sample(number, name)] = file.read(min(member.length, _LONGEST_CLASS))
+                elif begins_like_an_image(file.read(min(member.length, 12))):
+                    images.append((name, member))
+                else:
+                    listing.leave_out("no image by name or content", shown / name)
         found += [(number, name, member) for name, member in sorted(images, key=lambda image: order_of(image[0]))]
     if left_out := listing.describe_left_out():
         warnings.warn(left_out, stacklevel=4)
@@ -151,26 +166,30 @@ def _index_of_archives(paths: Sequence[Path], shown: Path, split: Literal["train
     check_no_splits(shown, [shown / name for name in names])
     spans = Spans.of_members(stamp, [(number, member) for number, _, member in found])
     if classes:
-        keys = [(number, _sample(name)) for number, name, _ in found]
-        if without := [k for k, key in enumerate(keys) if key not in classes]:
-            raise DataError(f"{spans.entry(without[0])} has no .cls file beside it, others have: all must or none")
-        labels = [classes[key] for key in keys]
-        return Index(split, spans, np.array(labels, np.int64), max(labels) + 1)
+        try:
+            labels = _read_classes(spans, [_sample(number, name) for number, name, _ in found], classes)
+            return Index(split, spans, labels, int(labels.max()) + 1)
+        except DataError as error:
+            if need_labels:
+                raise
+            warnings.warn(f"{error}; the labels are left out, the model has no use for them", stacklevel=4)
+            return Index(split, spans, None, None)
     return Index(split, spans, *_labels(shown, [shown / name for name in names]))
 
 
-def _sample(name: PurePosixPath) -> PurePosixPath:
-    """WebDataset's key: the name up to its first dot."""
-    return name.with_name(name.name.partition(".")[0])
+def _sample(number: int, name: PurePosixPath) -> _Sample:
+    return number, name.with_name(name.name.partition(".")[0])
 
 
-def _read_class(path: Path, member: Member) -> int:
-    with path.open("rb") as file:
-        file.seek(member.offset)
-        text = file.read(min(member.length, 32))
-    if not text.strip().isdigit():
-        raise DataError(f"{printable(path)}'s {printable(member.name)} holds {text!r}, the number of a class is needed")
-    return int(text)
+def _read_classes(spans: Spans, samples: Sequence[_Sample], classes: Mapping[_Sample, bytes]) -> np.ndarray:
+    labels = np.zeros(len(samples), np.int64)
+    for index, sample in enumerate(samples):
+        text = classes.get(sample)
+        if text is None or not text.strip().isdigit():
+            came = "no .cls file beside it, others have one" if text is None else f"the class {shown_value(text)}"
+            raise DataError(f"{spans.entry(index)} has {came}; each needs a number from 0 up")
+        labels[index] = int(text)
+    return labels
 
 
 def _common_folder(names: Sequence[PurePosixPath]) -> int:

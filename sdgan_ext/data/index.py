@@ -111,7 +111,7 @@ class Index:
         try:
             with open_regular(path) as file:
                 index = cls._read(np.load(file, allow_pickle=False), stamp.root)
-        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, EOFError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             warnings.warn(f"the index {path} cannot be read ({reason}), it is made anew", stacklevel=2)
             return None

@@ -353,6 +353,7 @@ def _index(source: Source, options: Options) -> LazyImages:
     for index, header in enumerate(headers):
         if header is None:
             bad.setdefault(index, f"cannot read the image {source.entry(index)}")
+            check_bad(bad, options.max_bad, source.shown)
             continue
         facts.add(index, header)
         size = frame.scaled_size(header.height, header.width)
@@ -364,7 +365,7 @@ def _index(source: Source, options: Options) -> LazyImages:
                 frame.check_size(*size, source.entry(index))
             except DataError as error:
                 bad[index] = str(error)
-    check_bad(bad, options.max_bad, source.shown)
+                check_bad(bad, options.max_bad, source.shown)
     assert first is not None  # _first() has found one
     facts.report(frame.channels, options.background)
     dataset = LazyImages(

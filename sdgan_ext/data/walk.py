@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from sdgan_ext._errors import DataError, printable
 
-__all__ = ["EXTENSIONS", "Listing", "has_images", "list_images", "order_of"]
+__all__ = ["EXTENSIONS", "Listing", "begins_like_an_image", "has_images", "list_images", "order_of"]
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
@@ -148,7 +148,7 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             reason = _NOT_REGULAR
-        elif not named and not _begins_like_an_image(path):
+        elif not named and not _is_image_by_content(path):
             reason = _NO_IMAGE
         else:
             reason = _SAME_FILE if _known(path, seen) else ""
@@ -159,9 +159,13 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
     return not reason
 
 
-def _begins_like_an_image(path: Path) -> bool:
+def _is_image_by_content(path: Path) -> bool:
     with path.open("rb") as file:
-        beginning = file.read(12)
+        return begins_like_an_image(file.read(12))
+
+
+def begins_like_an_image(beginning: bytes) -> bool:
+    """Whether 12 bytes are the first of an image of a common format."""
     boxed = beginning[4:] == b"ftypavif" or (beginning[:4], beginning[8:]) == (b"RIFF", b"WEBP")
     return boxed or beginning.startswith(_BEGINNINGS)
 
