@@ -16,6 +16,7 @@ from .. import build_info
 from .._config import Config
 from .._errors import ConfigError, DataError, shown
 from ..data import NAMES, Opened, open_dataset
+from ..data.archives import expand_braces
 from ..models import VAEGAN, VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
 from ..training.config import TrainConfig
@@ -222,7 +223,8 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             f"the run {arguments.resume} was started on a dataset of a Python program; "
             "resume it there: Trainer.resume(run).fit(dataset)"
         )
-    if arguments.data is None and source not in NAMES and not Path(source).exists():
+    files = expand_braces(Path(source))
+    if arguments.data is None and source not in NAMES and not any(file.exists() for file in files):
         raise ConfigError(f"the data of the run {arguments.resume}, {source}, are gone; --data says where they are now")
     return _fit(trainer, source, source, arguments)
 

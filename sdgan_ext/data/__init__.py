@@ -140,8 +140,8 @@ def open_dataset(
             :func:`batches` with ``random_crop`` takes parts from anywhere in it; whatever else reads it takes the
             centre.
         cache: "memory": all images are decoded at once and held; "none": each is decoded when it is asked for; "auto":
-            held where they need less than a quarter of the available memory and 2 GB. The bits are the same. Arrays and
-            IDX files are held.
+            held where they take less than a quarter of the available memory and 1 GB decoded, both as they are and at
+            ``image_size``. The bits are the same. Arrays and IDX files are held.
         max_bad: how many images of files may be unreadable; in the place of each stands the next one that can be read.
         index_file: an index of the files, of :attr:`LazyImages.index`; it is used where the files are still the same.
 

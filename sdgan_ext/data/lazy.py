@@ -7,6 +7,7 @@ same bits, and so is a training.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -32,7 +33,7 @@ from sdgan_ext.data.values import to_float
 __all__ = ["CACHES", "FileSource", "LazyImages", "Options", "Source", "fit_held", "open_source"]
 
 CACHES = ("auto", "memory", "none")
-_MOST_HELD = 2_000_000_000  # bytes that "auto" holds, at most
+_MOST_HELD = 1_000_000_000  # decoded bytes of images that "auto" holds, at most: seconds of decoding
 _SHARE_HELD = 1 / 4  # of the memory that is available
 
 
@@ -232,26 +233,21 @@ def open_source(source: Source, options: Options) -> ImageDataset | LazyImages:
         DataError: an image is unreadable beyond ``max_bad``, they have several sizes and ``frame`` none, or the memory
             cannot hold them.
     """
-    frame, cache = options.frame, options.cache
-    first, scaled = _first(source, options)
-    need = (
-        len(source)
-        * int(np.prod(scaled if frame.random else frame.size or scaled))
-        * (frame.channels or first.channels)
-    )
-    limit = min(_MOST_HELD, int(available_memory() * _SHARE_HELD))
-    if cache == "memory" or (cache == "auto" and need <= limit):
+    if options.cache == "memory":
         return _hold(source, options)
-    dataset = _index(source, options)
-    if cache == "auto":
-        warnings.warn(
-            f"{source.shown}: {len(source):,} images of {_size(dataset.image_size)} would take {need / 1e9:.1f} GB "
-            f"decoded, more than the {limit / 1e9:.1f} GB that are held (a quarter of the free memory, at most "
-            f"{_MOST_HELD / 1e9:.0f} GB): each is decoded when it is its turn; --workers 2 reads ahead, --cache memory "
-            "holds them all",
-            stacklevel=4,
-        )
-    return dataset
+    if options.cache == "none":
+        return _index(source, options)
+    need = _decoded_size(source, options)
+    limit = min(_MOST_HELD, int(available_memory() * _SHARE_HELD))
+    if need <= limit:
+        return _hold(source, options)
+    warnings.warn(
+        f"{source.shown}: {len(source):,} images take {need / 1e9:.1f} GB decoded, more than the {limit / 1e9:.1f} GB "
+        f"that are held (a quarter of the free memory, at most {_MOST_HELD / 1e9:.0f} GB): each is decoded when it is "
+        "its turn; --workers 2 reads ahead, --cache memory holds them all",
+        stacklevel=4,
+    )
+    return _index(source, options)
 
 
 def fit_held(dataset: ImageDataset, frame: Frame, background: Any = None) -> ImageDataset | LazyImages:
@@ -297,10 +293,12 @@ def _whole(
     raise DataError(f"{name}: none of its {count:,} images can be read")
 
 
-def _first(source: Source, options: Options) -> tuple[Header, tuple[int, int]]:
-    """The header of the first image that has one, and the size that it is scaled to."""
-    header, _ = _whole(source.header, 0, len(source), options.max_bad, {}, source.shown)
-    return header, options.frame.scaled_size(header.height, header.width)
+def _decoded_size(source: Source, options: Options) -> int:
+    """Bytes of all images, as large as the first one is: in its file or once it is scaled, whichever is more."""
+    first, _ = _whole(source.header, 0, len(source), options.max_bad, {}, source.shown)
+    frame, scaled = options.frame, options.frame.scaled_size(first.height, first.width)
+    pixels = max(first.height * first.width, math.prod(scaled if frame.random else frame.size or scaled))
+    return len(source) * pixels * (frame.channels or first.channels)
 
 
 def _hold(source: Source, options: Options) -> ImageDataset | LazyImages:
@@ -366,7 +364,8 @@ def _index(source: Source, options: Options) -> LazyImages:
             except DataError as error:
                 bad[index] = str(error)
                 check_bad(bad, options.max_bad, source.shown)
-    assert first is not None  # _first() has found one
+    if first is None:
+        raise DataError(f"{source.shown}: none of its {len(source):,} images can be read")
     facts.report(frame.channels, options.background)
     dataset = LazyImages(
         source,

@@ -22,7 +22,7 @@ from sdgan_ext.data.part import Part
 from sdgan_ext.data.protocols import MapDataset
 from sdgan_ext.data.workers import Taken, in_processes, in_threads
 
-__all__ = ["Batch", "batches"]
+__all__ = ["Batch", "batches", "orders"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -84,7 +84,7 @@ def batches(
         fix = f", lower batch_size to at most {count:,}" if count else ""
         raise DataError(f"{name_of(dataset)} holds {count:,} images, fewer than one batch of {batch_size:,}{fix}")
     check_kinds(augment or ())
-    wanted = _orders(count, batch_size, seed, start, drop_last)
+    wanted = orders(count, batch_size, seed, start, drop_last)
     if isinstance(dataset, Part):
         wanted = _mapped(wanted, dataset.indices)
         dataset = dataset.dataset
@@ -116,7 +116,7 @@ def _noted(taken: Iterator[Taken], dataset: Any) -> Iterator[Batch]:
             yield images, labels
 
 
-def _orders(count: int, batch_size: int, seed: int, start: int, drop_last: bool) -> Iterator[tuple[int, Tensor]]:
+def orders(count: int, batch_size: int, seed: int, start: int, drop_last: bool) -> Iterator[tuple[int, Tensor]]:
     """The number of each batch and its indices."""
     per_epoch = count // batch_size if drop_last else -(-count // batch_size)
     for number in itertools.count(start):

@@ -71,6 +71,6 @@ def hold_out(dataset: MapDataset, count: int) -> tuple[Part, Part]:
 
 
 def lazy_images(dataset: object) -> LazyImages | None:
-    """``dataset``, or what it is a part of, if that is read lazily."""
+    """``dataset``, or what it is a part of, if its images are decoded as they are asked for."""
     whole = dataset.dataset if isinstance(dataset, Part) else dataset
-    return whole if isinstance(whole, LazyImages) else None
+    return whole if isinstance(whole, LazyImages) and not whole.held else None

@@ -94,7 +94,7 @@ def order_of(path: PurePath) -> list[tuple[bool, str]]:
 def _walk(listing: Listing, avoid: Iterable[Path]) -> Iterator[Path]:
     folder = listing.folder
     real = folder.resolve()
-    seen = {_identity(path) for path in (real, *real.parents, *avoid)}
+    seen = {_identity(path, path.stat()) for path in (real, *real.parents, *avoid)}
     pending = [folder]
     while pending:
         links: list[Path] = []
@@ -135,7 +135,7 @@ def _walk_real(start: Path, listing: Listing, seen: set[_Identity], links: list[
 
 
 def _is_new(folder: Path, listing: Listing, seen: set[_Identity]) -> bool:
-    known = _known(folder, seen)
+    known = _known(folder, folder.stat(), seen)
     if known:
         listing.leave_out(_VISITED, folder)
     return not known
@@ -145,13 +145,13 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
     """Whether it is to be read; if not, it is left out with the reason."""
     named = path.name.lower().endswith(EXTENSIONS)
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             reason = _NOT_REGULAR
         elif not named and not _is_image_by_content(path):
             reason = _NO_IMAGE
         else:
-            reason = _SAME_FILE if _known(path, seen) else ""
+            reason = _SAME_FILE if _known(path, status, seen) else ""
     except OSError:
         reason = "" if named else _UNREADABLE  # an image that is missing is an error when it is read
     if reason:
@@ -170,14 +170,13 @@ def begins_like_an_image(beginning: bytes) -> bool:
     return boxed or beginning.startswith(_BEGINNINGS)
 
 
-def _known(path: Path, seen: set[_Identity]) -> bool:
+def _known(path: Path, status: os.stat_result, seen: set[_Identity]) -> bool:
     """Whether it was visited under another name; from now on it was."""
-    identity = _identity(path)
+    identity = _identity(path, status)
     known = identity in seen
     seen.add(identity)
     return known
 
 
-def _identity(path: Path) -> _Identity:
-    status = path.stat()
+def _identity(path: Path, status: os.stat_result) -> _Identity:
     return (status.st_dev, status.st_ino) if status.st_ino else str(path.resolve())

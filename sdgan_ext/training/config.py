@@ -56,7 +56,7 @@ class TrainConfig(Config):
     cache: str = option(
         "auto",
         "images of files are held in memory, or (none) decoded when it is their turn; auto: held below a quarter of "
-        "the free memory and 2 GB; the same bits",
+        "the free memory and 1 GB; the same bits",
         choices=CACHES,
     )
     max_bad: int = option(
