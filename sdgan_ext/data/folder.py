@@ -141,7 +141,7 @@ def _index_of_archives(
             for member in read_members(path):
                 name = clean(member.name)
                 file.seek(member.offset)
-                if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+                if not name.parts or any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
                     listing.leave_out("hidden", shown / name)
                 elif name.suffix.lower() in EXTENSIONS:
                     images.append((name, member))

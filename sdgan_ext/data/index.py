@@ -7,15 +7,16 @@ that it was made of; nothing of it is believed where one differs.
 from __future__ import annotations
 
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sdgan_ext._errors import DataError, printable
-from sdgan_ext._files import open_regular, replacing
+from sdgan_ext._files import replacing
+from sdgan_ext.data.arrays import member_names, read_member
 from sdgan_ext.data.decode import Header
+from sdgan_ext.data.images import CHANNELS
 from sdgan_ext.data.spans import Names, Spans, Stamp
 
 __all__ = ["INDEX_NAME", "Headers", "Index"]
@@ -24,7 +25,6 @@ INDEX_NAME = "data-index.npz"
 """In a run's folder."""
 
 _VERSION = 1
-_MOST_BYTES = 1 << 30
 
 
 class Headers:
@@ -109,43 +109,61 @@ class Index:
         if not path.exists():
             return None
         try:
-            with open_regular(path) as file:
-                index = cls._read(np.load(file, allow_pickle=False), stamp.root)
-        except (OSError, ValueError, TypeError, KeyError, IndexError, zipfile.BadZipFile, EOFError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            warnings.warn(f"the index {path} cannot be read ({reason}), it is made anew", stacklevel=2)
+            index = cls._read(
+                {name.removesuffix(".npy"): read_member(path, name) for name in member_names(path)}, stamp
+            )
+        except (DataError, ValueError, KeyError, IndexError) as error:
+            reason = error if isinstance(error, DataError) else f"{printable(path)} holds no index"
+            warnings.warn(f"{reason}; the index is made anew", stacklevel=2)
             return None
         if index.split != split:
             return None
         if index.spans.stamp.same(stamp):
             return index
-        warnings.warn(f"{_difference(index.spans.stamp, stamp)} since {path} was made: it is made anew", stacklevel=2)
+        warnings.warn(
+            f"{_difference(index.spans.stamp, stamp)} since {printable(path)} was made: it is made anew", stacklevel=2
+        )
         return None
 
     @classmethod
-    def _read(cls, arrays: np.lib.npyio.NpzFile, root: Path) -> Index:
+    def _read(cls, arrays: Mapping[str, np.ndarray], now: Stamp) -> Index:
         """Raises KeyError, ValueError or IndexError where an array is missing or does not fit the others."""
-        if int(arrays["version"][0]) != _VERSION:
+        for name, kind in (("version", "i"), ("split", "U"), ("num_classes", "i")):
+            if name in arrays and (arrays[name].dtype.kind != kind or arrays[name].shape != (1,)):
+                raise ValueError(name)
+        if arrays["version"][0] != _VERSION:
             raise ValueError("version")
-        stamp = Stamp(root, _names(arrays, "files", "file_ends"), arrays["sizes"], arrays["times"])
+        stamp = Stamp(now.root, _names(arrays, "files", "file_ends"), arrays["sizes"], arrays["times"])
+        for numbers in (stamp.sizes, stamp.times):
+            _check(numbers, np.int64, (len(stamp.files),))
         names, table = None, None
         if "spans" in arrays:
             names, table = _names(arrays, "names", "name_ends"), arrays["spans"]
             _check(table, np.int64, (5, len(names)))
+            number, offset, length, unpacked, crc = table
+            _check_range(number, 0, len(stamp.files) - 1)
+            sizes = stamp.sizes[number]
+            _check_range(offset, 0, sizes)
+            _check_range(length, 0, sizes - offset)
+            _check_range(unpacked, -1, 2**40)
+            _check_range(crc, -1, 2**32 - 1)
         spans = Spans(stamp, names, table)
         labels, classes, headers = None, None, None
         if "labels" in arrays:
             labels, classes = arrays["labels"], int(arrays["num_classes"][0])
             _check(labels, np.int64, (len(spans),))
+            _check_range(labels, 0, classes - 1)
         if "headers" in arrays:
             headers = Headers(arrays["headers"])
             _check(headers.table, np.int32, (len(Header._fields), len(spans)))
-        for numbers in (stamp.sizes, stamp.times):
-            _check(numbers, np.int64, (len(stamp.files),))
+            channels = headers.table[0]
+            if not np.isin(channels, (0, *CHANNELS)).all():
+                raise ValueError("channels")
+            _check_range(headers.table[1:3], (channels > 0).astype(np.int32), 2**31 - 1)
         return cls(str(arrays["split"][0]), spans, labels, classes, headers)
 
 
-def _names(arrays: np.lib.npyio.NpzFile, text: str, ends: str) -> Names:
+def _names(arrays: Mapping[str, np.ndarray], text: str, ends: str) -> Names:
     names = Names(arrays[text], arrays[ends])
     _check(names.text, np.uint8, names.text.shape[:1])
     _check(names.ends, np.int64, names.ends.shape[:1])
@@ -155,6 +173,11 @@ def _names(arrays: np.lib.npyio.NpzFile, text: str, ends: str) -> Names:
 def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
         raise ValueError("shape")
+
+
+def _check_range(array: np.ndarray, least: int | np.ndarray, most: int | np.ndarray) -> None:
+    if ((array < least) | (array > most)).any():
+        raise ValueError("range")
 
 
 def _difference(before: Stamp, now: Stamp) -> str:
