@@ -80,7 +80,9 @@ def test_an_archive_that_is_cut_short(folder, capsys):
 @pytest.mark.parametrize("command", ["reconstruct", "evaluate"])
 def test_trained_models_take_archives(kind, command, folder, tmp_path, capsys):
     run = train(tmp_path / "runs", folder)
-    flags = ["--metrics", "errors", "--n", "8"] if command == "evaluate" else ["--count", "8"]
+    assert "resize must be 0" in refused(capsys, command, run, "--data", folder, "--resize", "4")
+    flags = ["--resize", "9"]
+    flags += ["--metrics", "errors", "--n", "8"] if command == "evaluate" else ["--count", "8"]
     assert main([command, str(run), "--data", str(as_kind(kind, folder)), *flags]) == 0
     assert "the training images are taken" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .._errors import ConfigError, MissingSplitError, shown
 from .._files import user_path
-from ._common import add_threads, set_threads
+from ._common import add_threads, integer, set_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="as in train")
     parser.add_argument("--background", metavar="COLOUR", help="as in train")
+    parser.add_argument("--resize", type=integer, help="as in train")
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
@@ -67,6 +68,7 @@ def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> Opened:
             channels=config.channels,
             background=arguments.background,
             need_labels=bool(config.classes),
+            resize=arguments.resize,
         )
 
     source: str = arguments.data
