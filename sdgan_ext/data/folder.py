@@ -151,7 +151,7 @@ def _index_of_archives(
                     images.append((name, member))
                 else:
                     listing.leave_out("no image by name or content", shown / name)
-        found += [(number, name, member) for name, member in sorted(images, key=lambda image: order_of(image[0]))]
+        found += [(number, name, member) for name, member in sorted(images, key=lambda image: order_of(image[0].parts))]
     if left_out := listing.describe_left_out():
         warnings.warn(left_out, stacklevel=4)
     if not found:
@@ -222,7 +222,7 @@ def _classes(listing: Listing) -> tuple[np.ndarray | None, int | None]:
 
 def _labels(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, int | None]:
     """The number of the first folder below ``folder`` that each of ``files`` lies in, among the sorted ones."""
-    flat = [file for file in files if file.parent == folder]
+    flat = [file for file in files if len(file.parts) == len(folder.parts) + 1]
     if len(flat) == len(files):
         return None, None
     if flat:

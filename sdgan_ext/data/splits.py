@@ -122,7 +122,7 @@ def check_no_splits(folder: Path, files: Iterable[Path]) -> None:
         DataError: some folder holds both.
     """
     found: dict[Path, dict[Split, str]] = {}
-    for parent in {file.parent.relative_to(folder) for file in files}:
+    for parent in {parent.relative_to(folder) for parent in {file.parent for file in files}}:
         for depth, name in enumerate(parent.parts):
             if (split := split_of(name)) is not None:
                 found.setdefault(Path(*parent.parts[:depth]), {})[split] = name

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from sdgan_ext._errors import DataError, printable
 
@@ -77,7 +77,8 @@ def list_images(folder: Path, avoid: Iterable[Path] = ()) -> Listing:
         DataError: a folder that cannot be listed.
     """
     listing = Listing(folder)
-    listing.files = sorted(_walk(listing, avoid), key=lambda file: order_of(file.relative_to(folder)))
+    depth = len(folder.parts)
+    listing.files = sorted(_walk(listing, avoid), key=lambda file: order_of(file.parts[depth:]))
     return listing
 
 
@@ -86,9 +87,10 @@ def has_images(folder: str | Path) -> bool:
     return next(_walk(Listing(Path(folder)), ()), None) is not None
 
 
-def order_of(path: PurePath) -> list[tuple[bool, str]]:
-    """Files before folders, as os.walk goes: the order of the images decides the bits of a training."""
-    return [*((True, name) for name in path.parts[:-1]), (False, path.name)]
+def order_of(parts: Sequence[str]) -> list[tuple[bool, str]]:
+    """A key to sort paths by, from their parts: files before folders, as os.walk goes. The order of the images decides
+    the bits of a training."""
+    return [*((True, name) for name in parts[:-1]), (False, parts[-1])]
 
 
 def _walk(listing: Listing, avoid: Iterable[Path]) -> Iterator[Path]:
