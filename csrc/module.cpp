@@ -6,6 +6,7 @@
 #include "kernels/isa.h"
 #include "ops/conv/benchmark.h"
 #include "ops/conv/dispatch.h"
+#include "ops/conv/kept_filters.h"
 
 namespace py = pybind11;
 
@@ -72,6 +73,14 @@ PYBIND11_MODULE(_C, m) {
           const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
           return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
         });
+  m.def("offer_weight", &sdgan::offer_weight);
+  m.def("forget_filters", &sdgan::forget_filters);
+  m.def("limit_kept_filters", &sdgan::limit_kept_filters);
+  m.def("kept_filters_limit", &sdgan::kept_filters_limit);
+  m.def("kept_filters", [] {  // (bytes, filters, calls that took one)
+    const sdgan::KeptFilters kept = sdgan::kept_filters();
+    return py::make_tuple(kept.bytes, kept.filters, kept.uses);
+  });
   m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
     sdgan::ask_tf32([question = std::move(question)] {
       const py::gil_scoped_acquire gil;

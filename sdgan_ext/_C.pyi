@@ -32,3 +32,12 @@ def explain_convolution(
 
 def ask_tf32(question: Callable[[], bool]) -> None:
     """``question`` is called from any thread, when a float32 convolution runs on CUDA."""
+
+def offer_weight(address: int) -> None:
+    """The next convolution of this thread may keep what it makes of the weight at this address."""
+
+def forget_filters(address: int) -> None: ...
+def limit_kept_filters(bytes: int) -> None: ...
+def kept_filters_limit() -> int: ...
+def kept_filters() -> tuple[int, int, int]:
+    """Bytes, filters, calls that took one."""

@@ -18,6 +18,7 @@ from . import reference
 from ._autograd import add_grads, differentiable
 from ._checks import FLOATS, check_choice, check_like, check_tensor
 from ._enums import ACTIVATIONS, DTYPES, Activation
+from ._kept_filters import offer
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
@@ -432,7 +433,10 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
     fused = differentiable(name, derivative, setup)
 
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if inputs[-2] not in _OUTPUT_MAY_CHANGE or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            offer(inputs[1])
+            return fused(*inputs)
+        if inputs[-2] not in _OUTPUT_MAY_CHANGE:
             return fused(*inputs)
         if torch.compiler.is_compiling() or transformed():  # nothing is written to there
             return fused(*inputs)

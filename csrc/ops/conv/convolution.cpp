@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/conv/kept_filters.h"
+
 namespace sdgan {
 namespace {
 
@@ -122,7 +124,8 @@ Tensor dense(const Tensor& t, bool channels_last) {
 Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
 
 Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  const ConvCall call = convolution_call(conv, input, weight);
+  ConvCall call = convolution_call(conv, input, weight);
+  call.keeps_filter = take_offer(weight.const_data_ptr());
   if (bias) {
     check_same_dtype(*bias, input, "bias and input");
     SDGAN_CHECK(bias->dim() == 1 && bias->size(0) == call.output[1], "bias must hold one value per output channel");

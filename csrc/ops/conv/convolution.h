@@ -6,6 +6,7 @@
 //   winograd.cpp        kernels/conv/winograd/, CPU alone
 //   implicit_gemm.cpp   kernels/conv/implicit_gemm.h, CUDA alone
 //   library.cpp         oneDNN or cuDNN: through aten.cpp, or onednn.cpp with the activation inside, where it can
+//   kept_filters.cpp    transformed filters of weights that do not change
 //   epilogue.cpp        the passes beside a product, kernels/conv/epilogue.h
 #pragma once
 
@@ -35,6 +36,7 @@ struct ConvCall {
   Convolution conv;
   ConvProblem problem;
   Sizes input, output;
+  bool keeps_filter = false;  // what is made of the weight, for the next call with it: kept_filters.h
 };
 
 struct Wanted {

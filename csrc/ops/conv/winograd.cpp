@@ -5,6 +5,7 @@
 
 #include "ops/conv/backend.h"
 #include "ops/conv/epilogue.h"
+#include "ops/conv/kept_filters.h"
 
 namespace sdgan {
 namespace {
@@ -40,12 +41,35 @@ WinogradParams winograd_call(const ConvCall& call, const Tensor& weight, Pass pa
   return p;
 }
 
+// From as many tiles on, the filter takes 2% of the time, and its memory is better left alone.
+constexpr int64_t kTilesToKeepFor = 2048;
+
+// All that the filter's values depend on, for a weight without gaps.
+FilterKey filter_key(const WinogradParams& p, const Tensor& weight) {
+  FilterKey key{data(weight)};
+  for (int i = 0; i < 4; ++i) {
+    key.size[i] = weight.size(i);
+    key.stride[i] = weight.stride(i);
+  }
+  key.pass = p.pass;
+  key.scheme = 2 * p.stride() + p.geometry.vertical.pad % p.stride();
+  return key;
+}
+
 // dgrad or fprop: the filter, then all tiles.
-void run(WinogradParams& p) {
-  p.filter = workspace(Workspace::filter, winograd_filter_size(p));
+void run(WinogradParams& p, const Tensor& weight, bool keeps_filter = false) {
   const int64_t pairs = p.padded_y() * p.padded_x() * winograd_products(p.taps(), p.stride());
   const int64_t groups = (p.pass == Pass::dgrad ? p.padded_y() : p.padded_x()) / 16;
-  parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
+  const auto transform = [&](float* filter) {
+    p.filter = filter;
+    parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
+  };
+  std::shared_ptr<float> kept;
+  if (keeps_filter && p.tile_count() < kTilesToKeepFor && (has_format(weight, true) || has_format(weight, false))) {
+    kept = kept_filter(filter_key(p, weight), winograd_filter_size(p), transform);
+    p.filter = kept.get();
+  }
+  if (!kept) transform(workspace(Workspace::filter, winograd_filter_size(p)));
   const bool dgrad = p.pass == Pass::dgrad;
   parallel_slices(p.slice_count(), p.block * pairs / 16, [&](int64_t begin, int64_t end) {
     if (dgrad) return winograd_dgrad(p, begin, end);
@@ -89,7 +113,7 @@ Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight,
   p.bias = bias ? data(dense_bias) : nullptr;
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
-  run(p);
+  run(p, weight, call.keeps_filter);
   const bool channels_last = call.problem.channels_last;
   return {in_layout(output, channels_last), keeps ? in_layout(preactivation, channels_last) : preactivation};
 }
@@ -106,7 +130,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
     WinogradParams p = winograd_call(call, weight, call.problem.input_gradient());
     (conv.transposed ? p.x_in : p.y_in) = data(v);
     (conv.transposed ? p.y_out : p.x_out) = data(image);
-    run(p);
+    run(p, weight);
     grad_input = in_layout(image, channels_last);
   }
   if (wanted.weight) {
