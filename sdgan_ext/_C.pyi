@@ -31,4 +31,5 @@ def explain_convolution(
     """Backend, reason, estimated speed-up over the library or 0, multiplications. Enumerations travel as integers."""
 
 def ask_tf32(question: Callable[[], bool]) -> None:
+def ask_reduced_precision(question: Callable[[], bool]) -> None: ...
     """``question`` is called from any thread, when a float32 convolution runs on CUDA."""

@@ -39,6 +39,7 @@ BenchmarkKey::BenchmarkKey(const ConvProblem& problem, bool forward, bool input_
   add(static_cast<int64_t>(problem.dtype));
   add(problem.cuda);
   add(problem.channels_last);
+  add(problem.reduced_precision);
   add(g.batch);
   add(g.x_channels);
   add(g.y_channels);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/conv/dispatch.h"
+
 namespace sdgan {
 namespace {
 
@@ -71,6 +73,7 @@ ConvCall convolution_call(const Convolution& conv, const Tensor& input, const Te
   g.x_channels = x[1];
   g.y_channels = y[1];
   g.groups = conv.groups;
+  problem.reduced_precision = reduced_precision(problem);
   return call;
 }
 

@@ -9,7 +9,8 @@
 namespace sdgan {
 namespace {
 
-constexpr int64_t kTiles = 32;  // what the planes of most layers leave of an L2 cache of 1 MiB
+constexpr int64_t kTiles = 32;               // what the planes of most layers leave of an L2 cache of 1 MiB
+constexpr int64_t kCachedFilter = 1 << 22;  // floats; what lies beyond comes from memory for every block of tiles
 
 float* data(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 const float* data(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
@@ -24,7 +25,8 @@ void balance(WinogradParams& p) {
     while (p.slice_count() < threads && p.x_block > 16) p.x_block /= 2;
     while (p.slice_count() < threads && p.y_block > 32) p.y_block /= 2;
   } else {
-    const int64_t tiles = std::max<int64_t>(1, p.tile_count()), together = kTiles * threads;
+    const bool streamed = p.tile == 4 && winograd_filter_size(p) > kCachedFilter;
+    const int64_t tiles = std::max<int64_t>(1, p.tile_count()), together = (streamed ? 2 : 1) * kTiles * threads;
     const int64_t slices = (tiles + together - 1) / together * threads;
     p.block = (tiles + slices - 1) / slices;
   }
@@ -34,6 +36,7 @@ WinogradParams winograd_call(const ConvCall& call, const Tensor& weight, Pass pa
   WinogradParams p;
   p.pass = pass;
   p.geometry = call.problem.geometry;
+  p.tile = winograd_tile({call.problem, pass});
   p.weight = data(weight);
   for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i);
   balance(p);
@@ -43,11 +46,15 @@ WinogradParams winograd_call(const ConvCall& call, const Tensor& weight, Pass pa
 // dgrad or fprop: the filter, then all tiles.
 void run(WinogradParams& p) {
   p.filter = workspace(Workspace::filter, winograd_filter_size(p));
-  const int64_t pairs = p.padded_y() * p.padded_x() * winograd_products(p.taps(), p.stride());
+  const int64_t pairs = p.padded_y() * p.padded_x() * p.products();
   const int64_t groups = (p.pass == Pass::dgrad ? p.padded_y() : p.padded_x()) / 16;
-  parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
-  const bool dgrad = p.pass == Pass::dgrad;
+  const bool dgrad = p.pass == Pass::dgrad, f43 = p.tile == 4;
+  parallel_slices(groups, pairs / groups, [&](int64_t begin, int64_t end) {
+    if (f43) return winograd_f43_filter(p, begin, end);
+    winograd_filter(p, begin, end);
+  });
   parallel_slices(p.slice_count(), p.block * pairs / 16, [&](int64_t begin, int64_t end) {
+    if (f43) return winograd_f43(p, begin, end);
     if (dgrad) return winograd_dgrad(p, begin, end);
     winograd_fprop(p, begin, end);
   });
@@ -70,8 +77,8 @@ const char* supports(const ConvQuery& query) {
 }
 
 double multiplications(const ConvQuery& query) {
-  const WinogradParams p{query.pass, query.problem.geometry};
-  return static_cast<double>(p.tile_count()) * winograd_products(p.taps(), p.stride()) * p.padded_y() * p.padded_x();
+  const WinogradParams p{query.pass, query.problem.geometry, winograd_tile(query)};
+  return static_cast<double>(p.tile_count()) * p.products() * p.padded_y() * p.padded_x();
 }
 
 Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
@@ -117,7 +124,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
     p.x_in = data(conv.transposed ? v : image);
     p.grad_weight = data(grad_weight);
     for (int i = 0; i < 4; ++i) p.weight_stride[i] = grad_weight.stride(i);
-    const int64_t work = p.tile_count() * p.y_block * p.x_block * winograd_products(p.taps(), p.stride()) / 16;
+    const int64_t work = p.tile_count() * p.y_block * p.x_block * p.products() / 16;
     parallel_slices(p.slice_count(), work, [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
   }
   return {grad_input, grad_weight, grad_bias};
