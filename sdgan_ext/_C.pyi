@@ -31,5 +31,7 @@ def explain_convolution(
     """Backend, reason, estimated speed-up over the library or 0, multiplications. Enumerations travel as integers."""
 
 def ask_tf32(question: Callable[[], bool]) -> None:
-def ask_reduced_precision(question: Callable[[], bool]) -> None: ...
     """``question`` is called from any thread, when a float32 convolution runs on CUDA."""
+
+def ask_reduced_precision(question: Callable[[], bool]) -> None:
+    """Likewise when one of 3x3 and stride 1 runs on the CPU."""

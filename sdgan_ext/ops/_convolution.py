@@ -143,8 +143,17 @@ def paths(
 
 # Called by the native code for a float32 convolution on CUDA, in compiled graphs too, where no Python frame runs.
 _C.ask_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
-# And for one on the CPU that F(4x4, 3x3) could serve.
-_C.ask_reduced_precision(lambda: torch.get_float32_matmul_precision() != "highest")
+
+
+def _reduced_precision() -> bool:
+    """Likewise for one on the CPU that F(4x4, 3x3) could serve."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # torch has no one answer once precisions were set by backend
+        return False
+
+
+_C.ask_reduced_precision(_reduced_precision)
 
 
 # -------------------------------------------------------------------------------------------------- arguments

@@ -1,8 +1,8 @@
 // Fewer multiplications: kernels/conv/winograd/, float32 on the CPU. The kernels are channels_last; an NCHW image is
 // copied.
-#include "kernels/conv/winograd/winograd.h"
-#include "kernels/cpu/workspace.h"
+#include "ops/conv/winograd.h"
 
+#include "kernels/cpu/workspace.h"
 #include "ops/conv/backend.h"
 #include "ops/conv/epilogue.h"
 
@@ -37,14 +37,19 @@ WinogradParams winograd_call(const ConvCall& call, const Tensor& weight, Pass pa
   p.pass = pass;
   p.geometry = call.problem.geometry;
   p.tile = winograd_tile({call.problem, pass});
-  p.weight = data(weight);
-  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i);
-  balance(p);
+  set_weight(p, weight);
   return p;
 }
 
-// dgrad or fprop: the filter, then all tiles.
-void run(WinogradParams& p) {
+}  // namespace
+
+void set_weight(WinogradParams& p, const Tensor& weight) {
+  p.weight = data(weight);
+  for (int i = 0; i < 4; ++i) p.weight_stride[i] = weight.stride(i);
+}
+
+void run_winograd(WinogradParams& p) {
+  balance(p);
   p.filter = workspace(Workspace::filter, winograd_filter_size(p));
   const int64_t pairs = p.padded_y() * p.padded_x() * p.products();
   const int64_t groups = (p.pass == Pass::dgrad ? p.padded_y() : p.padded_x()) / 16;
@@ -59,6 +64,8 @@ void run(WinogradParams& p) {
     winograd_fprop(p, begin, end);
   });
 }
+
+namespace {
 
 Tensor in_layout(const Tensor& t, bool channels_last) { return channels_last ? t : dense(t, false); }
 
@@ -96,7 +103,7 @@ Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight,
   p.bias = bias ? data(dense_bias) : nullptr;
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
-  run(p);
+  run_winograd(p);
   const bool channels_last = call.problem.channels_last;
   return {in_layout(output, channels_last), keeps ? in_layout(preactivation, channels_last) : preactivation};
 }
@@ -113,7 +120,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
     WinogradParams p = winograd_call(call, weight, call.problem.input_gradient());
     (conv.transposed ? p.x_in : p.y_in) = data(v);
     (conv.transposed ? p.y_out : p.x_out) = data(image);
-    run(p);
+    run_winograd(p);
     grad_input = in_layout(image, channels_last);
   }
   if (wanted.weight) {
@@ -124,6 +131,7 @@ Gradients backward(const ConvCall& call, const Tensor& grad_output, const Tensor
     p.x_in = data(conv.transposed ? v : image);
     p.grad_weight = data(grad_weight);
     for (int i = 0; i < 4; ++i) p.weight_stride[i] = grad_weight.stride(i);
+    balance(p);
     const int64_t work = p.tile_count() * p.y_block * p.x_block * p.products() / 16;
     parallel_slices(p.slice_count(), work, [&](int64_t begin, int64_t end) { winograd_wgrad(p, begin, end); });
   }
