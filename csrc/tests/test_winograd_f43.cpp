@@ -95,8 +95,8 @@ void test_blocks() {
     }
 }
 
-// The error beside the largest sum of the products' magnitudes: 3e-7 of F(2 x 2, 3 x 3), see test_winograd.cpp, and here
-// thrice that; of the upsampled image as of F(2 x 2, 3 x 3).
+// The error beside the largest sum of the products' magnitudes: 3e-7 of F(2 x 2, 3 x 3), see test_winograd.cpp, and
+// here thrice that; of the upsampled image as of F(2 x 2, 3 x 3).
 void test_rounding() {
   for (int64_t channels : {16, 130})
     for (bool is_upsampled : {false, true})

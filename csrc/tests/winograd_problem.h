@@ -1,5 +1,6 @@
-// Problems for the Winograd kernels: the sums of geometry.h in double, and the kernels on guarded memory. Every buffer ends
-// where an unmapped page begins and is NaN before its data; outputs and the thread's workspace are NaN to begin with.
+// Problems for the Winograd kernels: the sums of geometry.h in double, and the kernels on guarded memory. Every buffer
+// ends where an unmapped page begins and is NaN before its data; outputs and the thread's workspace are NaN to begin
+// with.
 #pragma once
 
 #include <algorithm>
@@ -232,7 +233,8 @@ std::vector<float> convolve(const Problem& problem, Pass pass, const Options& op
             static_cast<float>(problem.weight[(tap * p.geometry.y_channels + c) * p.geometry.x_channels + d]);
   p.weight = weight;
   p.filter = m.filter.take(winograd_filter_size(p));
-  (dgrad ? p.y_in : p.x_in) = dgrad ? m.y.copy(problem.y) : m.x.copy(options.upsampled ? problem.every_second_pixel() : problem.x);
+  (dgrad ? p.y_in : p.x_in) =
+      dgrad ? m.y.copy(problem.y) : m.x.copy(options.upsampled ? problem.every_second_pixel() : problem.x);
   Pool& out = dgrad ? m.x_out : m.y_out;
   (dgrad ? p.x_out : p.y_out) = out.take(count);
   if (options.bias) {

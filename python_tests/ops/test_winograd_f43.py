@@ -1,4 +1,4 @@
-"""F(4x4, 3x3), which torch's float32 matmul precision lets run. csrc/tests/test_winograd_f43.cpp has the kernel alone."""
+"""F(4x4, 3x3), which torch's float32 matmul precision lets run; csrc/tests/test_winograd_f43.cpp has the kernel."""
 
 import os
 
@@ -84,7 +84,7 @@ def test_activations(activation):
 
 @pytest.mark.parametrize(("transposed", "sides", "shape"), LAYERS, ids=str)
 def test_highest_never_takes_it(transposed, sides, shape):
-    """With a precision of "highest" the same bits whatever it was before; the weight's gradient has them in any case."""
+    """The same bits with a precision of "highest" whatever it was before; the weight's gradient always has them."""
     given = layer(transposed, sides, shape)
     op = convolve(ops, transposed, sides)
     torch.set_float32_matmul_precision("highest")

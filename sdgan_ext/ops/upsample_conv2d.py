@@ -124,8 +124,8 @@ def _pays(input: Tensor, weight: Tensor, groups: int) -> bool:
     )
 
 
-#: Pixels of an image, and channels of either side, from which on the kernel was faster than all else; it is slow without
-#: AVX2.
+#: Pixels of an image, and channels of either side, from which on the kernel was faster than all else. It is slow
+#: without AVX2.
 _KERNEL_PIXELS, _KERNEL_CHANNELS = 64, 16
 _KERNEL = _C.build_info()["cpu_isa"] != "generic"
 

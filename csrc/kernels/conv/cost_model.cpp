@@ -81,8 +81,8 @@ int64_t products_of(const ConvGeometry& g, int64_t tile) {
 }
 
 double filter_of(const ConvGeometry& g, int64_t tile) {
-  return static_cast<double>(sizeof(float) * products_of(g, tile)) *
-         round_up(g.x_channels, 16) * round_up(g.y_channels, 16);
+  return static_cast<double>(sizeof(float) * products_of(g, tile)) * round_up(g.x_channels, 16) *
+         round_up(g.y_channels, 16);
 }
 
 // ------------------------------------------------------------------------------------------------- its time

@@ -1,6 +1,6 @@
 // Nearest upsampling by 2 and a 3x3 convolution with one pixel of padding, in one kernel: the upsampled image of
-// kernels/conv/winograd/f43.h. float32 on the CPU, channels_last; an NCHW image is copied. The other ways to compute it, and
-// the derivatives, are those of sdgan_ext/ops/upsample_conv2d.py.
+// kernels/conv/winograd/f43.h. float32 on the CPU, channels_last; an NCHW image is copied. The other ways to compute
+// it, and the derivatives, are those of sdgan_ext/ops/upsample_conv2d.py.
 #include "ops/conv/winograd.h"
 
 namespace sdgan {

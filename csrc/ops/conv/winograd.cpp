@@ -9,7 +9,7 @@
 namespace sdgan {
 namespace {
 
-constexpr int64_t kTiles = 32;               // what the planes of most layers leave of an L2 cache of 1 MiB
+constexpr int64_t kTiles = 32;              // what the planes of most layers leave of an L2 cache of 1 MiB
 constexpr int64_t kCachedFilter = 1 << 22;  // floats; what lies beyond comes from memory for every block of tiles
 
 float* data(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }

@@ -1,10 +1,10 @@
-// F(4 x 4, 3 x 3), fprop and dgrad of stride 1, which are the same correlation but for the side that is read and the order
-// of the taps. A block of tiles stays in the cache:
+// F(4 x 4, 3 x 3), fprop and dgrad of stride 1, which are the same correlation but for the side that is read and the
+// order of the taps. A block of tiles stays in the cache:
 //
 //   pixels read -> planes V [plane][tile][read] -> products M [product][tile][written] = V U -> pixels written
 //
-// Bytes of memory: both images once, the filter once a block. 36 products for 16 pixels in place of 144, or 25 for those
-// of an upsampled image.
+// Bytes of memory: both images once, the filter once a block. 36 products for 16 pixels in place of 144, or 25 for
+// those of an upsampled image.
 #include "kernels/conv/winograd/f43.h"
 
 #include "kernels/conv/winograd/tap_block.h"
@@ -162,9 +162,8 @@ struct F43 {
 }  // namespace
 
 void winograd_f43_filter(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {
-  with_correlation(p, [&](auto correlation) {
-    transform_filter<decltype(correlation)>(p, 16 * slice_begin, 16 * slice_end);
-  });
+  with_correlation(
+      p, [&](auto correlation) { transform_filter<decltype(correlation)>(p, 16 * slice_begin, 16 * slice_end); });
 }
 
 void winograd_f43(const WinogradParams& p, int64_t slice_begin, int64_t slice_end) {

@@ -1,6 +1,6 @@
 // F(4 x 4, 3 x 3): tiles of 4 x 4 written pixels, for 3x3 taps of stride 1 (Winograd 1980; Lavin and Gray 2016). One
-// axis; the other is alike. Four neighbouring outputs of a correlation, out[i] = sum over j of g[j] d[i + j], are made of
-// products of sums of d with sums of g. Derivation and errors: docs/winograd.md.
+// axis; the other is alike. Four neighbouring outputs of a correlation, out[i] = sum over j of g[j] d[i + j], are made
+// of products of sums of d with sums of g. Derivation and errors: docs/winograd.md.
 #pragma once
 
 #include "kernels/conv/winograd/tiles.h"
@@ -8,12 +8,12 @@
 namespace sdgan::SDGAN_ISA {
 namespace {
 
-// Six products (Toom-Cook) at the points 0, a, -a, b, -b and infinity. That a b = 1 leaves the least error of those tried,
-// half of that of the usual points, 1 and 2.
+// Six products (Toom-Cook) at the points 0, a, -a, b, -b and infinity. 2/3 and 3/2 leave the least error of those
+// tried, half of that of the usual points, 1 and 2.
 struct Correlation {
-  static constexpr int window = 6;              // positions of d
-  static constexpr int planes = 6;              // sums of d
-  static constexpr int products = 6;            // the last one serves the last output alone
+  static constexpr int window = 6;                 // positions of d
+  static constexpr int planes = 6;                 // sums of d
+  static constexpr int products = 6;               // the last one serves the last output alone
   static constexpr int plane(int i) { return i; }  // that product i multiplies
 
   static constexpr double kA = 2. / 3, kB = 1 / kA;

@@ -87,8 +87,8 @@ struct TapBlock {
   }
 };
 
-// Calls put(taps, k, c) for the weight of fprop or dgrad: its taps r * taps + s as vectors over the written channels from c
-// on, for each channel k of the side that is read, begin <= k < end. The padding's channels are zero.
+// Calls put(taps, k, c) for the weight of fprop or dgrad: its taps r * taps + s as vectors over the written channels
+// from c on, for each channel k of the side that is read, begin <= k < end. The padding's channels are zero.
 template <int taps, class Put>
 SDGAN_INLINE void for_taps(const WinogradParams& p, int64_t begin, int64_t end, Put put) {
   const bool dgrad = p.pass == Pass::dgrad;

@@ -20,7 +20,7 @@ struct WinogradParams {
   Pass pass = Pass::dgrad;
   ConvGeometry geometry;   // square taps and strides, no dilation, no groups: see winograd_serves
   int64_t tile = 2;        // positions of y, in dgrad of a residue of x, each way: 2, or 4 for winograd_f43
-  bool upsampled = false;  // winograd_f43, fprop: x is nearest-upsampled by 2, and x_in the image before, [N, H/2, W/2, Cx]
+  bool upsampled = false;  // winograd_f43, fprop: x is x_in [N, H / 2, W / 2, Cx], nearest-upsampled by 2; pads of 1
 
   const float* weight = nullptr;   // [Cy, Cx, R, R] with the strides below
   int64_t weight_stride[4] = {};   // in elements
