@@ -24,6 +24,9 @@ from .ops import _convolution
 
 __all__ = ["Convolution", "Explanation", "Pass", "explain"]
 
+#: As reasons begin where ``winograd`` takes its larger tiles.
+_F43 = "F(4x4, 3x3)"
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -44,7 +47,8 @@ class Pass:
     direct: int
 
     def __str__(self) -> str:
-        return self.kernel if self.speedup is None else f"{self.kernel} {self.speedup:.2f}x"
+        name = f"{self.kernel} {_F43}" if self.reason.startswith(_F43) else self.kernel
+        return name if self.speedup is None else f"{name} {self.speedup:.2f}x"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Explanation(list[Convolution]):
         for row in self:
             of_row: dict[str, list[str]] = {}
             for name, taken in row.passes.items():
-                if taken.kernel != "winograd" or taken.reason.startswith("asked for"):
+                if taken.kernel != "winograd" or "asked for" in taken.reason:
                     of_row.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
             for reason, names in of_row.items():
                 which = "" if len(names) == len(row.passes) else f" {', '.join(names)}"
@@ -252,9 +256,7 @@ class _Recorder:
         n, _, height, width = input.shape
         outputs, inputs, *_ = weight.shape
         made = n * -(-height // 2) * -(-width // 2) * 25 * _padded(inputs) * _padded(outputs)
-        taken = Pass(
-            "winograd", "F(4x4, 3x3) of the upsampled image", None, made, n * 4 * height * width * weight.numel()
-        )
+        taken = Pass("winograd", f"{_F43} of the upsampled image", None, made, n * 4 * height * width * weight.numel())
         last = _convolution.is_channels_last(input) or _convolution.is_channels_last(weight)
         self.rows.append(
             Convolution(

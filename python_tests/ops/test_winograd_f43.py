@@ -6,6 +6,7 @@ import convolution_cases as cases
 import pytest
 import torch
 
+import sdgan_ext as sd
 from sdgan_ext import _C, ops
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("SDGAN_TEST_NATIVE")), reason="the kernels are the CPU's")
@@ -137,6 +138,12 @@ def test_explain_counts_its_products():
         torch.set_float32_matmul_precision(precision)
         path = _convolution.paths(x, w, (1, 1), (1, 1, 1, 1), (1, 1), 1, transposed=False)["forward"]
         assert path.multiplications == 2 * tiles * products * 32 * 48
+
+
+def test_the_table_of_explain_names_it():
+    given = layer(*LAYERS[0])
+    text = str(sd.explain(lambda *t: ops.conv2d(*t, padding=1), *given))
+    assert text.count("winograd F(4x4, 3x3) ") == 2 and "winograd: F(4x4, 3x3), asked for by conv_backend" in text
 
 
 @pytest.mark.parametrize(("transposed", "sides", "shape"), LAYERS, ids=str)
