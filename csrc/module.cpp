@@ -17,6 +17,13 @@ static sdgan::ConvAxis axis(const Sizes& s) { return {s.at(0), s.at(1), s.at(2),
 
 static py::object words(const char* text) { return py::str(text).attr("split")(); }
 
+static std::function<bool()> asked_of_python(py::function question) {
+  return [question = std::move(question)] {
+    const py::gil_scoped_acquire gil;
+    return question().cast<bool>();
+  };
+}
+
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] {
     py::dict info;
@@ -68,7 +75,8 @@ PYBIND11_MODULE(_C, m) {
         [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups, Sizes vertical,
            Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage, bool both_gradients) {
           const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
-          const sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+          sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+          problem.reduced_precision = sdgan::reduced_precision(problem);
           const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
           const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
           return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
@@ -81,10 +89,8 @@ PYBIND11_MODULE(_C, m) {
     const sdgan::KeptFilters kept = sdgan::kept_filters();
     return py::make_tuple(kept.bytes, kept.filters, kept.uses);
   });
-  m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
-    sdgan::ask_tf32([question = std::move(question)] {
-      const py::gil_scoped_acquire gil;
-      return question().cast<bool>();
-    });
-  });
+  // Called from any thread: when a float32 convolution runs on CUDA, and when one of 3x3 and stride 1 does on the CPU.
+  m.def("ask_tf32", [](py::function question) { sdgan::ask_tf32(asked_of_python(std::move(question))); });
+  m.def("ask_reduced_precision",
+        [](py::function question) { sdgan::ask_reduced_precision(asked_of_python(std::move(question))); });
 }

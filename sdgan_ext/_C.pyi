@@ -33,6 +33,8 @@ def explain_convolution(
 def ask_tf32(question: Callable[[], bool]) -> None:
     """``question`` is called from any thread, when a float32 convolution runs on CUDA."""
 
+def ask_reduced_precision(question: Callable[[], bool]) -> None:
+    """Likewise when one of 3x3 and stride 1 runs on the CPU."""
 def offer_weight(address: int) -> None:
     """The next convolution of this thread may keep what it makes of the weight at this address."""
 

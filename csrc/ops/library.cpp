@@ -40,6 +40,11 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "int[] crop, int[] dilation, int groups, int activation, float negative_slope, bool need_input, "
       "bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
 
+  // upsample_conv2d: 3x3 with padding 1, float32 on the CPU; without a derivative
+  m.def(
+      "upsample_conv2d(Tensor input, Tensor weight, Tensor? bias, int activation, float negative_slope) -> Tensor "
+      "output");
+
   // gaussian: z is empty where neither eps nor seed is given; gaussian_out writes it to a tensor of any layout that
   // overlaps neither itself nor another argument
   m.def("gaussian(Tensor mean, Tensor logvar, Tensor? eps, Tensor? seed, int reduction) -> (Tensor z, Tensor kl)");

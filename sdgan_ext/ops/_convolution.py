@@ -146,6 +146,17 @@ def paths(
 _C.ask_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
+def _reduced_precision() -> bool:
+    """Likewise for one on the CPU that F(4x4, 3x3) could serve."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # torch has no one answer once precisions were set by backend
+        return False
+
+
+_C.ask_reduced_precision(_reduced_precision)
+
+
 # -------------------------------------------------------------------------------------------------- arguments
 _INTEGER = (int, torch.SymInt)
 _MOST = 2**30  # the kernels' positions fit 32 bits

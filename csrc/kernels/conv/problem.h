@@ -11,6 +11,8 @@ struct ConvProblem {
   DType dtype = DType::f32;
   bool cuda = false;
   bool channels_last = false;  // the layout of the output and of the input's gradient
+  // float32 on the CPU may lose a digit: torch.get_float32_matmul_precision() is not "highest". Only where it matters.
+  bool reduced_precision = false;
 
   Pass forward() const { return transposed ? Pass::dgrad : Pass::fprop; }
   Pass input_gradient() const { return transposed ? Pass::fprop : Pass::dgrad; }

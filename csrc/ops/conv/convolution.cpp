@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/conv/dispatch.h"
 #include "ops/conv/kept_filters.h"
 
 namespace sdgan {
@@ -73,6 +74,7 @@ ConvCall convolution_call(const Convolution& conv, const Tensor& input, const Te
   g.x_channels = x[1];
   g.y_channels = y[1];
   g.groups = conv.groups;
+  problem.reduced_precision = reduced_precision(problem);
   return call;
 }
 

@@ -406,6 +406,13 @@ def _gaussian_backward(
     return grad_mean.clone(), grad_logvar.clone(), mean.new_empty((0,)) if grad_eps is None else grad_eps
 
 
+def _upsample_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, activation: int, negative_slope: float
+) -> Tensor:
+    y = F.conv2d(F.interpolate(input, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    return activate(y, ACTIVATION_NAMES[activation], negative_slope)
+
+
 _conv2d, _conv2d_backward = _convolution(_conv2d_linear)
 _conv_transpose2d, _conv_transpose2d_backward = _convolution(_conv_transpose2d_linear)
 
@@ -427,4 +434,5 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "group_norm_backward": _group_norm_backward,
     "reconstruction_loss": _reconstruction_loss,
     "reconstruction_loss_backward": _reconstruction_loss_backward,
+    "upsample_conv2d": _upsample_conv2d,
 }
