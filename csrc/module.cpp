@@ -63,15 +63,16 @@ PYBIND11_MODULE(_C, m) {
     for (const auto& [a, b, milliseconds] : times) row.times.push_back({a, b, milliseconds});
     sdgan::add_measured_convolution(row);
   });
-  m.def("explain_convolution",
-        [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups, Sizes vertical,
-           Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage, bool both_gradients) {
-          const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
-          const sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
-          const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
-          const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
-          return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
-        });
+  m.def("explain_convolution", [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels,
+                                  int64_t groups, Sizes vertical, Sizes horizontal, int dtype, bool cuda,
+                                  bool channels_last, int stage, bool both_gradients, bool residual_or_scale) {
+    const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
+    sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+    problem.residual_or_scale = stage == 0 && residual_or_scale;
+    const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
+    const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
+    return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
+  });
   m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
     sdgan::ask_tf32([question = std::move(question)] {
       const py::gil_scoped_acquire gil;

@@ -30,7 +30,7 @@ constexpr bool kSanitized = true;  // unoptimised: fewer cases
 constexpr bool kSanitized = false;
 #endif
 
-constexpr double kSlope = 0.25;
+constexpr double kSlope = 0.25, kScale = 0.5;
 constexpr float kNaN = __builtin_nanf("");
 
 // ----------------------------------------------------------------------------------------------- what is known early
@@ -78,7 +78,7 @@ class Pool {
 
 struct Memory {
   Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19}, preactivation{1 << 19},
-      grad_weight{1 << 20}, bias{1 << 10};
+      grad_weight{1 << 20}, bias{1 << 10}, residual{1 << 18};
 };
 Memory& memory() {
   static auto* all = new Memory;
@@ -214,6 +214,7 @@ struct Options {
   Activation activation = Activation::none;
   bool bias = false;
   int64_t block = 32, y_block = 128, x_block = 32;
+  bool residual = false;  // of fprop, and the output's scale with it
 };
 
 std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
@@ -238,6 +239,10 @@ std::vector<float> convolve(const Problem& problem, Pass pass, const Options& op
   (dgrad ? p.x_out : p.y_out) = out.take(count);
   if (options.bias) {
     p.bias = m.bias.copy(numbers(problem.values, dgrad ? p.geometry.x_channels : p.geometry.y_channels, 4));
+  }
+  if (options.residual && !dgrad) {
+    p.residual = m.residual.copy(numbers(problem.values, count, 5));
+    p.output_scale = kScale;
   }
   p.activation = options.activation;
   if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);
@@ -300,6 +305,9 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
     for (size_t i = 0; options.bias && i < want.size(); ++i) {
       want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
     }
+    for (size_t i = 0; options.residual && pass == Pass::fprop && i < want.size(); ++i) {
+      want[i] = kScale * (want[i] + number(problem.values, static_cast<int64_t>(i), 5));
+    }
     std::vector<float> preactivation;
     const std::vector<float> got = convolve(problem, pass, options, &preactivation);
     if (derivative_needs_input(a)) expect(preactivation, want, tolerance);
@@ -331,7 +339,7 @@ void test_geometry() {
           const int64_t least = t.stride == 1 ? 0 : -1, ends = 5 - least;
           const Geometry g{t.taps, t.stride, top, least + turn % ends, left, least + turn / 2 % ends, size[0], size[1]};
           const int64_t batch = turn % 3 == 0 ? 3 : 1;
-          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16});
+          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16, turn % 4 < 2});
         }
       }
   EXPECT(!winograd_serves(2, 2, 0, 0) && !winograd_serves(6, 2, 0, 0) && !winograd_serves(5, 1, 0, 0));
@@ -346,7 +354,7 @@ void test_channels() {
         for (int64_t d : channels) {
           if (kSanitized && (pad == 2 || c * d > 33 * 17 || c * d < 5)) continue;
           const Geometry g{t.taps, t.stride, pad, 1, pad, 1, 3, 3};
-          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4});
+          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4, 128, 32, pad == 2});
           check({g, 1, c, d}, {Activation::none, false, 3, 32, 16});
         }
   if (kSanitized) check({{4, 2, 1, 1, 1, 1, 2, 2}, 1, 130, 33}, {});  // more than kDepth
@@ -370,6 +378,7 @@ void test_activations() {
         if (kSanitized && bias != (t.taps % 2 == 0)) continue;
         const Geometry g{t.taps, t.stride, 2, 1, 2, 1, 3, 5};
         check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5}, 1e-5);
+        check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5, 128, 32, true}, 1e-5);
         check({g, 1, 17, 7}, {a, bias, 2});
       }
     }

@@ -45,7 +45,7 @@ class Operation:
 
 
 _SMALL = {
-    "conv2d": "to 3, then silu",
+    "conv2d": "residual, then silu",
     "conv_transpose2d": "5x5 s2 Keras",
     "upsample_conv2d": "3x3 as transposed",
     "batch_norm": "4x18x5x5 training tanh",

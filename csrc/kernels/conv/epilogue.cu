@@ -76,7 +76,7 @@ template <class S>
 __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpilogueParams p, ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
-  const T negative_slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope), scale = static_cast<T>(p.output_scale);
   Walk<S> walk(t);
   T bias[kPack<S>];
   PRAGMA_UNROLL
@@ -86,14 +86,15 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
   }
   while (!walk.done()) {
     Piece piece[kBatch];
-    Pack<S> a[kBatch];
+    Pack<S> a[kBatch], residual[kBatch] = {};
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
     read_window<S>(p.shape, p.input, piece, a);
+    if (p.residual != nullptr) read<S>(piece, p.residual, residual);
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) {
       PRAGMA_UNROLL
-      for (int j = 0; j < kPack<S>; ++j) a[i][j] += bias[j];
+      for (int j = 0; j < kPack<S>; ++j) a[i][j] = (a[i][j] + bias[j] + residual[i][j]) * scale;
       write<S>(p.preactivation, piece[i], a[i]);
     }
     dispatch_activation(p.activation, [&](auto activation) {

@@ -10,7 +10,8 @@ struct ConvProblem {
   bool transposed = false;  // conv_transpose2d; its forward is the geometry's dgrad
   DType dtype = DType::f32;
   bool cuda = false;
-  bool channels_last = false;  // the layout of the output and of the input's gradient
+  bool channels_last = false;      // the layout of the output and of the input's gradient
+  bool residual_or_scale = false;  // whether the forward pass has one, or both
 
   Pass forward() const { return transposed ? Pass::dgrad : Pass::fprop; }
   Pass input_gradient() const { return transposed ? Pass::fprop : Pass::dgrad; }

@@ -149,6 +149,8 @@ struct Epilogue {
   int count;  // channels
 
   SDGAN_INLINE void operator()(int64_t offset, Vector sum) const {
+    if (p.residual) sum += read<float>(p.residual + (out - p.y_out), offset, count);
+    sum *= static_cast<float>(p.output_scale);
     write<float>(out, offset, count, activate<Math>(activation, sum, static_cast<float>(p.negative_slope)));
   }
 };
