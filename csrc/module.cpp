@@ -71,16 +71,17 @@ PYBIND11_MODULE(_C, m) {
     for (const auto& [a, b, milliseconds] : times) row.times.push_back({a, b, milliseconds});
     sdgan::add_measured_convolution(row);
   });
-  m.def("explain_convolution",
-        [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups, Sizes vertical,
-           Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage, bool both_gradients) {
-          const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
-          sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
-          problem.reduced_precision = sdgan::reduced_precision(problem);
-          const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
-          const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
-          return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
-        });
+  m.def("explain_convolution", [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels,
+                                  int64_t groups, Sizes vertical, Sizes horizontal, int dtype, bool cuda,
+                                  bool channels_last, int stage, bool both_gradients, bool residual_or_scale) {
+    const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
+    sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+    problem.reduced_precision = sdgan::reduced_precision(problem);
+    problem.residual_or_scale = stage == 0 && residual_or_scale;
+    const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
+    const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
+    return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
+  });
   m.def("offer_weight", &sdgan::offer_weight);
   m.def("forget_filters", &sdgan::forget_filters);
   m.def("limit_kept_filters", &sdgan::limit_kept_filters);

@@ -27,6 +27,7 @@ def explain_convolution(
     channels_last: bool,
     stage: int,
     both_gradients: bool,
+    residual_or_scale: bool,
 ) -> tuple[str, str, float, float]:
     """Backend, reason, estimated speed-up over the library or 0, multiplications. Enumerations travel as integers."""
 

@@ -221,11 +221,13 @@ class _Recorder:
         sides: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        residual_or_scale: bool = False,
     ) -> None:
         """Below autograd and autocast: dtypes are those of the kernel."""
         needs_input, needs_weight = self._needs if any(self._needs) else (True, True)
         self._needs = (True, True)
-        paths = _convolution.paths(input, weight, stride, sides, dilation, groups, transposed=transposed)
+        geometry = stride, sides, dilation, groups
+        paths = _convolution.paths(input, weight, *geometry, transposed=transposed, residual_or_scale=residual_or_scale)
         coarse = input if transposed else output
         direct = coarse.numel() // coarse.shape[1] * weight.numel()
         passes = {
@@ -314,9 +316,10 @@ class _Ran(TorchDispatchMode):
         output = function(*args, **(kwargs or {}))
         ops = torch.ops
         if function in (ops.sdgan_ext.conv2d.default, ops.sdgan_ext.conv_transpose2d.default):
-            input, weight, _, stride, sides, dilation, groups, *_ = args
+            input, weight, _, stride, sides, dilation, groups, _, _, *added = args
             transposed = function is ops.sdgan_ext.conv_transpose2d.default
-            self._ran(True, transposed, output[0], input, weight, stride, sides, dilation, groups)
+            extended = _convolution.residual_or_scale(*added)
+            self._ran(True, transposed, output[0], input, weight, stride, sides, dilation, groups, extended)
         elif function is ops.aten.convolution.default and args[0].dim() == 4:
             input, weight, _, stride, padding, dilation, transposed, output_padding, groups = args
             ends = [p - o for p, o in zip(padding, output_padding, strict=True)]

@@ -25,9 +25,11 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
 
   // conv2d, conv_transpose2d. padding and crop: (top, bottom, left, right). preactivation is [0] except for silu;
   // saved is what the activation's derivative needs: the output, the preactivation for silu, [0] without activation.
+  // conv2d is act(output_scale (convolution + bias + residual)); its backward knows neither of the last two.
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-      "int activation, float negative_slope) -> (Tensor output, Tensor preactivation)");
+      "int activation, float negative_slope, Tensor? residual=None, float output_scale=1.) "
+      "-> (Tensor output, Tensor preactivation)");
   m.def(
       "conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, int[] padding, "
       "int[] dilation, int groups, int activation, float negative_slope, bool need_input, bool need_weight, "

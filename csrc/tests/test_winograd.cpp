@@ -65,6 +65,9 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
     for (size_t i = 0; options.bias && i < want.size(); ++i) {
       want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
     }
+    for (size_t i = 0; options.residual && pass == Pass::fprop && i < want.size(); ++i) {
+      want[i] = kScale * (want[i] + number(problem.values, static_cast<int64_t>(i), 5));
+    }
     std::vector<float> preactivation;
     const std::vector<float> got = convolve(problem, pass, options, &preactivation);
     if (derivative_needs_input(a)) expect(preactivation, want, tolerance);
@@ -96,7 +99,7 @@ void test_geometry() {
           const int64_t least = t.stride == 1 ? 0 : -1, ends = 5 - least;
           const Geometry g{t.taps, t.stride, top, least + turn % ends, left, least + turn / 2 % ends, size[0], size[1]};
           const int64_t batch = turn % 3 == 0 ? 3 : 1;
-          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16});
+          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16, 2, false, turn % 4 < 2});
         }
       }
   EXPECT(!winograd_serves(2, 2, 0, 0) && !winograd_serves(6, 2, 0, 0) && !winograd_serves(5, 1, 0, 0));
@@ -111,7 +114,7 @@ void test_channels() {
         for (int64_t d : channels) {
           if (kSanitized && (pad == 2 || c * d > 33 * 17 || c * d < 5)) continue;
           const Geometry g{t.taps, t.stride, pad, 1, pad, 1, 3, 3};
-          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4});
+          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4, 128, 32, 2, false, pad == 2});
           check({g, 1, c, d}, {Activation::none, false, 3, 32, 16});
         }
   if (kSanitized) check({{4, 2, 1, 1, 1, 1, 2, 2}, 1, 130, 33}, {});  // more than kDepth
@@ -135,6 +138,7 @@ void test_activations() {
         if (kSanitized && bias != (t.taps % 2 == 0)) continue;
         const Geometry g{t.taps, t.stride, 2, 1, 2, 1, 3, 5};
         check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5}, 1e-5);
+        check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5, 128, 32, 2, false, true}, 1e-5);
         check({g, 1, 17, 7}, {a, bias, 2});
       }
     }

@@ -75,7 +75,10 @@ void test_activations() {
   for (Activation a : {Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::sigmoid,
                        Activation::silu, Activation::elu}) {
     const Problem problem({3, 1, 2, 1, 2, 1, 6, 5}, 2, 17, 6, Layout::contiguous, Values::real);
-    for (Pass pass : kPasses) check(problem, pass, {a, a != Activation::relu, 5}, 1e-5);
+    for (Pass pass : kPasses) {
+      check(problem, pass, {a, a != Activation::relu, 5}, 1e-5);
+      check(problem, pass, {a, true, 5, 0, 0, 4, false, true}, 1e-5);
+    }
     check(upsampled(3, 2, 2, 6, 18, Layout::contiguous, Values::real), Pass::fprop, {a, true, 3, 0, 0, 4, true}, 1e-5);
   }
 }

@@ -24,7 +24,7 @@ constexpr bool kSanitized = true;  // unoptimised: fewer cases
 constexpr bool kSanitized = false;
 #endif
 
-constexpr double kSlope = 0.25;
+constexpr double kSlope = 0.25, kScale = 0.5;
 constexpr float kNaN = __builtin_nanf("");
 
 // ----------------------------------------------------------------------------------------------------------- memory
@@ -59,7 +59,7 @@ class Pool {
 
 struct Memory {
   Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19}, preactivation{1 << 19},
-      grad_weight{1 << 20}, bias{1 << 10};
+      grad_weight{1 << 20}, bias{1 << 10}, residual{1 << 18};
 };
 Memory& memory() {
   static auto* all = new Memory;
@@ -212,6 +212,7 @@ struct Options {
   int64_t block = 32, y_block = 128, x_block = 32;
   int64_t tile = 2;
   bool upsampled = false;  // fprop, of an x whose pixels are equal in squares of 2 x 2
+  bool residual = false;   // of fprop, and the output's scale with it
 };
 
 std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
@@ -239,6 +240,10 @@ std::vector<float> convolve(const Problem& problem, Pass pass, const Options& op
   (dgrad ? p.x_out : p.y_out) = out.take(count);
   if (options.bias) {
     p.bias = m.bias.copy(numbers(problem.values, dgrad ? p.geometry.x_channels : p.geometry.y_channels, 4));
+  }
+  if (options.residual && !dgrad) {
+    p.residual = m.residual.copy(numbers(problem.values, count, 5));
+    p.output_scale = kScale;
   }
   p.activation = options.activation;
   if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);

@@ -121,6 +121,9 @@ Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight,
   (conv.transposed ? p.x_out : p.y_out) = data(output);
   p.preactivation = keeps ? data(preactivation) : nullptr;
   p.bias = bias ? data(dense_bias) : nullptr;
+  const Tensor dense_residual = call.residual ? dense(*call.residual, true) : empty_none(input);
+  p.residual = call.residual ? data(dense_residual) : nullptr;
+  p.output_scale = conv.output_scale;
   p.activation = conv.activation;
   p.negative_slope = conv.negative_slope;
   run_winograd(p, weight, call.keeps_filter);

@@ -25,7 +25,7 @@ from .._enums import (
     Activation,
 )
 from . import functions
-from .functions import activate, at_least_float, batch_statistics, group_statistics
+from .functions import activate, add_residual, at_least_float, batch_statistics, group_statistics
 
 __all__ = ["DECOMPOSITIONS"]
 
@@ -110,9 +110,20 @@ def _conv_transpose2d_linear(
 def _convolution(linear: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The operator and its backward, of the convolution without an activation."""
 
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
-        *geometry, activation, negative_slope = settings
-        x = linear(input, weight, bias, *geometry)
+    def forward(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        sides: list[int],
+        dilation: list[int],
+        groups: int,
+        activation: int,
+        negative_slope: float,
+        residual: Tensor | None = None,
+        output_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        x = add_residual(linear(input, weight, bias, stride, sides, dilation, groups), residual, output_scale)
         y = activate(x, ACTIVATION_NAMES[activation], negative_slope)
         return y, x if activation == _SILU else x.new_empty((0,))
 

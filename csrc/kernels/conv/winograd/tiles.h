@@ -148,8 +148,13 @@ struct Epilogue {
   const WinogradParams& p;
   float* out;
   int count;  // channels
+  const bool residual_or_scale = p.residual || p.output_scale != 1;
 
   SDGAN_INLINE void operator()(int64_t offset, Vector sum) const {
+    if (residual_or_scale) {
+      if (p.residual) sum += read<float>(p.residual + (out - p.y_out), offset, count);
+      sum *= static_cast<float>(p.output_scale);
+    }
     write<float>(out, offset, count, activate<Math>(activation, sum, static_cast<float>(p.negative_slope)));
   }
 };

@@ -28,10 +28,13 @@ struct WinogradParams {
   const float* x_in = nullptr;     // [N, H, W, Cx] read by fprop and wgrad
   const float* y_in = nullptr;     // [N, P, Q, Cy] read by dgrad and wgrad
   float* x_out = nullptr;          // [N, H, W, Cx] dgrad: act(sum + bias)
-  float* y_out = nullptr;          // [N, P, Q, Cy] fprop: act(sum + bias)
+  float* y_out = nullptr;          // [N, P, Q, Cy] fprop: act(output_scale (sum + bias + residual))
   const float* bias = nullptr;     // of the side that is written, or null
-  float* preactivation = nullptr;  // silu: sum + bias of the side that is written, or null
+  float* preactivation = nullptr;  // silu: what it is taken of, on the side that is written, or null
   float* grad_weight = nullptr;    // wgrad: as weight, with its strides
+
+  const float* residual = nullptr;  // [N, P, Q, Cy] fprop, or null
+  double output_scale = 1;          // 1 in dgrad
   Activation activation = Activation::none;
   double negative_slope = 0;
 
