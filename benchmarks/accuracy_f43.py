@@ -38,17 +38,17 @@ def autoencoder(*channels: int, layers: int, latents: int, pixels: int = 3) -> A
 
 
 def trained() -> AutoencoderKL:
-    """300 steps of 32 images."""
+    """100 steps of 16 images."""
     model = autoencoder(32, 64, 64, layers=1, latents=4, pixels=1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    digits = batches(RenderedDigits(image_size=32), 32, seed=0)
-    for step, (images, _) in zip(range(300), digits, strict=False):
+    digits = batches(RenderedDigits(image_size=32), 16, seed=0)
+    for step, (images, _) in zip(range(100), digits, strict=False):
         batch = images.contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(model(batch).sample, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 50 == 0:
+        if step % 20 == 0:
             print(f"training: step {step}, squared error {loss.item():.4f}", flush=True)
     return model
 
@@ -113,7 +113,8 @@ def decode_errors(model: AutoencoderKL, latents: torch.Tensor) -> dict[str, tupl
     with torch.no_grad():
         exact = copy.deepcopy(model).double().decode(latents.double()).sample
         images = {"bfloat16": copy.deepcopy(model).bfloat16().decode(latents.bfloat16()).sample}
-        ours = sd.accelerate(copy.deepcopy(model))
+        ours = copy.deepcopy(model)
+        sd.accelerate(ours)
         for path in PATHS:
             with by_path(path):
                 images[path] = (model if path == "library" else ours).decode(latents).sample
