@@ -96,13 +96,18 @@ def difference(got: list[Tensor], want: list[Tensor]) -> str | None:
     return None
 
 
-def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, Tensor]:
-    """The first input of each of the modules that ran, detached; it requires a gradient where that one did."""
-    seen: dict[nn.Module, Tensor] = {}
+def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, tuple[Any, ...]]:
+    """The first arguments, given by place, of each of the modules that ran, detached; they require gradients where
+    those did.
+    """
+    seen: dict[nn.Module, tuple[Any, ...]] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            seen.setdefault(module, args[0].detach().requires_grad_(args[0].requires_grad))
+            seen.setdefault(module, tuple(map(detached, args)))
+
+    def detached(argument: Any) -> Any:
+        return argument.detach().requires_grad_(argument.requires_grad) if isinstance(argument, Tensor) else argument
 
     handles = [module.register_forward_pre_hook(note) for module in modules]
     try:
