@@ -208,7 +208,8 @@ def _resnet_block(
         if not block.skip_time_act:
             temb = block.nonlinearity(temb)
         temb = block.time_emb_proj(temb)[:, :, None, None]
-    x = block.conv1(x) if temb is None else _added(block.conv1, x, temb)
+    shifted = temb is not None and block.time_embedding_norm == "default"
+    x = _added(block.conv1, x, temb) if shifted else block.conv1(x)
     x = block.dropout(_normalised(block.norm2, block.nonlinearity, x))
     if block.conv_shortcut is not None:
         input_tensor = block.conv_shortcut(input_tensor)
@@ -217,7 +218,7 @@ def _resnet_block(
 
 
 def _is_usual(block: Any) -> bool:
-    return block.upsample is None and block.downsample is None and block.time_embedding_norm == "default"
+    return block.upsample is None and block.downsample is None and block.time_embedding_norm != "scale_shift"
 
 
 def _upsample(

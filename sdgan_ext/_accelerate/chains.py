@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -144,7 +146,7 @@ def _graphs(module: nn.Module, moving: set[tuple[nn.Module, str]]) -> list[fx.Gr
             tracer = None
             while tracer is None or tracer.failed is not None:  # again, where a part could not be traced
                 tracer = _Tracer(opaque)
-                with _mode(module, training), _attributes_kept(module, moving) as kept:
+                with _mode(module, training), _attributes_kept(module, moving) as kept, _silence():
                     try:
                         graph = tracer.trace(module, concrete_args=constants)
                     except Exception:  # a forward may do anything to a proxy
@@ -190,6 +192,19 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for part, before in modes:
             part.training = before
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A forward that is traced with proxies may warn of arguments that nobody gave."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
