@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as ours
+from .._torch_internals import tree_leaves
 from . import measure
 from .adapters import Adapter, adapter_of, unknown
 from .chains import Chain, Flow, chain_of, flow_of
@@ -126,12 +127,12 @@ class _Plan:
     Attributes:
         name, words, took: for the report.
         module: the first of them, that takes the input.
-        takes: how many of its arguments, None for all.
+        of_first: whether its first argument is all that it is measured with.
         swap: makes them ours and undoes it.
         probe, probe_swap: the same of copies that share the tensors, to be measured alone; None: they are not.
     """
 
-    takes: int | None = 1
+    of_first = True
     probe: nn.Module | None
     probe_swap: Swap | Adaptation
 
@@ -154,7 +155,7 @@ class _Plan:
     @classmethod
     def of_block(cls, name: str, block: nn.Module, adapter: Adapter) -> _Plan:
         plan = cls(name, block, f"{type(block).__name__}: {adapter.words}", None, Adaptation(block))
-        plan.takes = None
+        plan.of_first = False
         plan.probe = copy.copy(block) if adapter.alone else None
         plan.probe_swap = Adaptation(plan.probe or block)
         return plan
@@ -214,8 +215,9 @@ def _keep_what_wins(example: measure.Example, plans: list[_Plan]) -> tuple[dict[
         for plan in plans:
             ratio = Speedup()
             if plan.module in inputs and plan.probe is not None:
-                call = inputs[plan.module][: plan.takes]
-                key = repr(plan.probe), *map(_kind_of, call), plan.module.training
+                args, kwargs = inputs[plan.module]
+                call = (args[:1], {}) if plan.of_first else (args, kwargs)
+                key = repr(plan.probe), *map(_kind_of, tree_leaves(call)), plan.module.training
                 ratio = known[key] = known.get(key) or _measure_layer(plan, call)
             if (ratio.forward or 1) + (ratio.training or ratio.forward or 1) >= 2:
                 kept[plan] = ratio
@@ -231,17 +233,19 @@ def _kind_of(argument: Any) -> Any:
     return argument.shape, argument.stride(), argument.dtype, argument.requires_grad
 
 
-def _measure_layer(plan: _Plan, inputs: tuple[Any, ...]) -> Speedup:
+def _measure_layer(plan: _Plan, inputs: measure.Arguments) -> Speedup:
     layers, swap = plan.probe, plan.probe_swap
     assert layers is not None
-    taking = [t for t in (*inputs, *plan.module.parameters()) if isinstance(t, Tensor) and t.requires_grad]
+    args, kwargs = inputs
+    leaves = (*tree_leaves(inputs), *plan.module.parameters())
+    taking = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
 
     def forward() -> None:
         with torch.no_grad():
-            layers(*inputs)
+            layers(*args, **kwargs)
 
     def training() -> None:
-        output = layers(*inputs)
+        output = layers(*args, **kwargs)
         torch.autograd.grad(output, taking, torch.ones_like(output))
 
     return measure.speedup(forward, training if taking else None, swap.fuse, swap.undo, seconds=0.15)

@@ -204,7 +204,7 @@ class Scope(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        if isinstance(reduced, tuple) and reduced[0] is _NEW:  # the class itself cannot be imported
+        if _is_ours(type(self)) and isinstance(reduced, tuple) and reduced[0] is _NEW:  # which cannot be imported
             return _unpickled, (_base(type(self)), *reduced[1][1:]), *reduced[2:]
         return reduced
 
@@ -222,6 +222,11 @@ def no_script() -> RuntimeError:
 def _base(kind: type[nn.Module]) -> type[nn.Module]:
     """The user's class behind one of :func:`_scope_class`."""
     return kind.__mro__[kind.__mro__.index(Scope) + 1]
+
+
+def _is_ours(kind: type[nn.Module]) -> bool:
+    """Whether it is one of :func:`_scope_class`, and none that someone has derived from it since."""
+    return issubclass(kind, Scope) and kind is _scope_class(_base(kind))
 
 
 def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -283,12 +288,8 @@ def _enter_class(module: nn.Module) -> None:
 
 
 def _leave_class(module: nn.Module) -> None:
-    """Of a class that someone has derived from the scope's since, the class stays."""
-    kind = type(module)
-    if _LINKS in module.__dict__ or _ADAPTED in module.__dict__:
-        return
-    if issubclass(kind, Scope) and kind is _scope_class(_base(kind)):
-        module.__class__ = _base(kind)
+    if not (_LINKS in module.__dict__ or _ADAPTED in module.__dict__) and _is_ours(type(module)):
+        module.__class__ = _base(type(module))
 
 
 def adapt(module: nn.Module) -> None:
