@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx, nn
 
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
+from .adapters import is_opaque
 
 __all__ = ["Chain", "Flow", "chain_of", "flow_of"]
 
@@ -87,7 +91,7 @@ def flow_of(model: nn.Module) -> Flow:
 
 
 def _collect(module: nn.Module, flow: Flow) -> None:
-    graphs = _graphs(module, flow.moving) if any(module.children()) else None
+    graphs = _graphs(module, flow.moving) if any(module.children()) and not is_opaque(module) else None
     if graphs:
         _read(module, graphs, flow)
         for leaf in {_module_of(module, node) for node in graphs[0].nodes if node.op == "call_module"}:
@@ -102,9 +106,30 @@ def _collect(module: nn.Module, flow: Flow) -> None:
 
 
 class _Tracer(fx.Tracer):
+    """
+    Attributes:
+        opaque: classes whose calls are nodes, since their forwards cannot be traced.
+        failed: the innermost module in whose forward tracing ended.
+    """
+
+    def __init__(self, opaque: set[type[nn.Module]]):
+        super().__init__()
+        self.opaque = opaque
+        self.failed: nn.Module | None = None
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         # A hook would be called with proxies; and its arguments must stay, so no chain crosses the module's border.
-        return has_hooks(module) or super().is_leaf_module(module, qualified_name)
+        if has_hooks(module) or type(module) in self.opaque or is_opaque(module):
+            return True
+        return super().is_leaf_module(module, qualified_name)
+
+    def call_module(self, module: nn.Module, *args: Any) -> Any:
+        try:
+            return super().call_module(module, *args)
+        except Exception:
+            if self.failed is None:
+                self.failed = module
+            raise
 
 
 def _graphs(module: nn.Module, moving: set[tuple[nn.Module, str]]) -> list[fx.Graph] | None:
@@ -114,14 +139,20 @@ def _graphs(module: nn.Module, moving: set[tuple[nn.Module, str]]) -> list[fx.Gr
         for name, parameter in inspect.signature(module.forward).parameters.items()
         if parameter.default is not parameter.empty
     }
-    graphs = []
+    graphs: list[fx.Graph] = []
+    opaque: set[type[nn.Module]] = set()
     for training in (True, False):
         for constants in (None, optional) if optional else (None,):
-            with _mode(module, training), _attributes_kept(module, moving) as kept:
-                try:
-                    graph = _Tracer().trace(module, concrete_args=constants)
-                except Exception:  # a forward may do anything to a proxy
-                    return None
+            tracer = None
+            while tracer is None or tracer.failed is not None:  # again, where a part could not be traced
+                tracer = _Tracer(opaque)
+                with _mode(module, training), _attributes_kept(module, moving) as kept, _silence():
+                    try:
+                        graph = tracer.trace(module, concrete_args=constants)
+                    except Exception:  # a forward may do anything to a proxy
+                        if tracer.failed is None:
+                            return None
+                        opaque.add(type(tracer.failed))
             for proxy in kept:  # a use that the graph does not have
                 graph.call_function(getattr, (proxy.node, "kept in an attribute"))
             graphs.append(graph)
@@ -161,6 +192,19 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for part, before in modes:
             part.training = before
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A forward that is traced with proxies may warn of arguments that nobody gave."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Collection
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,22 @@ from .._torch_internals import any_global_hooks, children_of, exporting, has_hoo
 from ..ops._enums import Activation
 
 __all__ = [
+    "ADAPTERS",
     "COMPUTES",
     "FUSES",
     "Link",
     "Ready",
+    "adapt",
     "is_idle_scope",
     "link",
     "link_of",
     "make_scope",
+    "name_of",
+    "no_script",
     "owe",
     "pay",
     "ready",
+    "unadapt",
     "unlink",
     "unmake_scope",
 ]
@@ -41,10 +46,24 @@ __all__ = [
 FUSES: set[type[nn.Module]] = set()
 COMPUTES: dict[type[nn.Module], Activation] = {}
 
+
+class _Adapter(Protocol):
+    """As :class:`.adapters.Adapter`."""
+
+    @property
+    def forward(self) -> Callable[..., Any]: ...
+
+    def knows(self, kind: type[nn.Module]) -> bool: ...
+
+
+#: What computes the calls of classes that are not ours, by module and name of the class; :mod:`.adapters` fills it.
+ADAPTERS: dict[str, _Adapter] = {}
+
 # In __dict__ alone: no part of a state dict, but deepcopy and pickle carry them.
 _LINK, _LINKS, _SWITCHES = "_link_of_accelerate", "_links_of_accelerate", "_switches_of_accelerate"
+_ADAPTED = "_adapted_by_accelerate"
 _SWITCH_TYPES = (bool, int, float, str, type(None))
-_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _LINKS, _SWITCHES))
+_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _LINKS, _SWITCHES, _ADAPTED))
 _MISSING = object()
 _NEW = object().__reduce_ex__(2)[0]  # what makes an object of a class, in a pickle
 
@@ -185,14 +204,29 @@ class Scope(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        if isinstance(reduced, tuple) and reduced[0] is _NEW:  # the class itself cannot be imported
+        if _is_ours(type(self)) and isinstance(reduced, tuple) and reduced[0] is _NEW:  # which cannot be imported
             return _unpickled, (_base(type(self)), *reduced[1][1:]), *reduced[2:]
         return reduced
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise no_script()
+
+
+def no_script() -> RuntimeError:
+    return RuntimeError(
+        "the model is accelerated, and torch.jit.script would read the code of its new layers; call "
+        "sdgan_ext.restore(model) first"
+    )
 
 
 def _base(kind: type[nn.Module]) -> type[nn.Module]:
     """The user's class behind one of :func:`_scope_class`."""
     return kind.__mro__[kind.__mro__.index(Scope) + 1]
+
+
+def _is_ours(kind: type[nn.Module]) -> bool:
+    """Whether it is one of :func:`_scope_class`, and none that someone has derived from it since."""
+    return issubclass(kind, Scope) and kind is _scope_class(_base(kind))
 
 
 def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -202,18 +236,25 @@ def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
 
 @cast(Any, functools.cache)  # mypy takes modules for unhashable
 def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
-    @functools.wraps(base.forward)
+    stock = base.forward
+    adapter = ADAPTERS.get(name_of(base))
+    adapted = functools.partial(adapter.forward, stock) if adapter is not None and adapter.knows(base) else None
+
+    @functools.wraps(stock)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        links = self.__dict__.get(_LINKS)
+        run, links = base.forward, self.__dict__.get(_LINKS)
+        if adapted is not None and run is stock and _ADAPTED in self.__dict__:  # and not patched since
+            if not (exporting() or any_global_hooks()):
+                run = adapted
         if links is None:
-            return base.forward(self, *args, **kwargs)
+            return run(self, *args, **kwargs)
         now, owed = running.ready, running.owed
         outer = {pair: now.pop(pair) for pair in links if pair in now}  # a call within a call
         found = _look_up(self)
         now.update(found)
         unpaid = None
         try:
-            result = base.forward(self, *args, **kwargs)
+            result = run(self, *args, **kwargs)
         finally:
             for pair in found:
                 del now[pair]
@@ -228,6 +269,11 @@ def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
     return type(base.__name__, (Scope, base), members)
 
 
+def name_of(kind: type[nn.Module]) -> str:
+    """As :data:`ADAPTERS` names it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _unpaid(pair: Any) -> RuntimeError:
     return RuntimeError(
         f"the output of {'.'.join(pair.layer)} did not go into {'.'.join(pair.activation)}, as it did when "
@@ -236,14 +282,36 @@ def _unpaid(pair: Any) -> RuntimeError:
     )
 
 
+def _enter_class(module: nn.Module) -> None:
+    if not isinstance(module, Scope):
+        module.__class__ = _scope_class(type(module))
+
+
+def _leave_class(module: nn.Module) -> None:
+    if not (_LINKS in module.__dict__ or _ADAPTED in module.__dict__) and _is_ours(type(module)):
+        module.__class__ = _base(type(module))
+
+
+def adapt(module: nn.Module) -> None:
+    """From now on the adapter of its class computes the calls of ``module``."""
+    _enter_class(module)
+    module.__dict__[_ADAPTED] = True
+
+
+def unadapt(module: nn.Module) -> bool:
+    """Undoes :func:`adapt`; False for a module that was not adapted."""
+    was = module.__dict__.pop(_ADAPTED, False)
+    _leave_class(module)
+    return bool(was)
+
+
 def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collection[tuple[nn.Module, str]]) -> None:
     """From now on calls of ``module`` are noted; ``parts`` are the modules between it and what will be linked in it.
 
     Their plain attributes that are numbers, words or None may be switches that the data flow depends on: while one
     differs from what it is now, nothing fuses. Those in ``moving`` change from call to call and are none.
     """
-    if not isinstance(module, Scope):
-        module.__class__ = _scope_class(type(module))
+    _enter_class(module)
     module.__dict__.setdefault(_LINKS, [])
     for part in (module, *parts):
         part.__dict__[_SWITCHES] = {
@@ -254,12 +322,10 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
 
 
 def unmake_scope(module: nn.Module) -> None:
-    """Undoes :func:`make_scope`; of a class that someone has derived from the scope's since, the class stays."""
+    """Undoes :func:`make_scope`."""
     for name in (_LINKS, _SWITCHES):
         module.__dict__.pop(name, None)
-    kind = type(module)
-    if issubclass(kind, Scope) and kind is _scope_class(_base(kind)):
-        module.__class__ = _base(kind)
+    _leave_class(module)
 
 
 def is_idle_scope(module: nn.Module, live: Collection[Link | None]) -> bool:

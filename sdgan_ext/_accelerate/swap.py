@@ -1,4 +1,4 @@
-"""Gives a layer and the activation behind it our classes, and takes them back."""
+"""Gives a layer and the activation behind it our classes, or a module its adapter, and takes them back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import handshake
 from .chains import Chain
 from .layers import to_ours, to_stock
 
-__all__ = ["Swap", "drop_idle_scopes", "restore"]
+__all__ = ["Adaptation", "Swap", "drop_idle_scopes", "restore"]
 
 
 class Swap:
@@ -32,9 +32,22 @@ class Swap:
             to_stock(self.chain.follower)
 
 
+class Adaptation:
+    """Of a module that has an adapter."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def fuse(self) -> None:
+        handshake.adapt(self.module)
+
+    def undo(self) -> None:
+        handshake.unadapt(self.module)
+
+
 def restore(model: nn.Module) -> list[str]:
     """Back to torch's classes; the names of the modules that were changed."""
-    changed = [name for name, module in model.named_modules() if to_stock(module)]
+    changed = [name for name, module in model.named_modules() if to_stock(module) or handshake.unadapt(module)]
     for module in model.modules():
         handshake.unmake_scope(module)
     return changed
