@@ -124,8 +124,9 @@ def _openvino(task, inputs, precision, threads):
 
     hint = {"bfloat16": "bf16"}.get(precision, "f32")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-    with torch.no_grad():
-        model = openvino.convert_model(task, example_input=inputs, input=[tuple(t.shape) for t in inputs])
+    with torch.no_grad():  # its own trace calls the network several times, to check itself
+        traced = torch.jit.trace(task, inputs, strict=False, check_trace=False)
+    model = openvino.convert_model(traced, example_input=inputs, input=[tuple(t.shape) for t in inputs])
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     if compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != hint:
         raise Refused("openvino computes in float32 on this CPU, whatever INFERENCE_PRECISION_HINT asks for")
@@ -164,7 +165,7 @@ def _ncnn(task, inputs, precision, threads):
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         os.chdir(folder)  # it writes beside its input, and where it runs
-        pnnx.export(task, "task.pt", inputs, fp16=False)
+        pnnx.export(task, "task.pt", inputs, check_trace=False, fp16=False)
         os.chdir(here)
         if net.load_param(f"{folder}/task.ncnn.param") or net.load_model(f"{folder}/task.ncnn.bin"):
             raise Refused("ncnn cannot load what pnnx made of the network")
