@@ -14,7 +14,7 @@ import torch
 from .._native import build_info
 from .timing import seconds_of
 
-__all__ = ["conditions", "measured_peaks", "peak_memory"]
+__all__ = ["conditions", "measured_peaks", "memory_of_call", "peak_memory"]
 
 
 def conditions() -> dict[str, str]:
@@ -72,8 +72,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
         before = _resident("VmRSS")
         closure = make()
         closure()
-        _release_unused()
-        Path("/proc/self/clear_refs").write_text("5")
+        _reset_mark()
     except (OSError, AttributeError):
         closure = make()
         closure()
@@ -82,12 +81,32 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
     return closure, max(0, _resident("VmHWM") - before)
 
 
+def memory_of_call(call: Callable[[], object]) -> tuple[object, int | None]:
+    """What one call gives, and the bytes that it took at most above those resident before it, its result among them.
+
+    None where :func:`peak_memory` has None.
+    """
+    try:
+        _reset_mark()
+        before = _resident("VmRSS")
+    except (OSError, AttributeError):
+        return call(), None
+    result = call()
+    return result, max(0, _resident("VmHWM") - before)
+
+
 @functools.lru_cache
 def _warm_up() -> None:
     """What torch takes once in a process is nobody's."""
     x, weight = (torch.ones(16, 16, 16, 16, requires_grad=True) for _ in range(2))
     y = torch.nn.functional.conv2d(x, weight).relu()
     torch.autograd.grad([y], [x, weight], [torch.ones_like(y)])  # this form of it imports a lot
+
+
+def _reset_mark() -> None:
+    """The high-water mark falls to what is resident."""
+    _release_unused()
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _release_unused() -> None:
