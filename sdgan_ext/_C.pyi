@@ -36,6 +36,7 @@ def ask_tf32(question: Callable[[], bool]) -> None:
 
 def ask_reduced_precision(question: Callable[[], bool]) -> None:
     """Likewise when one of 3x3 and stride 1 runs on the CPU."""
+
 def offer_weight(address: int) -> None:
     """The next convolution of this thread may keep what it makes of the weight at this address."""
 

@@ -25,6 +25,7 @@ from .. import ops
 from .._torch_internals import children_of, has_hooks, plain_eager, tree_map_only
 from ..ops._convolution import is_channels_last
 from ..ops._enums import Activation
+from ..ops.conv2d import conv2d_of_layer
 from . import handshake
 from .layers import ACTIVATIONS, LAYERS, Conv2d, GroupNorm, served
 
@@ -121,14 +122,32 @@ def _convolved(conv: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     return cast(Tensor, activation(conv(x)))
 
 
-def _added(conv: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """``conv(x) + residual``, in place where nobody else has the convolution's output."""
+def _added(conv: nn.Module, x: Tensor, residual: Tensor, activation: nn.Module | None = None) -> Tensor:
+    """``activation(conv(x) + residual)``: in one operation, or in place where nobody else has that of ``conv``."""
+    plain = plain_eager() and _is_plain(conv, nn.Conv2d)
+    name = None if activation is None else _name(activation)
+    if plain and (activation is None or name) and served(conv, x, may_export=True) and _takes(conv, x, residual):
+        layer = cast(Any, conv)
+        geometry = layer.stride, layer.padding, layer.dilation
+        return conv2d_of_layer(x, layer.weight, layer.bias, layer.groups, name, 0.2, *geometry, residual=residual)
     y: Tensor = conv(x)
-    if torch.is_grad_enabled() or not plain_eager() or not _is_plain(conv, nn.Conv2d):
-        return y + residual
-    if y.dtype != residual.dtype or torch.broadcast_shapes(y.shape, residual.shape) != y.shape:
-        return y + residual
-    return y.add_(residual)
+    if not plain or torch.is_grad_enabled() or y.dtype != residual.dtype:
+        y = y + residual
+    else:
+        fits = torch.broadcast_shapes(y.shape, residual.shape) == y.shape
+        y = y.add_(residual) if fits else y + residual
+    return y if activation is None else cast(Tensor, activation(y))
+
+
+def _takes(conv: Any, x: Tensor, residual: Tensor) -> bool:
+    """Whether ``residual`` is as the output of a convolution that keeps the image's size."""
+    if conv.padding_mode != "zeros" or conv.stride != (1, 1) or isinstance(conv.padding, str) or x.dim() != 4:
+        return False
+    sizes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
+    if any(2 * padding != dilation * (kernel - 1) for padding, dilation, kernel in sizes):
+        return False
+    same = residual.dtype == x.dtype and residual.device == x.device
+    return same and residual.shape == (x.shape[0], conv.out_channels, *x.shape[2:])
 
 
 def _upsampled(conv: nn.Module, x: Tensor) -> Tensor | None:
@@ -253,7 +272,7 @@ def _tiny_block(stock: Callable[..., Any], block: Any, x: Any) -> Any:
     skip = x if _is_plain(block.skip, nn.Identity) else block.skip(x)
     for conv, activation in ((layers[0], layers[1]), (layers[2], layers[3])):
         x = _convolved(conv, activation, x)
-    return block.fuse(_added(layers[4], x, skip))
+    return _added(layers[4], x, skip, block.fuse)
 
 
 def _in_channels_last(stock: Callable[..., Any], model: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -280,7 +299,7 @@ _ADAPTERS = {
     ),
     "diffusers.models.resnet.ResnetBlock2D": Adapter(
         _resnet_block,
-        "group norms + activation, sums in place",
+        "group norms + activation, convolution + residual",
         _is_usual,
         frozenset(["14eee5641d695fd9", "19fb5f7d94caf766", "09614de2c837ddb5"]),
     ),
@@ -298,7 +317,7 @@ _ADAPTERS = {
     ),
     f"{_U_NET}.unet_2d_blocks.AutoencoderTinyBlock": Adapter(
         _tiny_block,
-        "convolutions + activation, sum in place",
+        "convolutions + activation + residual",
         lambda block: _name(cast(Any, block.conv)[1]) is not None,
         frozenset(["500f170d5673db95"]),
     ),

@@ -16,7 +16,7 @@ from .. import _C
 from .._torch_internals import on_saved, plain_eager, saved_tensor_hooks, transformed, without_autocast_key
 from . import reference
 from ._autograd import add_grads, differentiable
-from ._checks import FLOATS, check_choice, check_like, check_tensor
+from ._checks import FLOATS, check_activation, check_like, check_tensor
 from ._enums import ACTIVATIONS, DTYPES, Activation
 from ._kept_filters import offer
 
@@ -75,7 +75,7 @@ def explain_conv(
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
-    check_arguments(input, weight, None, groups, None, transposed=transposed, runs=False)
+    check_arguments(input, weight, None, groups, None, 0.2, transposed=transposed, runs=False)
     strides = integers("stride", stride, 2, at_least=1)
     dilations = integers("dilation", dilation, 2, at_least=1)
     chosen = paths(input, weight, strides, list(sides), dilations, groups, transposed=transposed)
@@ -199,12 +199,13 @@ def check_arguments(
     bias: Tensor | None,
     groups: int,
     activation: str | None,
+    negative_slope: float,
     *,
     transposed: bool,
     runs: bool = True,
 ) -> None:
     """All that the two convolutions check alike, but for the geometry."""
-    check_choice("activation", activation, ACTIVATIONS)
+    check_activation(activation, negative_slope)
     check_tensor("input", input, runs=runs)
     check_tensor("weight", weight, dim=4, runs=runs)
     shape, kernel = input.shape, weight.shape
@@ -280,6 +281,7 @@ def of_layer(
                 and (bias is None or bias.dtype is dtype)
                 and input.is_cpu
                 and weight.is_cpu
+                and 0 <= negative_slope < math.inf
             ):
                 settings = *known(shape[2:], kernel[2:], *where), groups, ACTIVATIONS[activation], negative_slope
                 return op(input, weight, bias, *settings)[0]

@@ -46,7 +46,7 @@ def conv2d(
         dilation: pixels between the kernel's taps, an int or a pair.
         groups: groups of channels that are convolved apart.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
         residual: a tensor of the output's shape, of any layout, that is added before the activation, as at the end of a
             residual block; or None.
         output_scale: factor of the sum, a finite float.
@@ -60,7 +60,7 @@ def conv2d(
 
     Source: the product of the Winograd kernels: Lavin & Gray 2016; all algorithms: docs/ops/conv.md.
     """
-    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    _convolution.check_arguments(input, weight, bias, groups, activation, negative_slope, transposed=False)
     geometry = _geometry(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
     settings = *geometry, groups, ACTIVATIONS[activation], float(negative_slope)
     added = _residual_arguments(residual, output_scale, input, weight, geometry)

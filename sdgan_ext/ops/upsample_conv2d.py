@@ -50,7 +50,7 @@ def upsample_conv2d(
             ``"same"`` is 1 for 3x3 and 2 for 5x5.
         groups: groups of channels that are convolved apart.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
 
     Returns:
         ``[N, K, 2 H + top + bottom - R + 1, 2 W + left + right - S + 1]``, channels_last where input or weight are.
@@ -62,7 +62,7 @@ def upsample_conv2d(
     """
     if scale != 2:
         raise ValueError(f"scale is {scale!r}; allowed is 2")
-    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    _convolution.check_arguments(input, weight, bias, groups, activation, negative_slope, transposed=False)
     kernel = weight.shape[2:]
     if padding == "valid":
         pads = [0, 0, 0, 0]
