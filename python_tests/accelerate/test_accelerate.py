@@ -141,7 +141,7 @@ FLOWS = {
     "an activation called twice": (call_twice, "what follows, act, is called 2 times"),
     "an output used twice": (skip, "its output is used 2 times"),
     "another way in evaluation": (in_training_alone, "its output leaves the model"),
-    "a function": (lambda s, x: torch.relu(s.a(x)), "what follows is a function, relu, and no module"),
+    "a function": (lambda s, x: torch.abs(s.a(x)), "what follows is a function, abs, and no module"),
     "the end": (lambda s, x: s.a(x), "its output leaves the model"),
     "no tracing": (lambda s, x: s.act(s.a(x)) if x.sum() > 0 else s.a(x), "is not known: torch.fx cannot trace"),
 }

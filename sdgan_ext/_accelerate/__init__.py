@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .. import nn as ours
 from .._torch_internals import tree_leaves
 from . import measure
-from .adapters import Adapter, adapter_of, unknown
-from .chains import Chain, Flow, chain_of, flow_of
+from .adapters import LAZY, Adapter, adapter_of, unknown
+from .chains import Chain, Flow, chain_of, flow_of, scope_of_upsampling
+from .functions import Function
 from .layers import ACTIVATIONS
 from .report import Change, Left, Report, Speedup
 from .rules import (
@@ -146,18 +147,25 @@ class _Plan:
         plan.probe = nn.Sequential(copy.copy(layer))
         probe_chain = None
         if chain is not None:
-            plan.words += f" + {ACTIVATIONS[type(chain.follower)].computes}"
-            plan.probe.append(copy.copy(chain.follower))
+            following = chain.follower
+            if isinstance(following, Function):
+                computes, alike = following.name, following.module()
+            else:
+                computes, alike = ACTIVATIONS[type(following)].computes, copy.copy(following)
+            plan.words += f" + {computes}"
+            plan.probe.append(alike)
             probe_chain = Chain(plan.probe[1], plan.probe, frozenset(), frozenset())
         plan.probe_swap = Swap(plan.probe[0], probe_chain)
         return plan
 
     @classmethod
     def of_block(cls, name: str, block: nn.Module, adapter: Adapter) -> _Plan:
-        plan = cls(name, block, f"{type(block).__name__}: {adapter.words}", None, Adaptation(block))
+        any_class = adapter is LAZY
+        swap = Adaptation(block, any_class=any_class)
+        plan = cls(name, block, f"{type(block).__name__}: {adapter.words}", None, swap)
         plan.of_first = False
         plan.probe = copy.copy(block) if adapter.alone else None
-        plan.probe_swap = Adaptation(plan.probe or block)
+        plan.probe_swap = swap if plan.probe is None else Adaptation(plan.probe, any_class=any_class)
         return plan
 
     def change(self, speedup: Speedup) -> Change:
@@ -174,6 +182,10 @@ def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
             plans.append(_Plan.of_block(name, layer, adapter))
         elif obstacle := unknown(layer):
             left.append(Left(name, type(layer).__name__, obstacle))
+        if layer in flow.upsampled and LAZY.gains(layer):
+            scope = scope_of_upsampling(layer, model, flows)
+            if scope is not None:
+                plans.append(_Plan.of_block(names[scope], scope, LAZY))
         if not looks_like_a_layer(layer) or isinstance(layer, _OURS):
             continue
         obstacle = layer_obstacle(layer)
@@ -185,8 +197,9 @@ def _plan(model: nn.Module, *, by_rule: bool) -> tuple[list[_Plan], list[Left]]:
         found = activation_of(layer, flow)
         if found in aliases:
             found = "the model holds what follows a second time, outside of its modules"
-        if isinstance(found, nn.Module):
-            plans.append(_Plan.of_layer(name, layer, chain_of(layer, flow, flows), names[found]))
+        if not isinstance(found, str):
+            took = None if isinstance(found, Function) else names[found]
+            plans.append(_Plan.of_layer(name, layer, chain_of(layer, flow, flows), took))
         elif by_rule and (reason := nothing_gained(layer)):
             left.append(Left(name, type(layer).__name__, f"{reason}; no activation to take over: {found}"))
         else:

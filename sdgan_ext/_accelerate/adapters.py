@@ -28,8 +28,9 @@ from ..ops._enums import Activation
 from ..ops.conv2d import conv2d_of_layer
 from . import handshake
 from .layers import ACTIVATIONS, LAYERS, Conv2d, GroupNorm, served
+from .lazy import call_lazily, settings_allow
 
-__all__ = ["Adapter", "adapter_of", "is_opaque", "unknown"]
+__all__ = ["LAZY", "Adapter", "adapter_of", "upsamples_by_2", "gains_by_upsampling", "is_opaque", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,11 @@ def _upsampled(conv: nn.Module, x: Tensor) -> Tensor | None:
         activation=function,
         negative_slope=negative_slope,
     )
-    if ready is not None:
-        handshake.owe(layer, y)
-    return y
+    return y if ready is None else handshake.owe(layer, y)
 
 
 def _can_follow_upsampling(conv: nn.Conv2d) -> bool:
-    """Whether :func:`sdgan_ext.ops.upsample_conv2d` has its settings."""
-    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
-        return False
-    return isinstance(conv.padding, str) or all(p < k for p, k in zip(conv.padding, conv.kernel_size, strict=True))
+    return conv.padding_mode == "zeros" and settings_allow(conv.kernel_size, conv.stride, conv.padding, conv.dilation)
 
 
 def _is_float32_on_cpu(module: nn.Module) -> bool:
@@ -191,7 +187,7 @@ def _sequential(stock: Callable[..., Any], layers: nn.Module, input: Any) -> Any
     modules = iter(itertools.pairwise((*children_of(layers).values(), None)))
     for module, following in modules:
         y = None
-        if following is not None and isinstance(input, Tensor) and _doubles(module):
+        if following is not None and isinstance(input, Tensor) and upsamples_by_2(module):
             y = _upsampled(following, input)
         if y is None:
             input = cast(Any, module)(input)
@@ -201,7 +197,7 @@ def _sequential(stock: Callable[..., Any], layers: nn.Module, input: Any) -> Any
     return input
 
 
-def _doubles(module: object) -> bool:
+def upsamples_by_2(module: object) -> bool:
     """Whether it is nearest upsampling by 2."""
     if not isinstance(module, nn.Upsample) or not _is_plain(module, nn.Upsample, nn.UpsamplingNearest2d):
         return False
@@ -209,11 +205,16 @@ def _doubles(module: object) -> bool:
 
 
 def _upsamples(layers: nn.Module) -> bool:
-    pairs = itertools.pairwise(layers.children())
-    return any(
-        _doubles(a) and _is_plain(b, nn.Conv2d) and _can_follow_upsampling(cast(Any, b)) and _is_float32_on_cpu(b)
-        for a, b in pairs
-    )
+    return any(upsamples_by_2(a) and gains_by_upsampling(b) for a, b in itertools.pairwise(layers.children()))
+
+
+def gains_by_upsampling(conv: nn.Module) -> bool:
+    """Whether it is a convolution that nearest upsampling by 2 may be part of, and gains so."""
+    return _is_plain(conv, nn.Conv2d) and _can_follow_upsampling(cast(Any, conv)) and _is_float32_on_cpu(conv)
+
+
+#: Of modules of any class whose forward upsamples its argument by :func:`torch.nn.functional.interpolate`.
+LAZY = Adapter(call_lazily, "nearest upsampling + convolution", gains_by_upsampling)
 
 
 # ---------------------------------------------------------------------------------------------------------- diffusers
@@ -329,3 +330,4 @@ _ADAPTERS = {
     f"{_U_NET}.unet_2d_condition.UNet2DConditionModel": _CHANNELS_LAST,
 }
 handshake.ADAPTERS.update(_ADAPTERS)
+handshake.ADAPTERS[handshake.ANY_CLASS] = LAZY

@@ -14,38 +14,44 @@ from typing import Any
 from torch import fx, nn
 
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
-from .adapters import is_opaque
+from .adapters import is_opaque, upsamples_by_2
+from .functions import Function
+from .lazy import is_upsampling
 
-__all__ = ["Chain", "Flow", "chain_of", "flow_of"]
+__all__ = ["Chain", "Flow", "chain_of", "flow_of", "scope_of_upsampling"]
 
 
 @dataclass
 class Flow:
     """
     Attributes:
-        follower: for a module whose output goes into one other module and nowhere else, that module.
+        follower: for a module whose output goes into one other module or activation and nowhere else, that.
         proved: for the same modules, the one whose forward shows it.
         reason: for a module of which that is not so, why.
         moving: attributes, by module and name, that change when a forward runs.
+        upsampled: convolutions of what is upsampled by 2 and used nowhere else.
+        entered: those of them whose input is upsampled from the first argument, which has no other use.
     """
 
-    follower: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    follower: dict[nn.Module, nn.Module | Function] = field(default_factory=dict)
     proved: dict[nn.Module, nn.Module] = field(default_factory=dict)
     reason: dict[nn.Module, str] = field(default_factory=dict)
     moving: set[tuple[nn.Module, str]] = field(default_factory=set)
+    upsampled: set[nn.Module] = field(default_factory=set)
+    entered: set[nn.Module] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
 class Chain:
     """
     Attributes:
-        follower: the only module that takes a layer's output.
+        follower: the only module or function that takes a layer's output.
         scope: the innermost module whose forward alone shows it.
         between: the modules between scope and the two, whose forwards take part.
         moving: as of :class:`Flow`.
     """
 
-    follower: nn.Module
+    follower: nn.Module | Function
     scope: nn.Module
     between: frozenset[nn.Module]
     moving: frozenset[tuple[nn.Module, str]]
@@ -54,11 +60,12 @@ class Chain:
 def chain_of(layer: nn.Module, flow: Flow, flows: dict[nn.Module, Flow]) -> Chain:
     """Of a layer that has a follower in ``flow``; ``flows`` keeps what was traced on the way."""
     outer, follower = flow.proved[layer], flow.follower[layer]
-    above = {module: _above(outer, module) for module in (layer, follower)}
+    ends = (layer,) if isinstance(follower, Function) else (layer, follower)
+    above = {module: _above(outer, module) for module in ends}
     for scope in above[layer]:
-        if scope in above[follower]:
+        if all(scope in parts for parts in above.values()):
             inner = flow if scope is outer else flows.setdefault(scope, flow_of(scope))
-            if inner.follower.get(layer) is follower:
+            if inner.follower.get(layer) == follower:
                 break
     between = {part for parts in above.values() for part in parts[: parts.index(scope)]}
     return Chain(follower, scope, frozenset(between), frozenset(flow.moving | inner.moving))
@@ -84,7 +91,7 @@ def flow_of(model: nn.Module) -> Flow:
             flow.follower.pop(module, None)
             flow.reason[module] = f"it stands at {count} places of the model"
     for module, follower in list(flow.follower.items()):
-        if shared[follower] > 1:
+        if isinstance(follower, nn.Module) and shared[follower] > 1:
             del flow.follower[module]
             flow.reason[module] = f"what follows stands at {shared[follower]} places of the model"
     return flow
@@ -94,6 +101,7 @@ def _collect(module: nn.Module, flow: Flow) -> None:
     graphs = _graphs(module, flow.moving) if any(module.children()) and not is_opaque(module) else None
     if graphs:
         _read(module, graphs, flow)
+        _read_upsampling(module, graphs, flow)
         for leaf in {_module_of(module, node) for node in graphs[0].nodes if node.op == "call_module"}:
             _collect(leaf, flow)
         return
@@ -208,7 +216,7 @@ def _silence() -> Iterator[None]:
 
 
 def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
-    answers: dict[nn.Module, list[nn.Module | str]] = {}
+    answers: dict[nn.Module, list[nn.Module | Function | str]] = {}
     for graph in graphs:
         nodes = [(node, _module_of(root, node)) for node in graph.nodes if node.op == "call_module"]
         calls = Counter(module for _, module in nodes)
@@ -226,12 +234,43 @@ def _read(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
             flow.reason[module] = words[0] if words else "what follows differs between training and evaluation"
 
 
+def _read_upsampling(root: nn.Module, graphs: list[fx.Graph], flow: Flow) -> None:
+    upsampled, entered = [], []
+    for graph in graphs:
+        first = next((node for node in graph.nodes if node.op == "placeholder"), None)
+        pairs = [(node, next(iter(node.users))) for node in graph.nodes if len(node.users) == 1]
+        found = {
+            _module_of(root, user): node.args[0]
+            for node, user in pairs
+            if user.op == "call_module" and _is_upsampling(root, node)
+        }
+        upsampled.append(set(found))
+        alone = first is not None and len(first.users) == 1
+        entered.append({conv for conv, source in found.items() if alone and source is first})
+    flow.upsampled |= set.intersection(*upsampled)
+    flow.entered |= set.intersection(*entered)
+
+
+def _is_upsampling(root: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return upsamples_by_2(_module_of(root, node))
+    return node.op == "call_function" and is_upsampling(node.target, node.args, node.kwargs)
+
+
+def scope_of_upsampling(conv: nn.Module, model: nn.Module, flows: dict[nn.Module, Flow]) -> nn.Module | None:
+    """The module that contains it, if that one's forward upsamples its argument for it."""
+    scope = _above(model, conv)[0]
+    if type(scope) is nn.Sequential or is_opaque(scope):
+        return None
+    return scope if conv in flows.setdefault(scope, flow_of(scope)).entered else None
+
+
 def _module_of(root: nn.Module, node: fx.Node) -> nn.Module:
     """That a node of ``call_module`` calls."""
     return root.get_submodule(str(node.target))
 
 
-def _follower(root: nn.Module, node: fx.Node, calls: Counter[nn.Module]) -> nn.Module | str:
+def _follower(root: nn.Module, node: fx.Node, calls: Counter[nn.Module]) -> nn.Module | Function | str:
     if calls[_module_of(root, node)] > 1:
         return f"it is called {calls[_module_of(root, node)]} times"
     if len(node.users) != 1:
@@ -241,6 +280,8 @@ def _follower(root: nn.Module, node: fx.Node, calls: Counter[nn.Module]) -> nn.M
         return "its output leaves the model"
     if user.target is getattr:
         return "its output is kept in an attribute"
+    if function := Function.of_call(user.target, user.args, user.kwargs):
+        return function
     if user.op != "call_module":
         name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", user.target)
         return f"what follows is a function, {name}, and no module"

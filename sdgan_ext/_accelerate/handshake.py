@@ -17,11 +17,21 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from .._torch_internals import any_global_hooks, children_of, exporting, has_hooks, saved_tensor_hooks
+from .._torch_internals import (
+    any_global_hooks,
+    children_of,
+    exporting,
+    has_hooks,
+    saved_tensor_hooks,
+    transformed,
+    tree_leaves,
+)
 from ..ops._enums import Activation
+from .functions import Function
 
 __all__ = [
     "ADAPTERS",
+    "ANY_CLASS",
     "COMPUTES",
     "FUSES",
     "Link",
@@ -58,6 +68,7 @@ class _Adapter(Protocol):
 
 #: What computes the calls of classes that are not ours, by module and name of the class; :mod:`.adapters` fills it.
 ADAPTERS: dict[str, _Adapter] = {}
+ANY_CLASS = "*"
 
 # In __dict__ alone: no part of a state dict, but deepcopy and pickle carry them.
 _LINK, _LINKS, _SWITCHES = "_link_of_accelerate", "_links_of_accelerate", "_switches_of_accelerate"
@@ -75,26 +86,32 @@ class Link:
     """What a layer and its activation both hold. It names modules and refers to none, so copies of a model share it.
 
     Attributes:
-        layer, activation: the names that lead from the scope to each.
+        layer, activation: the names that lead from the scope to each; of an activation that is a function, that.
     """
 
-    def __init__(self, layer: Path, activation: Path):
+    def __init__(self, layer: Path, activation: Path | Function):
         self.layer, self.activation = layer, activation
 
     @classmethod
-    def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module) -> Link:
-        """Of two modules in what :func:`make_scope` has made a scope, which keeps it."""
+    def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module | Function) -> Link:
+        """Of two parts of what :func:`make_scope` has made a scope, which keeps it."""
         names = {module: tuple(name.split(".")) for name, module in scope.named_modules()}
-        pair = cls(names[layer], names[activation])
+        pair = cls(names[layer], activation if isinstance(activation, Function) else names[activation])
         scope.__dict__[_LINKS].append(pair)
         return pair
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Link:
         return self
 
+    @property
+    def follower(self) -> str:
+        """The activation in words."""
+        return str(self.activation) if isinstance(self.activation, Function) else ".".join(self.activation)
 
-def link(pair: Link, layer: nn.Module, activation: nn.Module) -> None:
-    layer.__dict__[_LINK] = activation.__dict__[_LINK] = pair
+
+def link(pair: Link, *modules: nn.Module) -> None:
+    for module in modules:
+        module.__dict__[_LINK] = pair
 
 
 def unlink(module: nn.Module) -> None:
@@ -146,9 +163,40 @@ def ready(layer: nn.Module) -> Ready | None:
     return None if torch.is_grad_enabled() and saved_tensor_hooks() != found.hooks else found
 
 
-def owe(layer: nn.Module, output: Tensor) -> None:
-    """``output`` of a layer that is ready is activated."""
-    running.owed[layer.__dict__[_LINK]] = output
+def owe(layer: nn.Module, output: Tensor) -> Tensor:
+    """``output`` of a layer that is ready is activated; what to pass on."""
+    pair = layer.__dict__[_LINK]
+    running.owed[pair] = output
+    if isinstance(pair.activation, tuple):
+        return output
+    passed = output.as_subclass(_Owed)
+    passed.pair = pair
+    return passed
+
+
+class _Owed(Tensor):
+    """Of a layer whose activation is a function: its activated output, which that function passes on.
+
+    Attributes:
+        pair: the link of the two.
+    """
+
+    pair: Link
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """
+        Raises:
+            RuntimeError: it is given to another function.
+        """
+        pair = next(leaf.pair for leaf in tree_leaves((args, kwargs)) if type(leaf) is _Owed)
+        output = running.owed.get(pair)
+        if output is None or Function.of_call(func, args, kwargs or {}) != pair.activation:
+            raise _unpaid(pair)
+        del running.owed[pair]
+        return output if torch.is_grad_enabled() or not output.requires_grad else output.detach()
 
 
 def pay(activation: nn.Module, input: Tensor) -> bool:
@@ -170,9 +218,16 @@ def _look_up(scope: nn.Module) -> dict[Link | None, Ready]:
     if exporting() or any_global_hooks() or _switched(scope):
         return found
     children, hooks = children_of(scope), saved_tensor_hooks()
+    no_functions = torch.compiler.is_compiling() or transformed()
     for pair in scope.__dict__[_LINKS]:
         first, second = pair.layer, pair.activation
         layer: Any = children.get(first[0]) if len(first) == 1 else _at(scope, first)
+        if isinstance(second, Function):
+            if no_functions or type(layer) not in FUSES or layer.__dict__.get(_LINK) is not pair:
+                continue
+            if "forward" not in layer.__dict__ and not has_hooks(layer, before_forward=False):
+                found[pair] = Ready(layer, second.name, second.negative_slope, hooks)
+            continue
         activation: Any = children.get(second[0]) if len(second) == 1 else _at(scope, second)
         function = COMPUTES.get(type(activation))
         if function is None or type(layer) not in FUSES:
@@ -237,15 +292,15 @@ def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
 @cast(Any, functools.cache)  # mypy takes modules for unhashable
 def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
     stock = base.forward
-    adapter = ADAPTERS.get(name_of(base))
-    adapted = functools.partial(adapter.forward, stock) if adapter is not None and adapter.knows(base) else None
+    adapters = {name: ADAPTERS[name] for name in (name_of(base), ANY_CLASS) if name in ADAPTERS}
+    adapted = {name: functools.partial(it.forward, stock) for name, it in adapters.items() if it.knows(base)}
 
     @functools.wraps(stock)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run, links = base.forward, self.__dict__.get(_LINKS)
-        if adapted is not None and run is stock and _ADAPTED in self.__dict__:  # and not patched since
+        if run is stock and _ADAPTED in self.__dict__:  # and not patched since
             if not (exporting() or any_global_hooks()):
-                run = adapted
+                run = adapted.get(self.__dict__[_ADAPTED], run)
         if links is None:
             return run(self, *args, **kwargs)
         now, owed = running.ready, running.owed
@@ -276,7 +331,7 @@ def name_of(kind: type[nn.Module]) -> str:
 
 def _unpaid(pair: Any) -> RuntimeError:
     return RuntimeError(
-        f"the output of {'.'.join(pair.layer)} did not go into {'.'.join(pair.activation)}, as it did when "
+        f"the output of {'.'.join(pair.layer)} did not go into {pair.follower}, as it did when "
         "sdgan_ext.accelerate was called: what the forward depends on has changed; call sdgan_ext.restore first, then "
         "change it, then accelerate again"
     )
@@ -292,17 +347,17 @@ def _leave_class(module: nn.Module) -> None:
         module.__class__ = _base(type(module))
 
 
-def adapt(module: nn.Module) -> None:
-    """From now on the adapter of its class computes the calls of ``module``."""
+def adapt(module: nn.Module, name: str) -> None:
+    """From now on that of :data:`ADAPTERS`, the one of its class or of any, computes the calls of ``module``."""
     _enter_class(module)
-    module.__dict__[_ADAPTED] = True
+    module.__dict__[_ADAPTED] = name
 
 
 def unadapt(module: nn.Module) -> bool:
     """Undoes :func:`adapt`; False for a module that was not adapted."""
-    was = module.__dict__.pop(_ADAPTED, False)
+    was = module.__dict__.pop(_ADAPTED, None)
     _leave_class(module)
-    return bool(was)
+    return was is not None
 
 
 def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collection[tuple[nn.Module, str]]) -> None:

@@ -109,16 +109,14 @@ class _Layer(nn.Module):
             return self._stock(input, *args)
         if ready is None:
             return self._fused(input, None, 0.2, *args)
-        output = self._fused(input, ready.function, ready.negative_slope, *args)
-        handshake.owe(self, output)
-        return output
+        return handshake.owe(self, self._fused(input, ready.function, ready.negative_slope, *args))
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise handshake.no_script()
 
     def extra_repr(self) -> str:
         pair = handshake.link_of(self)
-        return super().extra_repr() + (f", fused with {'.'.join(pair.activation)}" if pair else "")
+        return super().extra_repr() + (f", fused with {pair.follower}" if pair else "")
 
 
 class Conv2d(_Layer, ours.Conv2d):

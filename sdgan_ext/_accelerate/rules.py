@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from .._torch_internals import MODULE_REGISTRIES, has_hooks, tree_leaves
 from ..ops._checks import CUDA_OBSTACLE
 from .chains import Flow
+from .functions import Function
 from .layers import ACTIVATIONS, LAYERS
 
 __all__ = [
@@ -118,11 +119,13 @@ def layer_obstacle(module: nn.Module) -> str | None:
     return None
 
 
-def activation_of(layer: nn.Module, flow: Flow) -> nn.Module | str:
+def activation_of(layer: nn.Module, flow: Flow) -> nn.Module | Function | str:
     """The activation that ``layer`` may take over, or why there is none."""
     if layer not in flow.follower:
         return flow.reason.get(layer, "what follows it is not known: torch.fx cannot trace the module that it is in")
     following = flow.follower[layer]
+    if isinstance(following, Function):
+        return "a hook runs between it and the activation" if has_hooks(layer, before_forward=False) else following
     if type(following) not in ACTIVATIONS:
         return f"what follows is a {type(following).__name__}"
     if isinstance(following, nn.ELU) and following.alpha != 1:

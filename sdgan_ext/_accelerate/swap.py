@@ -15,31 +15,33 @@ class Swap:
     """Of ``layer`` and, where a chain is given, of the activation behind it."""
 
     def __init__(self, layer: nn.Module, chain: Chain | None = None):
-        self.layer, self.chain = layer, chain
+        self.modules, self._link = [layer], None
         if chain is not None:
+            if isinstance(chain.follower, nn.Module):
+                self.modules.append(chain.follower)
             handshake.make_scope(chain.scope, chain.between, chain.moving)
             self._link = handshake.Link.between(chain.scope, layer, chain.follower)
 
     def fuse(self) -> None:
-        to_ours(self.layer)
-        if self.chain is not None:
-            to_ours(self.chain.follower)
-            handshake.link(self._link, self.layer, self.chain.follower)
+        for module in self.modules:
+            to_ours(module)
+        if self._link is not None:
+            handshake.link(self._link, *self.modules)
 
     def undo(self) -> None:
-        to_stock(self.layer)
-        if self.chain is not None:
-            to_stock(self.chain.follower)
+        for module in self.modules:
+            to_stock(module)
 
 
 class Adaptation:
-    """Of a module that has an adapter."""
+    """Of a module by the adapter of its class, or by the one for any class."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, *, any_class: bool = False):
         self.module = module
+        self.name = handshake.ANY_CLASS if any_class else handshake.name_of(type(module))
 
     def fuse(self) -> None:
-        handshake.adapt(self.module)
+        handshake.adapt(self.module, self.name)
 
     def undo(self) -> None:
         handshake.unadapt(self.module)
