@@ -9,6 +9,7 @@ from torch import nn
 
 import sdgan_ext as sd
 from sdgan_ext._accelerate import adapters
+from sdgan_ext.ops.conv2d import conv2d_of_layer
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -55,6 +56,23 @@ def test_outputs_and_gradients(name, training, layout):
     ran = operators(call, fast, x)
     assert {kind: ran[kind] for kind in fused} == fused
     assert not operators(call, stock, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "residuals"), [("autoencoder-kl", 10), ("autoencoder-tiny", 6), ("u-net", 7)], ids=lambda value: str(value)
+)
+def test_residuals_are_added_inside_the_convolution(name, residuals, monkeypatch):
+    make, call, shape, _ = MODELS[name]
+    fast, stock, _ = pair(make)
+    x, seen = randn(*shape), []
+
+    def watch(*args, residual):
+        seen.append(residual.shape)
+        return conv2d_of_layer(*args, residual=residual)
+
+    monkeypatch.setattr(adapters, "conv2d_of_layer", watch)
+    near(call(fast, x), call(stock, x))
+    assert len(seen) == residuals
 
 
 # -------------------------------------------------------------------------------------------------------------- blocks
