@@ -328,6 +328,48 @@ def test_surgery_on_an_upsampling(surgery):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+def written_to(x):
+    y = twofold(x)
+    y.mul_(2)
+    return y
+
+
+def without_a_graph(x):
+    with torch.no_grad():
+        return twofold(x)
+
+
+@pytest.mark.parametrize("upsample", [written_to, without_a_graph])
+def test_an_upsampling_that_was_another_when_it_was_proved(upsample):
+    fast, stock, _ = pair(nn.Sequential(nn.Conv2d(16, 16, 1), Upsample()))
+    assert ("conv_transpose2d", None) in operators(fast, X)
+    results = []
+    for model in (fast, stock):
+        model[1].upsample = upsample
+        x = X.clone().requires_grad_()
+        y = model(x)
+        y.sum().backward()
+        results.append((y.detach(), x.grad, model[1].conv.weight.grad))
+    (got, of_x, of_weight), (want, of_x_stock, of_weight_stock) = results
+    torch.testing.assert_close((got, of_weight), (want, of_weight_stock), rtol=1e-4, atol=1e-3)
+    if of_x_stock is None:
+        assert of_x is None
+    else:
+        torch.testing.assert_close(of_x, of_x_stock, rtol=1e-4, atol=1e-4)
+
+
+def test_an_argument_that_changes_after_its_upsampling_is_an_error():
+    def spoiled(x):
+        y = twofold(x)
+        x.mul_(2)
+        return y
+
+    fast, _, _ = pair(nn.Sequential(Upsample()))
+    fast[0].upsample = spoiled
+    with torch.no_grad(), pytest.raises(RuntimeError, match="what was upsampled has been modified by an inplace"):
+        fast(X.clone())
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("by", ["weights", "autocast"])
 def test_half_precision(half, by):

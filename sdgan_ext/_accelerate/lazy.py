@@ -83,24 +83,56 @@ class _Waiting(_Lazy):
 
 
 class _Upsampled(_Lazy):
-    """The argument, upsampled."""
+    """The argument, upsampled.
+
+    Attributes:
+        result: what it is, once it was computed.
+        version: of the source when it was to be upsampled.
+    """
+
+    result: Tensor | None = None
+    version: int | None = None
+
+    @classmethod
+    def of(cls, source: Tensor) -> Any:
+        made = super().of(source if torch.is_grad_enabled() else source.detach())
+        made.version = _version(source)
+        return made
 
     def computed(self) -> Tensor:
-        return F.interpolate(self.source, scale_factor=2.0, mode="nearest")
+        if self.result is None:
+            self.result = F.interpolate(self.unchanged(), scale_factor=2.0, mode="nearest")
+        return self.result
+
+    def unchanged(self) -> Tensor:
+        """
+        Raises:
+            RuntimeError: the source was written to since.
+        """
+        if _version(self.source) != self.version:
+            raise RuntimeError(
+                "what was upsampled has been modified by an inplace operation before it was convolved; call "
+                "sdgan_ext.restore(model) first"
+            )
+        return self.source
 
     @classmethod
     def shortcut(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func == _IS_QUANTIZED:  # as our layers ask of what is no plain tensor
             return False
-        if func is not torch.conv2d or kwargs or len(args) != 7:
+        if func is not torch.conv2d or kwargs or len(args) != 7 or args[0].result is not None:
             return None
-        x, (weight, bias, stride, padding, dilation, groups) = args[0].source, args[1:]
+        x, (weight, bias, stride, padding, dilation, groups) = args[0].unchanged(), args[1:]
         alike = isinstance(weight, Tensor) and weight.is_cpu and weight.dtype == torch.float32
         if not alike or weight.shape[1] * groups != x.shape[1] or torch.is_autocast_enabled("cpu"):
             return None
         if not settings_allow(weight.shape[2:], stride, padding, dilation):
             return None
         return ops.upsample_conv2d(x, weight, bias, padding=padding, groups=groups)
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 _IS_QUANTIZED = cast(Any, Tensor.is_quantized).__get__
