@@ -38,7 +38,7 @@ struct ConvCall {
   ConvProblem problem;
   Sizes input, output;
   bool keeps_filter = false;  // what is made of the weight, for the next call with it: kept_filters.h
-  OptionalTensor residual;  // of the forward pass, as the output
+  OptionalTensor residual;    // of the forward pass, as the output
 };
 
 struct Wanted {
