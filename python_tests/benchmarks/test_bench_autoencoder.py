@@ -189,7 +189,7 @@ class Running:
     """A worker without a process, which fails when it is called for the second time, or never."""
 
     def __init__(self, fails):
-        self.first, self.failed, self.calls, self.fails = First("", 0.001, None), False, 0, fails
+        self.first, self.failed, self.calls, self.fails = First("", 0.001), False, 0, fails
 
     def seconds(self, calls):
         self.calls += 1
