@@ -93,8 +93,8 @@ def test_ratios_are_those_of_the_medians(rows):
         others = [medians.get((other, dtype)) or medians.get((other, "float32")) for other in CONTESTANTS[:-1]]
         fastest = min(filter(None, others))  # with onnxruntime's float32 in bfloat16's place
         row, stock = rows[name, dtype], medians["eager channels_last", dtype]
-        assert float(row["over_channels_last"]) == pytest.approx(stock / median, rel=0.01)
-        assert float(row["over_best_other"]) == pytest.approx(fastest / median, rel=0.01)
+        assert float(row["over_channels_last"]) == pytest.approx(stock / median, rel=0.01, abs=6e-4)
+        assert float(row["over_best_other"]) == pytest.approx(fastest / median, rel=0.01, abs=6e-4)
 
 
 @pytest.mark.parametrize(("dtype", "at_most"), [("float32", 1e-5), ("bfloat16", 0.1)])
