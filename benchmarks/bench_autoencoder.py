@@ -248,12 +248,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     asked = args.models, args.pixels, args.batch, args.precision, args.contestants, args.weights
     path = args.csv or (None if any(asked) else CSV)
-    if args.docs:
-        PAGE.write_text(page(read_csv(args.csv or CSV), PAGE.read_text()))
-        return 0
     try:
-        run(chosen(args), args, path)
-    except (ValueError, Failed) as error:
+        if args.docs:
+            PAGE.write_text(page(read_csv(args.csv or CSV), PAGE.read_text()))
+        else:
+            run(chosen(args), args, path)
+    except (OSError, ValueError, Failed) as error:
         print(f"bench_autoencoder.py: {error}", file=sys.stderr)
         return 2
     return 0
@@ -284,19 +284,23 @@ def chosen(args) -> list[Comparison]:
 
 def run(asked: list[Comparison], args, path: Path | None) -> None:
     """Measures, prints, writes. Until all is measured the rows are in a file beside the CSV."""
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)  # the probes'
     where = conditions()
     print("  ".join(f"{key} {value}" for key, value in where.items()))
     print("random weights" if args.weights is None else f"the weights of {args.weights}", flush=True)
     rows: list[dict] = []
+    part = path and path.with_suffix(".part")
+    if part:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()  # or an error now, not after minutes
     for comparison in asked:
         measured = measure(comparison, args.rounds, args.limit, args.threads, args.weights)
         print("\n".join(lines(measured)), flush=True)
         rows += [row | where for row in measured]
-        if path:
-            write_rows(path.with_suffix(".part"), rows)
-    if path:
-        path.with_suffix(".part").replace(path)
+        if part:
+            write_rows(part, rows)
+    if part:
+        part.replace(path)
         print(f"wrote {path}")
 
 

@@ -83,7 +83,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
 
 
 def resident_memory() -> int | None:
-    """Bytes of the pages that the process uses, the others given back first; None where :func:`peak_memory` has None."""
+    """Bytes of the pages that the process uses, the others given back; None where :func:`peak_memory` has None."""
     try:
         _release_unused()
         _reset_mark()
