@@ -14,13 +14,6 @@ NOT_OPERATIONS = {
     "no_weight_gradients",
     "reference",
 }
-    "conv_backend",
-    "explain_conv",
-    "get_conv_backend",
-    "kept_filters",
-    "no_weight_gradients",
-    "reference",
-}
 
 
 def test_all_is_well(capsys):
