@@ -17,11 +17,13 @@ class Goal:
     passes: str
     ratio: float
     over: str = "channels_last"
+    dtype: str = "float32"
 
 
 FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
 CONV_T_4 = r"(16|32) x (512->256 4x4 s2 @8|256->128 4x4 s2 @16|128->64 4x4 s2 @32) relu"
 CONVS = r"(16|32|64) x (64->128|128->256|256->512) [45]x[45] s2 .*|64 x 128->128 5x5 s2 @14 relu"
+SD_DECODER = r"sd15-decoder (256|512) px, batch 1"
 UPSAMPLED = r"1 x (512->512 3x3 s1 @64|256->256 3x3 s1 @128)"
 GOALS = [
     Goal("ConvT 4x4 s2, 512-256-128-64", "conv_transpose2d", CONV_T_4, FORWARD, 1.5),
@@ -45,6 +47,16 @@ GOALS = [
     Goal("VAE-GAN step, dcgan-64, batch 16", "train_step", r"dcgan-64, batch 16", STEP, 1.3),
     Goal("Critic step, R1 or WGAN-GP", "penalty", r".*", STEP, 1.0, "eager"),
     Goal("Critic step, R1 or WGAN-GP", "penalty", r".*", STEP, 1.0),
+    Goal("SD decoder, 256 and 512 px", "autoencoder", SD_DECODER, FORWARD, 2.2),
+    Goal("SD decoder, 256 and 512 px", "autoencoder", SD_DECODER, FORWARD, 1.9, "best_other"),
+    Goal("SD decoder, high", "autoencoder", SD_DECODER, FORWARD, 2.8, dtype="float32 high"),
+    Goal("SD decoder, high", "autoencoder", SD_DECODER, FORWARD, 2.4, "best_other", "float32 high"),
+    Goal("SD decoder, bfloat16", "autoencoder", SD_DECODER, FORWARD, 1.25, dtype="bfloat16"),
+    Goal("SD decoder, bfloat16", "autoencoder", SD_DECODER, FORWARD, 1.15, "best_other", "bfloat16"),
+    Goal("TAESD decoder, 512 px", "autoencoder", r"taesd-decoder 512 px, batch 1", FORWARD, 1.8),
+    Goal("TAESD decoder, 512 px", "autoencoder", r"taesd-decoder 512 px, batch 1", FORWARD, 1.4, "best_other"),
+    Goal("AutoencoderKL step, 128 px", "autoencoder", r"kl-step 128 px, batch 2", STEP, 1.9),
+    Goal("diffusers' U-Net step, 64-128", "autoencoder", r"unet-step 16 px, batch (8|64)", STEP, 1.45),
 ]
 
 
@@ -72,23 +84,23 @@ class Verdict:
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """The rows of every bench_*.csv with the columns of _harness.py."""
+    """The rows of every bench_*.csv with the columns of _harness.py, but for contestants that have no figures."""
     tables = {}
     for path in sorted(folder.glob("bench_*.csv")):
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         if rows and {"passes", "over_channels_last", "threads"} <= rows[0].keys():
-            tables[path.stem] = rows
+            tables[path.stem] = [row for row in rows if row["median_us"]]
     return tables
 
 
 def judge(rows: list[dict[str, str]], goals: list[Goal] = GOALS) -> list[Verdict]:
-    """With the most threads that were measured, in float32."""
+    """With the most threads that were measured."""
     most = max((int(row["threads"]) for row in rows), default=0)
     rows = [row for row in rows if row["contestant"] == "sdgan_ext" and int(row["threads"]) == most]
     verdicts = []
     for goal in goals:
-        key = (goal.op, goal.passes, "float32")
+        key = (goal.op, goal.passes, goal.dtype)
         fitting = [row for row in rows if (row["op"], row["passes"], row["dtype"]) == key]
         ratios = [row[f"over_{goal.over}"] for row in fitting if re.fullmatch(goal.shape, row["shape"])]
         verdicts.append(Verdict(goal, [float(ratio) for ratio in ratios if ratio]))

@@ -24,11 +24,14 @@ OTHERS = [
     Conv(False, 64, 128, 32, 3, 2, 1, "relu"),
     Conv(False, 60, 100, (18, 26), 4, 2, 1, "leaky_relu"),
 ]
+#: The second convolution of a residual block: of Stable Diffusion's autoencoder, and of its small one.
+BLOCKS = [(Conv(False, 256, 256, 64, 3, 1, 1, None), 1), (Conv(False, 64, 64, 64, 3, 1, 1, "relu"), 1)]
 
 CASES = [conv_case(conv, batch, nchw=batch == 16, quick=batch == 16) for conv in DCGAN_64 for batch in (16, 32)]
 CASES += [conv_case(SEED, 64, nchw=True, quick=True)]
 CASES += [conv_case(conv, batch, nchw=True, quick=conv.out == 1) for conv, batch in SMALL_CHANNEL]
 CASES += [conv_case(conv, 16) for conv in OTHERS]
+CASES += [conv_case(conv, batch, residual=True) for conv, batch in BLOCKS]
 CASES += [conv_case(conv, 16, "bfloat16", nchw=True) for conv in DCGAN_64]
 CASES += [conv_case(SEED, 64, "bfloat16")]
 CASES += [conv_case(conv, batch, "bfloat16", nchw=True, quick=conv.out == 1) for conv, batch in SMALL_CHANNEL]

@@ -20,6 +20,9 @@ COLORS = {
     "eager channels_last": "#aab4c2",
     "eager softplus": "#aab4c2",
     "compile": "#e5cf9f",
+    "openvino": "#b9a3d6",
+    "onnxruntime": "#9fcbb5",
+    "ncnn": "#e3b7a0",
     "sdgan_ext": "#3f7fd4",
     "sdgan_ext NCHW": "#9cc3f0",
 }
@@ -187,7 +190,8 @@ def draw_overview(tables: dict[str, list[dict]], path: Path) -> None:
 def draw_verdict(picture: Picture, x: float, y: float, scale: float, verdict: Verdict) -> None:
     goal, mean = verdict.goal, verdict.mean
     picture.text(MARGIN, y + 12, goal.name, weight="bold")
-    over = {"channels_last": "", "eager": ", over default eager", "compile": ", over torch.compile"}[goal.over]
+    base = {"eager": "default eager", "compile": "torch.compile", "best_other": "the best other"}
+    over = "" if goal.over == "channels_last" else f", over {base[goal.over]}"
     picture.text(x - 12, y + 12, goal.passes + over, size=10, color=SOFT, anchor="end")
     picture.bar(x, y + 2, mean * scale, BAR, COLORS["sdgan_ext"] if mean >= 1 else BAD, str(verdict))
     low, high = min(verdict.ratios), max(verdict.ratios)

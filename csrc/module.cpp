@@ -6,6 +6,7 @@
 #include "kernels/isa.h"
 #include "ops/conv/benchmark.h"
 #include "ops/conv/dispatch.h"
+#include "ops/conv/kept_filters.h"
 
 namespace py = pybind11;
 
@@ -15,6 +16,13 @@ using Sizes = std::vector<int64_t>;
 static sdgan::ConvAxis axis(const Sizes& s) { return {s.at(0), s.at(1), s.at(2), s.at(3), s.at(4), s.at(5)}; }
 
 static py::object words(const char* text) { return py::str(text).attr("split")(); }
+
+static std::function<bool()> asked_of_python(py::function question) {
+  return [question = std::move(question)] {
+    const py::gil_scoped_acquire gil;
+    return question().cast<bool>();
+  };
+}
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] {
@@ -63,19 +71,27 @@ PYBIND11_MODULE(_C, m) {
     for (const auto& [a, b, milliseconds] : times) row.times.push_back({a, b, milliseconds});
     sdgan::add_measured_convolution(row);
   });
-  m.def("explain_convolution",
-        [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels, int64_t groups, Sizes vertical,
-           Sizes horizontal, int dtype, bool cuda, bool channels_last, int stage, bool both_gradients) {
-          const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
-          const sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
-          const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
-          const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
-          return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
-        });
-  m.def("ask_tf32", [](py::function question) {  // called from any thread, when a float32 convolution runs on CUDA
-    sdgan::ask_tf32([question = std::move(question)] {
-      const py::gil_scoped_acquire gil;
-      return question().cast<bool>();
-    });
+  m.def("explain_convolution", [](bool transposed, int64_t batch, int64_t x_channels, int64_t y_channels,
+                                  int64_t groups, Sizes vertical, Sizes horizontal, int dtype, bool cuda,
+                                  bool channels_last, int stage, bool both_gradients, bool residual_or_scale) {
+    const sdgan::ConvGeometry geometry{axis(vertical), axis(horizontal), batch, x_channels, y_channels, groups};
+    sdgan::ConvProblem problem{geometry, transposed, static_cast<sdgan::DType>(dtype), cuda, channels_last};
+    problem.reduced_precision = sdgan::reduced_precision(problem);
+    problem.residual_or_scale = stage == 0 && residual_or_scale;
+    const sdgan::Pass passes[] = {problem.forward(), problem.input_gradient(), sdgan::Pass::wgrad};
+    const auto out = sdgan::explain_convolution({problem, passes[stage], both_gradients});
+    return py::make_tuple(out.backend, out.reason, out.speedup, out.multiplications);
   });
+  m.def("offer_weight", &sdgan::offer_weight);
+  m.def("forget_filters", &sdgan::forget_filters);
+  m.def("limit_kept_filters", &sdgan::limit_kept_filters);
+  m.def("kept_filters_limit", &sdgan::kept_filters_limit);
+  m.def("kept_filters", [] {  // (bytes, filters, calls that took one)
+    const sdgan::KeptFilters kept = sdgan::kept_filters();
+    return py::make_tuple(kept.bytes, kept.filters, kept.uses);
+  });
+  // Called from any thread: when a float32 convolution runs on CUDA, and when one of 3x3 and stride 1 does on the CPU.
+  m.def("ask_tf32", [](py::function question) { sdgan::ask_tf32(asked_of_python(std::move(question))); });
+  m.def("ask_reduced_precision",
+        [](py::function question) { sdgan::ask_reduced_precision(asked_of_python(std::move(question))); });
 }

@@ -19,8 +19,8 @@ KERNEL_FILES = (
     "csrc/kernels/cuda/{}.cu",
     "csrc/tests/test_{}.cpp",
 )
-#: Both are one linear map and its transpose: their kernels are backends, which have a folder in kernels and in ops.
-CONVOLUTIONS = ("conv2d", "conv_transpose2d")
+#: All are one linear map or its transpose: their kernels are backends, which have a folder in kernels and in ops.
+CONVOLUTIONS = ("conv2d", "conv_transpose2d", "upsample_conv2d")
 BACKENDS = ("small_channel", "winograd", "implicit_gemm", "library")
 
 

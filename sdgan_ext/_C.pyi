@@ -27,8 +27,21 @@ def explain_convolution(
     channels_last: bool,
     stage: int,
     both_gradients: bool,
+    residual_or_scale: bool,
 ) -> tuple[str, str, float, float]:
     """Backend, reason, estimated speed-up over the library or 0, multiplications. Enumerations travel as integers."""
 
 def ask_tf32(question: Callable[[], bool]) -> None:
     """``question`` is called from any thread, when a float32 convolution runs on CUDA."""
+
+def ask_reduced_precision(question: Callable[[], bool]) -> None:
+    """Likewise when one of 3x3 and stride 1 runs on the CPU."""
+
+def offer_weight(address: int) -> None:
+    """The next convolution of this thread may keep what it makes of the weight at this address."""
+
+def forget_filters(address: int) -> None: ...
+def limit_kept_filters(bytes: int) -> None: ...
+def kept_filters_limit() -> int: ...
+def kept_filters() -> tuple[int, int, int]:
+    """Bytes, filters, calls that took one."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._explain import explain
     from ._native import build_info
     from .models import VAEGAN, VAEGANConfig
-    from .ops import conv_backend, get_conv_backend
+    from .ops import conv_backend, get_conv_backend, kept_filters
     from .presets import preset
     from .training.config import TrainConfig
     from .training.networks import Networks
@@ -38,6 +38,7 @@ _HOMES = {
     "accelerate": "_accelerate",
     "conv_backend": "ops",
     "get_conv_backend": "ops",
+    "kept_filters": "ops",
     "restore": "_accelerate",
     "explain": "_explain",  # a module of that name would hide it once imported
 }
@@ -57,6 +58,7 @@ __all__ = [
     "explain",
     "export",
     "get_conv_backend",
+    "kept_filters",
     "losses",
     "models",
     "nn",

@@ -24,6 +24,9 @@ from .ops import _convolution
 
 __all__ = ["Convolution", "Explanation", "Pass", "explain"]
 
+#: As reasons begin where ``winograd`` takes its larger tiles.
+_F43 = "F(4x4, 3x3)"
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -44,7 +47,8 @@ class Pass:
     direct: int
 
     def __str__(self) -> str:
-        return self.kernel if self.speedup is None else f"{self.kernel} {self.speedup:.2f}x"
+        name = f"{self.kernel} {_F43}" if self.reason.startswith(_F43) else self.kernel
+        return name if self.speedup is None else f"{name} {self.speedup:.2f}x"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Explanation(list[Convolution]):
         for row in self:
             of_row: dict[str, list[str]] = {}
             for name, taken in row.passes.items():
-                if taken.kernel != "winograd" or taken.reason.startswith("asked for"):
+                if taken.kernel != "winograd" or "asked for" in taken.reason:
                     of_row.setdefault(f"{taken.kernel}: {taken.reason}", []).append(name)
             for reason, names in of_row.items():
                 which = "" if len(names) == len(row.passes) else f" {', '.join(names)}"
@@ -191,7 +195,7 @@ class _Recorder:
             register_module_forward_pre_hook(lambda module, inputs: self._inside.append(module)),
             register_module_forward_hook(lambda module, inputs, output: self._inside.remove(module), always_call=True),
         )
-        self._modes = (_Calls(self._called), _Ran(self._ran, self._fake))
+        self._modes = (_Calls(self._called), _Ran(self._ran, self._upsampled, self._fake))
         for mode in self._modes:
             mode.__enter__()
         return self
@@ -217,11 +221,13 @@ class _Recorder:
         sides: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        residual_or_scale: bool = False,
     ) -> None:
         """Below autograd and autocast: dtypes are those of the kernel."""
         needs_input, needs_weight = self._needs if any(self._needs) else (True, True)
         self._needs = (True, True)
-        paths = _convolution.paths(input, weight, stride, sides, dilation, groups, transposed=transposed)
+        geometry = stride, sides, dilation, groups
+        paths = _convolution.paths(input, weight, *geometry, transposed=transposed, residual_or_scale=residual_or_scale)
         coarse = input if transposed else output
         direct = coarse.numel() // coarse.shape[1] * weight.numel()
         passes = {
@@ -247,11 +253,37 @@ class _Recorder:
             )
         )
 
+    def _upsampled(self, input: Tensor, weight: Tensor) -> None:
+        """upsample_conv2d's own kernel, which runs where there are no gradients."""
+        n, _, height, width = input.shape
+        outputs, inputs, *_ = weight.shape
+        made = n * -(-height // 2) * -(-width // 2) * 25 * _padded(inputs) * _padded(outputs)
+        taken = Pass("winograd", f"{_F43} of the upsampled image", None, made, n * 4 * height * width * weight.numel())
+        last = _convolution.is_channels_last(input) or _convolution.is_channels_last(weight)
+        self.rows.append(
+            Convolution(
+                self._where(),
+                "upsample_conv2d",
+                tuple(input.shape),
+                tuple(weight.shape),
+                (1, 1),
+                weight.dtype,
+                last,
+                taken,
+                None,
+                None,
+            )
+        )
+
     def _where(self) -> str:
         inside = [module for module in self._inside if not isinstance(module, _Caller)]
         if not inside:
             return ""
         return self._names.get(inside[-1]) or type(inside[-1]).__name__
+
+
+def _padded(channels: int) -> int:
+    return (channels + 15) // 16 * 16
 
 
 class _Calls(TorchFunctionMode):
@@ -271,9 +303,10 @@ class _Calls(TorchFunctionMode):
 
 
 class _Ran(TorchDispatchMode):
-    def __init__(self, ran: Callable[..., None], fake: FakeTensorMode):
+    def __init__(self, ran: Callable[..., None], upsampled: Callable[[Tensor, Tensor], None], fake: FakeTensorMode):
         super().__init__()
         self._ran = ran
+        self._upsampled = upsampled
         self._fake = fake
 
     def __torch_dispatch__(
@@ -283,14 +316,17 @@ class _Ran(TorchDispatchMode):
         output = function(*args, **(kwargs or {}))
         ops = torch.ops
         if function in (ops.sdgan_ext.conv2d.default, ops.sdgan_ext.conv_transpose2d.default):
-            input, weight, _, stride, sides, dilation, groups, *_ = args
+            input, weight, _, stride, sides, dilation, groups, _, _, *added = args
             transposed = function is ops.sdgan_ext.conv_transpose2d.default
-            self._ran(True, transposed, output[0], input, weight, stride, sides, dilation, groups)
+            extended = _convolution.residual_or_scale(*added)
+            self._ran(True, transposed, output[0], input, weight, stride, sides, dilation, groups, extended)
         elif function is ops.aten.convolution.default and args[0].dim() == 4:
             input, weight, _, stride, padding, dilation, transposed, output_padding, groups = args
             ends = [p - o for p, o in zip(padding, output_padding, strict=True)]
             sides = [padding[0], ends[0], padding[1], ends[1]]
             self._ran(False, transposed, output, input, weight, stride, sides, dilation, groups)
+        elif function is ops.sdgan_ext.upsample_conv2d.default:
+            self._upsampled(*args[:2])
         return output
 
     def _faked(self, tensor: Tensor) -> Tensor:

@@ -25,9 +25,11 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
 
   // conv2d, conv_transpose2d. padding and crop: (top, bottom, left, right). preactivation is [0] except for silu;
   // saved is what the activation's derivative needs: the output, the preactivation for silu, [0] without activation.
+  // conv2d is act(output_scale (convolution + bias + residual)); its backward knows neither of the last two.
   m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-      "int activation, float negative_slope) -> (Tensor output, Tensor preactivation)");
+      "int activation, float negative_slope, Tensor? residual=None, float output_scale=1.) "
+      "-> (Tensor output, Tensor preactivation)");
   m.def(
       "conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, int[] padding, "
       "int[] dilation, int groups, int activation, float negative_slope, bool need_input, bool need_weight, "
@@ -39,6 +41,11 @@ STABLE_TORCH_LIBRARY(sdgan_ext, m) {
       "conv_transpose2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, int[] stride, "
       "int[] crop, int[] dilation, int groups, int activation, float negative_slope, bool need_input, "
       "bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)");
+
+  // upsample_conv2d: 3x3 with padding 1, float32 on the CPU; without a derivative
+  m.def(
+      "upsample_conv2d(Tensor input, Tensor weight, Tensor? bias, int activation, float negative_slope) -> Tensor "
+      "output");
 
   // gaussian: z is empty where neither eps nor seed is given; gaussian_out writes it to a tensor of any layout that
   // overlaps neither itself nor another argument

@@ -106,6 +106,7 @@ double from_f16(f16 x) {
 f16 to_f16(double x) {  // the nearest; of two equally near the even one
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   if (std::isnan(x)) return {0x7e00};
+  if (x == 0) return {sign};  // frexp has no exponent for it
   int exponent;
   std::frexp(x, &exponent);
   const int step = exponent - 11 < -24 ? -24 : exponent - 11;  // of the last place

@@ -44,6 +44,8 @@ ConvEpilogueShape shape_of(const Case& k) {
 double gradient(Activation a, double saved) {
   const double sigmoid = 1 / (1 + std::exp(-saved));
   switch (a) {
+    case Activation::relu:
+      return saved > 0 ? 1 : 0;
     case Activation::leaky_relu:
       return saved > 0 ? 1 : 0.2;
     case Activation::tanh:
@@ -106,7 +108,7 @@ void run(ConvEpilogueBackwardParams& p, void* grad_bias, bool another, int64_t) 
 #endif
 
 template <class S>
-void check(const Case& k, Activation activation, DType dtype) {
+void check(const Case& k, Activation activation, DType dtype, bool residual) {
   const double tolerance = tolerance_of(dtype);
   const ConvEpilogueShape s = shape_of(k);
   const bool dense = k.more_lines == 0 && k.more_columns == 0;
@@ -127,6 +129,10 @@ void check(const Case& k, Activation activation, DType dtype) {
 #if SDGAN_CUDA_ON_HOST
   p.bias = bias;
 #endif
+  const S* added = waves<S>(total, 6, 1);
+  const double scale = residual ? -0.75 : 1;
+  p.residual = residual ? added : nullptr;
+  p.output_scale = scale;
   const bool keeps = derivative_needs_input(activation);
   S* output[2];
   S* preactivation = nullptr;
@@ -142,7 +148,8 @@ void check(const Case& k, Activation activation, DType dtype) {
   EXPECT(std::memcmp(output[0], output[1], total * sizeof(S)) == 0);
   const S* input = waves<S>(extent, 1, 2);
   for (int64_t i = 0; i < total; ++i) {
-    const double a = at<S>(input, windowed(i)) + (kAddsBias ? at<S>(bias, channel(i)) : 0);
+    const double sum = at<S>(input, windowed(i)) + (kAddsBias ? at<S>(bias, channel(i)) : 0);
+    const double a = scale * (sum + (residual ? at<S>(added, i) : 0));
     EXPECT_CLOSE(a, at<S>(output[0], i), activated(activation, a, 0.2), tolerance);
     if (keeps) EXPECT_CLOSE(a, at<S>(preactivation, i), a, tolerance);
   }
@@ -194,16 +201,19 @@ void check(const Case& k, Activation activation, DType dtype) {
 template <class S>
 void check_all(DType dtype) {
   for (bool channels_last : {false, true}) {
-    for (Activation activation : {Activation::none, Activation::leaky_relu, Activation::tanh, Activation::silu}) {
+    for (Activation activation :
+         {Activation::none, Activation::relu, Activation::leaky_relu, Activation::tanh, Activation::silu}) {
       for (const Case& k : {Case{2, 3, 5, 7, channels_last}, Case{3, 16, 8, 8, channels_last},
                             Case{2, 20, 3, 3, channels_last}, Case{3, 1, 6, 5, channels_last},
                             Case{2, 5, 4, 6, channels_last, 1, 1}, Case{2, 8, 9, 8, channels_last, 0, 3},
                             Case{3, 1, 4, 5, channels_last, 2, 1}, Case{2, 17, 3, 4, channels_last, 2, 0},
                             Case{70, 33, 2, 2, channels_last}, Case{1, 2, 1, 1, channels_last}}) {
-        check<S>(k, activation, dtype);
+        for (bool residual : {false, true}) check<S>(k, activation, dtype, residual);
       }
     }
-    check<S>({3, 2, 130, 140, channels_last, 1, 2}, Activation::tanh, dtype);
+    for (bool residual : {false, true}) {
+      check<S>({3, 2, 130, 140, channels_last, 1, 2}, Activation::tanh, dtype, residual);
+    }
   }
 }
 

@@ -66,10 +66,36 @@ void test_work_by_hand() {
   EXPECT(library_work({padded, Pass::fprop}, Isa::avx2).multiplications == 64. * 9 * 20 * 24);
   EXPECT(library_work({padded, Pass::dgrad}, Isa::avx2).multiplications == 64. * 9 * 24 * 24);
 
+  // Tiles of 4 x 4: 7 positions are 2 of them, one whole.
+  ConvProblem large = problem_of({3, 1}, 1, 7, 16, 32);
+  const Work f43 = winograd_work({large, Pass::fprop}, 4);
+  EXPECT(f43.multiplications == 11. * 11 * 16 * 32 && f43.narrow == f43.multiplications / 2);
+  EXPECT(f43.filter == 4. * 36 * 16 * 32 && f43.planes == 4. * 4 * 36 * (16 + 32));
+
   const ConvProblem planar = problem_of({4, 2}, 2, 8, 48, 32, false);
   EXPECT(winograd_work({planar, Pass::wgrad}).reordered == library.images);
   EXPECT(library_work({planar, Pass::wgrad}, Isa::avx2).reordered == 2 * 4. * 16 * 48 * 32 + library.images);
   EXPECT(library_work({even, Pass::dgrad}, Isa::avx2).reordered == 4. * 16 * 48 * 32 + 4. * 2 * 256 * 48);
+}
+
+// Tiles of 4 x 4 where precision may be reduced, for images that are not small, and never for the weight's gradient.
+void test_tile() {
+  for (const Isa isa : kIsas) {
+    for (const Pass pass : kPasses) {
+      for (const int64_t side : {4, 64}) {
+        ConvProblem problem = problem_of({3, 1}, 1, side, 128, 128);
+        EXPECT(winograd_tile({problem, pass}, isa) == 2);
+        const double before = speedup(problem, pass, isa);
+        problem.reduced_precision = true;
+        const bool larger = side == 64 && pass != Pass::wgrad;
+        EXPECT(winograd_tile({problem, pass}, isa) == (larger ? 4 : 2));
+        EXPECT(larger ? speedup(problem, pass, isa) > 1.2 * before : speedup(problem, pass, isa) == before);
+      }
+    }
+    ConvProblem strided = problem_of({3, 2}, 1, 64, 128, 128);
+    strided.reduced_precision = true;
+    EXPECT(winograd_tile({strided, Pass::fprop}, isa) == 2);
+  }
 }
 
 // Where the filter is small, which a network finds in its caches as well.
@@ -174,6 +200,7 @@ void test_answers() {
 
 void test_cost_model() {
   test_work_by_hand();
+  test_tile();
   test_cells();
   test_any_shape();
   test_waste();

@@ -1,20 +1,10 @@
 // The Winograd kernels against the sums of their header in double. With small whole numbers every step of them is
 // exact (transforms of 0, 1, -1; filters in quarters), so geometry, channels and layouts are held to equality; rounding
-// has its own test. Every buffer ends where an unmapped page begins and is NaN before its data; outputs and the
-// thread's workspace are NaN to begin with.
+// has its own test.
 #include "kernels/conv/winograd/winograd.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
 #include "kernels/conv/winograd/scheme.h"
-#include "kernels/cpu/simd.h"
-#include "kernels/cpu/workspace.h"
-#include "tests/check.h"
-#include "tests/values.h"
+#include "tests/winograd_problem.h"
 
 namespace sdgan::SDGAN_ISA {
 
@@ -23,15 +13,6 @@ void test_winograd();
 namespace {
 
 using winograd::Scheme;
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;  // unoptimised: fewer cases
-#else
-constexpr bool kSanitized = false;
-#endif
-
-constexpr double kSlope = 0.25;
-constexpr float kNaN = __builtin_nanf("");
 
 // ----------------------------------------------------------------------------------------------- what is known early
 template <class S, int64_t dgrad_plane_count, int64_t fprop_plane_count>
@@ -45,213 +26,6 @@ static_assert(counts<Scheme<3, 1, 0>, 16, 16>() && winograd_products(3, 1) == 16
 static_assert(counts<Scheme<3, 2, 0>, 16, 9>() && counts<Scheme<3, 2, 1>, 16, 9>() && winograd_products(3, 2) == 25);
 static_assert(counts<Scheme<4, 2, 0>, 9, 9>() && counts<Scheme<4, 2, 1>, 25, 9>() && winograd_products(4, 2) == 36);
 static_assert(counts<Scheme<5, 2, 0>, 36, 16>() && counts<Scheme<5, 2, 1>, 36, 16>() && winograd_products(5, 2) == 49);
-
-// ----------------------------------------------------------------------------------------------------------- memory
-// Guarded floats, used again and again; the last `n` of them, NaN, after at least one vector of NaN.
-class Pool {
- public:
-  explicit Pool(int64_t capacity)
-      : capacity_(capacity), data_(static_cast<float*>(testing::guarded(capacity * sizeof(float)))) {}
-  float* take(int64_t n) {
-    n_ = n;
-    if (n + kBefore > capacity_) std::abort();
-    float* from = data_ + capacity_ - n;
-    std::fill(from - kBefore, from + n, kNaN);
-    return from;
-  }
-  float* copy(const std::vector<double>& values) {
-    float* out = take(static_cast<int64_t>(values.size()));
-    for (size_t i = 0; i < values.size(); ++i) out[i] = static_cast<float>(values[i]);
-    return out;
-  }
-  bool clean_before() const {
-    const float* from = data_ + capacity_ - n_;
-    return std::all_of(from - kBefore, from, [](float x) { return std::isnan(x); });
-  }
-
- private:
-  static constexpr int64_t kBefore = 16;
-  const int64_t capacity_;
-  float* const data_;
-  int64_t n_ = 0;
-};
-
-struct Memory {
-  Pool y{1 << 18}, x{1 << 19}, weight{1 << 20}, filter{1 << 21}, y_out{1 << 18}, x_out{1 << 19}, preactivation{1 << 19},
-      grad_weight{1 << 20}, bias{1 << 10};
-};
-Memory& memory() {
-  static auto* all = new Memory;
-  return *all;
-}
-
-// -------------------------------------------------------------------------------------------------------- reference
-enum class Values { whole, real };  // whole numbers of [-3, 3]; reals of (-1, 1)
-enum class Layout { contiguous, channels_last, y_last, gaps };
-
-double number(Values values, int64_t i, uint64_t salt) {
-  uint64_t x = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u + salt * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  x ^= x >> 31;
-  if (values == Values::whole) return static_cast<double>(x % 7) - 3;
-  return static_cast<float>(static_cast<double>(x >> 11) * 0x1p-52 - 1);
-}
-std::vector<double> numbers(Values values, int64_t n, uint64_t salt) {
-  std::vector<double> out(n);
-  for (int64_t i = 0; i < n; ++i) out[i] = number(values, i, salt);
-  return out;
-}
-
-struct Geometry {
-  int64_t taps, stride;
-  int64_t top, bottom, left, right;  // pads of x
-  int64_t height, width;             // of y
-};
-
-struct Problem {
-  Geometry g;
-  int64_t batch, y_channels, x_channels;
-  Layout layout = Layout::contiguous;
-  Values values = Values::whole;
-  int64_t x_height = 0, x_width = 0, y_count = 0, x_count = 0, weight_count = 0;  // the last with gaps
-  int64_t stride[4] = {};
-  std::vector<double> y, x, weight;  // the weight as [r][s][c][d]
-
-  Problem(const Geometry& geometry, int64_t n, int64_t c, int64_t d, Layout how = Layout::contiguous,
-          Values what = Values::whole)
-      : g(geometry), batch(n), y_channels(c), x_channels(d), layout(how), values(what) {
-    const int64_t k = g.taps;
-    x_height = (g.height - 1) * g.stride + k - g.top - g.bottom;
-    x_width = (g.width - 1) * g.stride + k - g.left - g.right;
-    if (!valid()) return;
-    y_count = n * g.height * g.width * c;
-    x_count = n * x_height * x_width * d;
-    const int64_t strides[4][4] = {{d * k * k, k * k, k, 1},
-                                   {d * k * k, 1, k * d, d},
-                                   {1, c * k * k, k * c, c},
-                                   {d * (2 * k * k + 3) + 1, 2 * k * k + 3, 2 * k, 2}};
-    std::copy_n(strides[static_cast<int>(layout)], 4, stride);
-    weight_count = 1 + (c - 1) * stride[0] + (d - 1) * stride[1] + (k - 1) * (stride[2] + stride[3]);
-    y = numbers(values, y_count, 1);
-    x = numbers(values, x_count, 2);
-    weight = numbers(values, k * k * c * d, 3);
-  }
-  bool valid() const { return x_height > 0 && x_width > 0; }
-
-  // body(pixel of y, pixel of x, tap) for all that meet.
-  template <class Body>
-  void for_pairs(Body body) const {
-    for (int64_t n = 0; n < batch; ++n)
-      for (int64_t h = 0; h < g.height; ++h)
-        for (int64_t r = 0; r < g.taps; ++r) {
-          const int64_t p = g.stride * h + r - g.top;
-          if (p < 0 || p >= x_height) continue;
-          for (int64_t w = 0; w < g.width; ++w)
-            for (int64_t s = 0; s < g.taps; ++s) {
-              const int64_t q = g.stride * w + s - g.left;
-              if (q < 0 || q >= x_width) continue;
-              body((n * g.height + h) * g.width + w, (n * x_height + p) * x_width + q, r * g.taps + s);
-            }
-        }
-  }
-  int64_t place(int64_t c, int64_t d, int64_t tap) const {
-    return c * stride[0] + d * stride[1] + tap / g.taps * stride[2] + tap % g.taps * stride[3];
-  }
-
-  std::vector<double> wanted(Pass pass) const {
-    const int64_t Cy = y_channels, Cx = x_channels;
-    int64_t count = g.taps * g.taps * Cy * Cx;
-    if (pass == Pass::dgrad) count = x_count;
-    if (pass == Pass::fprop) count = y_count;
-    std::vector<double> out(count);
-    for_pairs([&](int64_t at_y, int64_t at_x, int64_t tap) {
-      for (int64_t c = 0; c < Cy; ++c) {
-        const double* w = weight.data() + (tap * Cy + c) * Cx;
-        double* of = pass == Pass::dgrad ? out.data() + at_x * Cx : out.data() + (tap * Cy + c) * Cx;
-        if (pass == Pass::fprop) {
-          double sum = 0;
-          for (int64_t d = 0; d < Cx; ++d) sum += w[d] * x[at_x * Cx + d];
-          out[at_y * Cy + c] += sum;
-        } else if (pass == Pass::dgrad) {
-          for (int64_t d = 0; d < Cx; ++d) of[d] += w[d] * y[at_y * Cy + c];
-        } else {
-          for (int64_t d = 0; d < Cx; ++d) of[d] += x[at_x * Cx + d] * y[at_y * Cy + c];
-        }
-      }
-    });
-    return out;
-  }
-
-  WinogradParams params(Pass pass) const {
-    WinogradParams p;
-    p.pass = pass;
-    p.geometry.vertical = {x_height, g.height, g.taps, g.stride, 1, g.top};
-    p.geometry.horizontal = {x_width, g.width, g.taps, g.stride, 1, g.left};
-    p.geometry.batch = batch;
-    p.geometry.y_channels = y_channels;
-    p.geometry.x_channels = x_channels;
-    std::copy_n(stride, 4, p.weight_stride);
-    p.negative_slope = kSlope;
-    return p;
-  }
-};
-
-// ------------------------------------------------------------------------------------------------------------- runs
-// The slices one by one, the last first: they know nothing of each other.
-template <class Kernel>
-void backwards(int64_t count, Kernel kernel) {
-  for (int64_t slice = count; slice-- > 0;) kernel(slice, slice + 1);
-}
-
-// What an earlier call left in the thread's memory may be NaN.
-void spoil_workspace() {
-  constexpr int64_t kFloats = 1 << 16;
-  std::memset(workspace(Workspace::planes, kFloats), 0xff, kFloats * sizeof(float));
-}
-
-struct Options {
-  Activation activation = Activation::none;
-  bool bias = false;
-  int64_t block = 32, y_block = 128, x_block = 32;
-};
-
-std::vector<float> copied(const float* from, int64_t n) { return std::vector<float>(from, from + n); }
-
-// dgrad or fprop; `preactivation` receives what the kernel keeps for silu.
-std::vector<float> convolve(const Problem& problem, Pass pass, const Options& options,
-                            std::vector<float>* preactivation = nullptr) {
-  const bool dgrad = pass == Pass::dgrad;
-  const int64_t count = dgrad ? problem.x_count : problem.y_count;
-  Memory& m = memory();
-  WinogradParams p = problem.params(pass);
-  float* weight = m.weight.take(problem.weight_count);
-  for (int64_t tap = 0; tap < p.taps() * p.taps(); ++tap)
-    for (int64_t c = 0; c < p.geometry.y_channels; ++c)
-      for (int64_t d = 0; d < p.geometry.x_channels; ++d)
-        weight[problem.place(c, d, tap)] =
-            static_cast<float>(problem.weight[(tap * p.geometry.y_channels + c) * p.geometry.x_channels + d]);
-  p.weight = weight;
-  p.filter = m.filter.take(winograd_filter_size(p));
-  (dgrad ? p.y_in : p.x_in) = dgrad ? m.y.copy(problem.y) : m.x.copy(problem.x);
-  Pool& out = dgrad ? m.x_out : m.y_out;
-  (dgrad ? p.x_out : p.y_out) = out.take(count);
-  if (options.bias) {
-    p.bias = m.bias.copy(numbers(problem.values, dgrad ? p.geometry.x_channels : p.geometry.y_channels, 4));
-  }
-  p.activation = options.activation;
-  if (derivative_needs_input(p.activation)) p.preactivation = m.preactivation.take(count);
-  p.block = options.block;
-  spoil_workspace();
-  backwards((dgrad ? p.padded_y() : p.padded_x()) / 16,
-            [&](int64_t begin, int64_t end) { winograd_filter(p, begin, end); });
-  backwards(p.slice_count(),
-            [&](int64_t begin, int64_t end) { dgrad ? winograd_dgrad(p, begin, end) : winograd_fprop(p, begin, end); });
-  EXPECT(out.clean_before() && m.filter.clean_before());
-  EXPECT(!p.preactivation || m.preactivation.clean_before());
-  if (preactivation && p.preactivation) *preactivation = copied(p.preactivation, count);
-  return copied(dgrad ? p.x_out : p.y_out, count);
-}
 
 // The gradient of the weight as [r][s][c][d].
 std::vector<float> weight_gradient(const Problem& problem, const Options& options) {
@@ -280,15 +54,6 @@ std::vector<float> weight_gradient(const Problem& problem, const Options& option
   return out;
 }
 
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
-void expect(const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
-  EXPECT(got.size() == want.size());
-  for (size_t i = 0; i < want.size(); ++i) EXPECT_CLOSE(static_cast<double>(i), got[i], want[i], tolerance);
-}
-
 // All three products; exact with whole numbers unless the activation is not.
 void check(const Problem& problem, const Options& options, double tolerance = 0) {
   if (!problem.valid()) return;
@@ -299,6 +64,9 @@ void check(const Problem& problem, const Options& options, double tolerance = 0)
     std::vector<double> want = problem.wanted(pass);
     for (size_t i = 0; options.bias && i < want.size(); ++i) {
       want[i] += number(problem.values, static_cast<int64_t>(i) % channels, 4);
+    }
+    for (size_t i = 0; options.residual && pass == Pass::fprop && i < want.size(); ++i) {
+      want[i] = kScale * (want[i] + number(problem.values, static_cast<int64_t>(i), 5));
     }
     std::vector<float> preactivation;
     const std::vector<float> got = convolve(problem, pass, options, &preactivation);
@@ -331,7 +99,7 @@ void test_geometry() {
           const int64_t least = t.stride == 1 ? 0 : -1, ends = 5 - least;
           const Geometry g{t.taps, t.stride, top, least + turn % ends, left, least + turn / 2 % ends, size[0], size[1]};
           const int64_t batch = turn % 3 == 0 ? 3 : 1;
-          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16});
+          check({g, batch, 5, 3}, {Activation::none, turn % 2 == 0, 1 + turn % 7, 16, 16, 2, false, turn % 4 < 2});
         }
       }
   EXPECT(!winograd_serves(2, 2, 0, 0) && !winograd_serves(6, 2, 0, 0) && !winograd_serves(5, 1, 0, 0));
@@ -346,7 +114,7 @@ void test_channels() {
         for (int64_t d : channels) {
           if (kSanitized && (pad == 2 || c * d > 33 * 17 || c * d < 5)) continue;
           const Geometry g{t.taps, t.stride, pad, 1, pad, 1, 3, 3};
-          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4});
+          check({g, c * d < 1000 ? 2 : 1, c, d}, {Activation::relu, true, 4, 128, 32, 2, false, pad == 2});
           check({g, 1, c, d}, {Activation::none, false, 3, 32, 16});
         }
   if (kSanitized) check({{4, 2, 1, 1, 1, 1, 2, 2}, 1, 130, 33}, {});  // more than kDepth
@@ -370,6 +138,7 @@ void test_activations() {
         if (kSanitized && bias != (t.taps % 2 == 0)) continue;
         const Geometry g{t.taps, t.stride, 2, 1, 2, 1, 3, 5};
         check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5}, 1e-5);
+        check({g, 2, 6, 18, Layout::contiguous, Values::real}, {a, bias, 5, 128, 32, 2, false, true}, 1e-5);
         check({g, 1, 17, 7}, {a, bias, 2});
       }
     }

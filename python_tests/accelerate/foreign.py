@@ -198,7 +198,7 @@ FOREIGN = {
     "cyclegan-resnet": Foreign(
         cyclegan_generator, (2, 3, 16, 16), lambda: cyclegan_generator(32, 4), (2, 3, 64, 64), 8
     ),
-    "sd-decoder": Foreign(AutoencoderDecoder, (2, 4, 8, 8), lambda: AutoencoderDecoder(4, 64), (2, 4, 32, 32), 9),
+    "sd-decoder": Foreign(AutoencoderDecoder, (2, 4, 8, 8), lambda: AutoencoderDecoder(4, 64), (2, 4, 32, 32), 17),
     "wgan-gp-critic": Foreign(Critic, (4, 3, 16, 16), lambda: Critic(64, 32), (32, 3, 32, 32), 3),
     "unet": Foreign(SegmentationUNet, (2, 3, 16, 16), lambda: SegmentationUNet(32), (4, 3, 64, 64), 21),
 }

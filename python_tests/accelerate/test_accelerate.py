@@ -141,7 +141,7 @@ FLOWS = {
     "an activation called twice": (call_twice, "what follows, act, is called 2 times"),
     "an output used twice": (skip, "its output is used 2 times"),
     "another way in evaluation": (in_training_alone, "its output leaves the model"),
-    "a function": (lambda s, x: torch.relu(s.a(x)), "what follows is a function, relu, and no module"),
+    "a function": (lambda s, x: torch.abs(s.a(x)), "what follows is a function, abs, and no module"),
     "the end": (lambda s, x: s.a(x), "its output leaves the model"),
     "no tracing": (lambda s, x: s.act(s.a(x)) if x.sum() > 0 else s.a(x), "is not known: torch.fx cannot trace"),
 }
@@ -357,7 +357,7 @@ def test_what_is_slower_is_put_back(monkeypatch):
         return sd._accelerate.Speedup(ratio, ratio)
 
     def plan_layer(plan):
-        return plan.layer
+        return plan.module
 
     monkeypatch.setattr(sd._accelerate, "_measure_layer", slower_for)
     monkeypatch.setattr(sd._accelerate, "_measure_model", lambda *_: sd._accelerate.Speedup(1.2, 1.3))
@@ -402,7 +402,7 @@ def test_a_nan_is_a_difference():
 # ---------------------------------------------------------------------------------------------------- bad input
 def test_no_convolution_is_no_error():
     report = sd.accelerate(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
-    assert str(report) == "nothing was replaced: the model has no convolution and no batch norm"
+    assert str(report) == "nothing was replaced: the model has no convolution and no batch or group norm"
 
 
 def test_a_lone_convolution():

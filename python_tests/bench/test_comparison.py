@@ -96,6 +96,19 @@ def test_interleaving_takes_turns():
     assert blocks == list("ab" * (len(blocks) // 2)) and len(blocks) >= 6
 
 
+def test_interleaving_takes_the_seconds_of_another_clock():
+    """As of another process; what has been warmed up is not called before its samples."""
+    calls = []
+
+    def seconds(closure, count):
+        calls.append((closure, count))
+        return closure * count
+
+    timings = timing.interleave({"a": 2.0, "b": 3.0}, 0.0, warm=None, seconds=seconds)
+    assert {name: timing.median for name, timing in timings.items()} == {"a": 2.0, "b": 3.0}
+    assert calls == [(2.0, 1), (3.0, 1)] * 2
+
+
 @pytest.mark.parametrize(("passes", "gradients"), [("forward", 0), ("forward + backward", 2), ("backward", 2)])
 def test_passes(passes, gradients):
     x, w = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
@@ -115,3 +128,14 @@ def test_peak_memory_sees_what_a_call_takes_and_gives_back():
     if taken is None:
         pytest.skip("this system does not say what memory was taken at most")
     assert 95 < taken / 2**20 < 120
+
+
+def test_memory_of_one_call_is_what_it_takes_and_keeps():
+    torch.ones(8 << 20).add_(1)  # the highest mark before is not this call's
+    before = machine.resident_memory()
+    kept, taken = machine.memory_of_call(lambda: torch.ones(4 << 20).add_(1), before)
+    if taken is None:
+        pytest.skip("this system does not say what memory was taken at most")
+    assert 15 < taken / 2**20 < 24
+    _, more = machine.memory_of_call(lambda: torch.ones(4 << 20).add_(1), before)  # beside what is kept
+    assert len(kept) == 4 << 20 and 31 < more / 2**20 < 40

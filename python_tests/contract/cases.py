@@ -62,8 +62,10 @@ class Case:
 
     @property
     def batched(self):
-        """Which tensors have a batch: of convolutions and norms the first, else all but scalars."""
-        one = self.conv is not None or self.op in ("batch_norm", "group_norm")
+        """Which tensors have a batch: of convolutions input and residual, of norms the first, else all but scalars."""
+        if self.conv is not None:
+            return [0, *range(3, len(self.specs))]
+        one = self.op in ("batch_norm", "group_norm")
         return [i for i, spec in enumerate(self.specs) if spec.shape and not (one and i)]
 
     def with_batch(self, n):
@@ -130,15 +132,17 @@ def _tensor(spec, dtype, seed, format, device):
 
 # --------------------------------------------------------------------------------------------------------- table
 def _conv(op, name, x, kernel, outputs, activation=None, short=True, backends=BACKENDS, bias=True, **options):
-    """A convolution on every path. ``x``: [N, C, H, W]."""
-    groups = options.get("groups", 1)
+    """A convolution on every path. ``x``: [N, C, H, W]; ``residual``: the output's shape where one is added."""
+    groups, residual = options.get("groups", 1), options.pop("residual", None)
     into = x[1]
     weight = (into, outputs // groups) if op == "conv_transpose2d" else (outputs, into // groups)
     scale = (into * kernel[0] * kernel[1]) ** -0.5
     specs = [Spec(x), Spec((*weight, *kernel), scale=scale)] + ([Spec((outputs,))] if bias else [])
+    specs += [Spec(residual)] if residual else []
 
-    def call(module, x, w, b=None):
-        return getattr(module, op)(x, w, b, activation=activation, **options)
+    def call(module, x, w, b=None, residual=None):
+        added = {} if residual is None else {"residual": residual}
+        return getattr(module, op)(x, w, b, activation=activation, **added, **options)
 
     kinked = activation in ("relu", "leaky_relu")
     about = call, tuple(specs)
@@ -173,6 +177,8 @@ def _convolutions():
         options = dict(stride=2, padding=1, short=False)
         cases += _conv(transposed, f"then {activation}", (2, 24, 4, 4), (4, 4), 16, activation, **options)
         cases += _conv(conv, f"to 3, then {activation}", (2, 16, 8, 8), (4, 4), 3, activation, **options)
+        block = dict(backends=["library"], short=False, padding=1, residual=(2, 16, 8, 7), output_scale=0.7)
+        cases += _conv(conv, f"residual, then {activation}", (2, 16, 8, 7), (3, 3), 16, activation, **block)
     return cases
 
 

@@ -45,7 +45,7 @@ class Operation:
 
 
 _SMALL = {
-    "conv2d": "to 3, then silu",
+    "conv2d": "residual, then silu",
     "conv_transpose2d": "5x5 s2 Keras",
     "upsample_conv2d": "3x3 as transposed",
     "batch_norm": "4x18x5x5 training tanh",
@@ -211,7 +211,10 @@ CONTRACTS = [
             **dict.fromkeys(CONVOLUTIONS, _OPS + "test_activations_and_dtypes"),
             "batch_norm": _OPS + "test_values_statistics_and_gradients",
         },
-        also=("python_tests/ops/test_winograd.py::test_values_and_gradients",),
+        also=(
+            "python_tests/ops/test_winograd.py::test_values_and_gradients",
+            "python_tests/ops/test_conv2d_residual.py::test_values_and_gradients",
+        ),
     ),
     Contract(
         "float16 on the CPU",
@@ -242,6 +245,7 @@ CONTRACTS = [
             "python_tests/ops/test_conv_transpose2d.py::test_layouts_that_strides_leave_open",
             "python_tests/ops/test_batch_norm.py::test_views_and_the_layout_of_the_output",
             "python_tests/ops/test_group_norm.py::test_views_and_the_layout_of_the_output",
+            "python_tests/ops/test_conv2d_residual.py::test_expanded_sliced_and_other_layouts",
         ),
     ),
     Contract(

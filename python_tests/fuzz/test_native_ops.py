@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdgan_ext import ops
+from sdgan_ext.ops import _convolution
 from sdgan_ext.ops.adversarial_loss import OBJECTIVES
 
 from .layouts import DTYPES, laid_out, other_argument, shapes
@@ -59,9 +60,22 @@ def convolutions(draw, op):
     options["activation"] = draw(st.sampled_from(ACTIVATIONS))
     specs = [Spec(x), Spec(weight, scale=(weight[1] * r * s) ** -0.5)] + [Spec((k,))] * draw(st.booleans())
     name = draw(st.sampled_from(("auto", "library", "small_channel", "winograd", "implicit_gemm")))
-    kinked = options["activation"] in ("relu", "leaky_relu")
-    call = lambda m, x, w, b=None: getattr(m, op)(x, w, b, **options)  # noqa: E731
+    kinked, bias = options["activation"] in ("relu", "leaky_relu"), len(specs) - 2
+    if op == "conv2d" and draw(st.booleans()):
+        specs.append(Spec((x[0], k, *output_size(x[2:], (r, s), **options))))
+        options["output_scale"] = draw(st.sampled_from((1.0, 0.5, -3.0)))
+
+    def call(m, x, w, *more):
+        added = {"residual": more[bias]} if len(more) > bias else {}
+        return getattr(m, op)(x, w, more[0] if bias else None, **added, **options)
+
     return Case(f"{op}, {options}", call, tuple(specs), name, kinked=kinked, conv=(op == "conv_transpose2d", groups))
+
+
+def output_size(size, kernel, stride, padding, dilation, **_):
+    """Of conv2d; at least 1, for what is refused."""
+    sides = _convolution.sides("padding", padding)
+    return tuple(max(1, n) for n in _convolution.conv_size(size, kernel, stride, sides, (dilation, dilation)))
 
 
 @st.composite
@@ -218,6 +232,7 @@ def calls():
                     case.run(case.tensors())
         mean = torch.zeros(3, 4)
         ops.sample_gaussian(mean, mean, seed=1, out=torch.empty(4, 3).t())
+        ops.upsample_conv2d(torch.ones(2, 16, 8, 9), torch.ones(17, 16, 3, 3))  # the operator runs without gradients
     return recorder.calls
 
 
@@ -236,6 +251,7 @@ def test_wrong_arguments_are_refused(name, calls, pytestconfig):
     @given(st.data())
     def check(data):
         arguments = list(calls[operator][data.draw(st.integers(0, len(calls[operator]) - 1))])
+        arguments += [argument.default_value for argument in operator._schema.arguments[len(arguments) :]]
         for i in data.draw(st.lists(st.integers(0, len(kinds) - 1), max_size=2)):
             arguments[i] = data.draw(other_argument(kinds[i], arguments[i]))
         arguments = [data.draw(laid_out(a)) if isinstance(a, torch.Tensor) else a for a in arguments]

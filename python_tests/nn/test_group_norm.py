@@ -26,10 +26,11 @@ def test_equals_the_stock_layer(shape, options):
     for training in (True, False):
         stock.train(training), ours.train(training)
         dtype = options.get("dtype", torch.float32)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype).requires_grad_()
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
         expected, got = torch.nn.functional.silu(stock(x)), ours(x)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-        upstream = torch.randn_like(expected)
+        upstream = torch.randn(shape, generator=generator, dtype=dtype)
         expected_grads = torch.autograd.grad(expected, [x, *stock.parameters()], upstream)
         grads = torch.autograd.grad(got, [x, *ours.parameters()], upstream)
         for g, want in zip(grads, expected_grads, strict=True):

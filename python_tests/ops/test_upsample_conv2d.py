@@ -20,7 +20,17 @@ MODULE = importlib.import_module("sdgan_ext.ops.upsample_conv2d")
 def transposed(request, monkeypatch):
     """Both ways to compute it, whatever the size."""
     monkeypatch.setattr(MODULE, "_pays", lambda input, weight, groups: request.param)
+    monkeypatch.setattr(MODULE, "_has_kernel", lambda input, weight, bias: False)
     return request.param
+
+
+@pytest.fixture
+def of_its_own(monkeypatch):
+    """The kernel that runs without gradients, whatever the size."""
+    monkeypatch.undo()
+    monkeypatch.setattr(MODULE, "_KERNEL_PIXELS", 1)
+    with torch.no_grad():
+        yield
 
 
 GEOMETRIES = [  # padding, kernel
@@ -104,7 +114,11 @@ def test_activations_and_dtypes(channels, activation, dtype):
 )
 def test_where_the_transposed_convolution_pays(shape, channels, groups, way, monkeypatch):
     monkeypatch.undo()
-    given = torch.randn(shape), torch.randn(channels, shape[-3] // groups, 3, 3), torch.randn(channels)
+    given = (
+        torch.randn(shape, requires_grad=True),
+        torch.randn(channels, shape[-3] // groups, 3, 3),
+        torch.randn(channels),
+    )
     for dtype, op in ((torch.float32, way), (torch.bfloat16, "conv2d")):
         (row,) = sd.explain(lambda x, w, b: ops.upsample_conv2d(x, w, b, groups=groups), *(t.to(dtype) for t in given))
         assert row.op == op
@@ -176,6 +190,100 @@ def test_same_bits_for_any_number_of_threads(channels):
 
     with ops.conv_backend("winograd", "small_channel", "library"):
         cases.check_threads(run)
+
+
+# ------------------------------------------------------------------------------------------- the kernel of its own
+def kernel_runs(*given, **options):
+    (row,) = sd.explain(lambda *t: ops.upsample_conv2d(*t, **options), *given)
+    return row.op == "upsample_conv2d"
+
+
+@pytest.mark.parametrize("format", cases.FORMATS)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize("size", [*SIZES, (9, 12)], ids=str)
+def test_its_values_and_layout(size, activation, format, of_its_own):
+    x, w, b = tensors(20, 18, (3, 3), size=size, dtype=torch.float32, format=cases.FORMATS[format])
+    w = w * 20**-0.5 / 3
+    assert kernel_runs(x, w, b, activation=activation)
+    for bias in (b, None):
+        wide = (None if t is None else t.double() for t in (x, w, bias))
+        want = reference.upsample_conv2d(*wide, activation=activation)
+        got = ops.upsample_conv2d(x, w, bias, activation=activation)
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+        assert got.is_contiguous(memory_format=cases.FORMATS[format])
+        assert torch.equal(ops.upsample_conv2d(x[0], w, bias, activation=activation), got[0])
+
+
+def test_it_is_as_accurate_as_the_library(of_its_own):
+    x, w, b = tensors(64, 48, (3, 3), size=(16, 16), dtype=torch.float32)
+    want = reference.upsample_conv2d(x.double(), w.double(), b.double())
+    error = (ops.upsample_conv2d(x, w, b) - want).norm()
+    with ops.conv_backend("library"):
+        assert error <= 2 * (ops.upsample_conv2d(x, w, b) - want).norm()
+
+
+def test_where_it_runs(monkeypatch):
+    monkeypatch.undo()
+    x, w, b = (t.detach() for t in tensors(16, 16, (3, 3), size=(8, 8), dtype=torch.float32))
+    assert kernel_runs(x, w, b) and kernel_runs(x, w, b, padding=1) and kernel_runs(x[0], w, b)
+    assert kernel_runs(x.requires_grad_(), w, b) is False
+    with torch.no_grad():
+        assert kernel_runs(x, w, b)
+        for other in ((x[..., 1:], w, b), (x[:, :15], w[:, :15], b), (x, w[:15], b[:15]), (x, w[..., :2], b)):
+            assert not kernel_runs(*other)
+        assert not kernel_runs(x.double(), w.double(), b.double())
+        assert not kernel_runs(x.bfloat16(), w.bfloat16(), b.bfloat16())
+        assert not kernel_runs(x, w, b, padding=0) and not kernel_runs(x, w[:, :4], b, groups=4)
+        for name, runs in (("library", False), ("benchmark", False), ("winograd", True)):
+            with ops.conv_backend(name):
+                assert kernel_runs(x, w, b) == runs
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not kernel_runs(x, w, b)
+
+
+def test_transforms_and_compiled_graphs_go_another_way(of_its_own):
+    x, w, b = (t.detach() for t in tensors(16, 16, (3, 3), size=(8, 8), dtype=torch.float32))
+    want = ops.upsample_conv2d(x, w, b)
+    mapped = torch.func.vmap(lambda image: ops.upsample_conv2d(image, w, b))(x)
+    compiled = torch.compile(ops.upsample_conv2d, fullgraph=True, backend="aot_eager")(x, w, b)
+    _, forward = torch.func.jvp(lambda image: ops.upsample_conv2d(image, w), (x,), (x,))
+    for got in (mapped, compiled, forward + b[:, None, None]):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_its_bits_for_any_number_of_threads(of_its_own):
+    x, w, b = tensors(40, 24, (3, 3), size=(10, 9), batch=37, dtype=torch.float32)
+    cases.check_threads(lambda: [ops.upsample_conv2d(x, w, b, activation="silu")])
+
+
+def test_opcheck():
+    x, w, b = (t.detach() for t in tensors(16, 20, (3, 3), dtype=torch.float32, format=torch.channels_last))
+    op = torch.ops.sdgan_ext.upsample_conv2d.default
+    torch.library.opcheck(op, (x, w, b, 5, 0.2))
+    torch.library.opcheck(op, (x.contiguous(), w.contiguous(), None, 0, 0.2))
+
+
+def test_the_operator_itself_has_no_derivative():
+    x, w, b = tensors(16, 20, (3, 3), dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="has no derivative"):
+        torch.ops.sdgan_ext.upsample_conv2d(x, w, b, 0, 0.2).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, w, b: (x.double(), w.double(), b.double()), "must be float32"),
+        (lambda x, w, b: (x, w.double(), b), "same dtype"),
+        (lambda x, w, b: (x, w[..., :2], b), "3x3 taps"),
+        (lambda x, w, b: (x[:, 1:], w, b), "input has 15 channels, weight takes 16"),
+        (lambda x, w, b: (x[..., :0], w, b), "empty"),
+        (lambda x, w, b: (x, w, b[1:]), "one value per output channel"),
+    ],
+)
+def test_the_operator_itself_refuses(change, words):
+    given = (t.detach() for t in tensors(16, 20, (3, 3), dtype=torch.float32))
+    with pytest.raises(RuntimeError, match=words):
+        torch.ops.sdgan_ext.upsample_conv2d(*change(*given), 0, 0.2)
 
 
 IMAGE, WEIGHT = torch.ones(1, 4, 6, 6), torch.ones(2, 4, 3, 3)

@@ -11,27 +11,42 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Collection
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from .._torch_internals import any_global_hooks, children_of, exporting, has_hooks, saved_tensor_hooks
+from .._torch_internals import (
+    any_global_hooks,
+    children_of,
+    exporting,
+    has_hooks,
+    saved_tensor_hooks,
+    transformed,
+    tree_leaves,
+)
 from ..ops._enums import Activation
+from .functions import Function
 
 __all__ = [
+    "ADAPTERS",
+    "ANY_CLASS",
     "COMPUTES",
     "FUSES",
     "Link",
     "Ready",
+    "adapt",
     "is_idle_scope",
     "link",
     "link_of",
     "make_scope",
+    "name_of",
+    "no_script",
     "owe",
     "pay",
     "ready",
+    "unadapt",
     "unlink",
     "unmake_scope",
 ]
@@ -41,10 +56,25 @@ __all__ = [
 FUSES: set[type[nn.Module]] = set()
 COMPUTES: dict[type[nn.Module], Activation] = {}
 
+
+class _Adapter(Protocol):
+    """As :class:`.adapters.Adapter`."""
+
+    @property
+    def forward(self) -> Callable[..., Any]: ...
+
+    def knows(self, kind: type[nn.Module]) -> bool: ...
+
+
+#: What computes the calls of classes that are not ours, by module and name of the class; :mod:`.adapters` fills it.
+ADAPTERS: dict[str, _Adapter] = {}
+ANY_CLASS = "*"
+
 # In __dict__ alone: no part of a state dict, but deepcopy and pickle carry them.
 _LINK, _LINKS, _SWITCHES = "_link_of_accelerate", "_links_of_accelerate", "_switches_of_accelerate"
+_ADAPTED = "_adapted_by_accelerate"
 _SWITCH_TYPES = (bool, int, float, str, type(None))
-_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _LINKS, _SWITCHES))
+_NO_SWITCHES = frozenset((*vars(nn.Module()), _LINK, _LINKS, _SWITCHES, _ADAPTED))
 _MISSING = object()
 _NEW = object().__reduce_ex__(2)[0]  # what makes an object of a class, in a pickle
 
@@ -56,26 +86,32 @@ class Link:
     """What a layer and its activation both hold. It names modules and refers to none, so copies of a model share it.
 
     Attributes:
-        layer, activation: the names that lead from the scope to each.
+        layer, activation: the names that lead from the scope to each; of an activation that is a function, that.
     """
 
-    def __init__(self, layer: Path, activation: Path):
+    def __init__(self, layer: Path, activation: Path | Function):
         self.layer, self.activation = layer, activation
 
     @classmethod
-    def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module) -> Link:
-        """Of two modules in what :func:`make_scope` has made a scope, which keeps it."""
+    def between(cls, scope: nn.Module, layer: nn.Module, activation: nn.Module | Function) -> Link:
+        """Of two parts of what :func:`make_scope` has made a scope, which keeps it."""
         names = {module: tuple(name.split(".")) for name, module in scope.named_modules()}
-        pair = cls(names[layer], names[activation])
+        pair = cls(names[layer], activation if isinstance(activation, Function) else names[activation])
         scope.__dict__[_LINKS].append(pair)
         return pair
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Link:
         return self
 
+    @property
+    def follower(self) -> str:
+        """The activation in words."""
+        return str(self.activation) if isinstance(self.activation, Function) else ".".join(self.activation)
 
-def link(pair: Link, layer: nn.Module, activation: nn.Module) -> None:
-    layer.__dict__[_LINK] = activation.__dict__[_LINK] = pair
+
+def link(pair: Link, *modules: nn.Module) -> None:
+    for module in modules:
+        module.__dict__[_LINK] = pair
 
 
 def unlink(module: nn.Module) -> None:
@@ -127,9 +163,40 @@ def ready(layer: nn.Module) -> Ready | None:
     return None if torch.is_grad_enabled() and saved_tensor_hooks() != found.hooks else found
 
 
-def owe(layer: nn.Module, output: Tensor) -> None:
-    """``output`` of a layer that is ready is activated."""
-    running.owed[layer.__dict__[_LINK]] = output
+def owe(layer: nn.Module, output: Tensor) -> Tensor:
+    """``output`` of a layer that is ready is activated; what to pass on."""
+    pair = layer.__dict__[_LINK]
+    running.owed[pair] = output
+    if isinstance(pair.activation, tuple):
+        return output
+    passed = output.as_subclass(_Owed)
+    passed.pair = pair
+    return passed
+
+
+class _Owed(Tensor):
+    """Of a layer whose activation is a function: its activated output, which that function passes on.
+
+    Attributes:
+        pair: the link of the two.
+    """
+
+    pair: Link
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """
+        Raises:
+            RuntimeError: it is given to another function.
+        """
+        pair = next(leaf.pair for leaf in tree_leaves((args, kwargs)) if type(leaf) is _Owed)
+        output = running.owed.get(pair)
+        if output is None or Function.of_call(func, args, kwargs or {}) != pair.activation:
+            raise _unpaid(pair)
+        del running.owed[pair]
+        return output if torch.is_grad_enabled() or not output.requires_grad else output.detach()
 
 
 def pay(activation: nn.Module, input: Tensor) -> bool:
@@ -151,9 +218,16 @@ def _look_up(scope: nn.Module) -> dict[Link | None, Ready]:
     if exporting() or any_global_hooks() or _switched(scope):
         return found
     children, hooks = children_of(scope), saved_tensor_hooks()
+    no_functions = torch.compiler.is_compiling() or transformed()
     for pair in scope.__dict__[_LINKS]:
         first, second = pair.layer, pair.activation
         layer: Any = children.get(first[0]) if len(first) == 1 else _at(scope, first)
+        if isinstance(second, Function):
+            if no_functions or type(layer) not in FUSES or layer.__dict__.get(_LINK) is not pair:
+                continue
+            if "forward" not in layer.__dict__ and not has_hooks(layer, before_forward=False):
+                found[pair] = Ready(layer, second.name, second.negative_slope, hooks)
+            continue
         activation: Any = children.get(second[0]) if len(second) == 1 else _at(scope, second)
         function = COMPUTES.get(type(activation))
         if function is None or type(layer) not in FUSES:
@@ -185,14 +259,29 @@ class Scope(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
-        if isinstance(reduced, tuple) and reduced[0] is _NEW:  # the class itself cannot be imported
+        if _is_ours(type(self)) and isinstance(reduced, tuple) and reduced[0] is _NEW:  # which cannot be imported
             return _unpickled, (_base(type(self)), *reduced[1][1:]), *reduced[2:]
         return reduced
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise no_script()
+
+
+def no_script() -> RuntimeError:
+    return RuntimeError(
+        "the model is accelerated, and torch.jit.script would read the code of its new layers; call "
+        "sdgan_ext.restore(model) first"
+    )
 
 
 def _base(kind: type[nn.Module]) -> type[nn.Module]:
     """The user's class behind one of :func:`_scope_class`."""
     return kind.__mro__[kind.__mro__.index(Scope) + 1]
+
+
+def _is_ours(kind: type[nn.Module]) -> bool:
+    """Whether it is one of :func:`_scope_class`, and none that someone has derived from it since."""
+    return issubclass(kind, Scope) and kind is _scope_class(_base(kind))
 
 
 def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -202,18 +291,25 @@ def _unpickled(base: type[nn.Module], *arguments: Any) -> nn.Module:
 
 @cast(Any, functools.cache)  # mypy takes modules for unhashable
 def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
-    @functools.wraps(base.forward)
+    stock = base.forward
+    adapters = {name: ADAPTERS[name] for name in (name_of(base), ANY_CLASS) if name in ADAPTERS}
+    adapted = {name: functools.partial(it.forward, stock) for name, it in adapters.items() if it.knows(base)}
+
+    @functools.wraps(stock)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        links = self.__dict__.get(_LINKS)
+        run, links = base.forward, self.__dict__.get(_LINKS)
+        if run is stock and _ADAPTED in self.__dict__:  # and not patched since
+            if not (exporting() or any_global_hooks()):
+                run = adapted.get(self.__dict__[_ADAPTED], run)
         if links is None:
-            return base.forward(self, *args, **kwargs)
+            return run(self, *args, **kwargs)
         now, owed = running.ready, running.owed
         outer = {pair: now.pop(pair) for pair in links if pair in now}  # a call within a call
         found = _look_up(self)
         now.update(found)
         unpaid = None
         try:
-            result = base.forward(self, *args, **kwargs)
+            result = run(self, *args, **kwargs)
         finally:
             for pair in found:
                 del now[pair]
@@ -228,12 +324,40 @@ def _scope_class(base: type[nn.Module]) -> type[nn.Module]:
     return type(base.__name__, (Scope, base), members)
 
 
+def name_of(kind: type[nn.Module]) -> str:
+    """As :data:`ADAPTERS` names it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _unpaid(pair: Any) -> RuntimeError:
     return RuntimeError(
-        f"the output of {'.'.join(pair.layer)} did not go into {'.'.join(pair.activation)}, as it did when "
+        f"the output of {'.'.join(pair.layer)} did not go into {pair.follower}, as it did when "
         "sdgan_ext.accelerate was called: what the forward depends on has changed; call sdgan_ext.restore first, then "
         "change it, then accelerate again"
     )
+
+
+def _enter_class(module: nn.Module) -> None:
+    if not isinstance(module, Scope):
+        module.__class__ = _scope_class(type(module))
+
+
+def _leave_class(module: nn.Module) -> None:
+    if not (_LINKS in module.__dict__ or _ADAPTED in module.__dict__) and _is_ours(type(module)):
+        module.__class__ = _base(type(module))
+
+
+def adapt(module: nn.Module, name: str) -> None:
+    """From now on that of :data:`ADAPTERS`, the one of its class or of any, computes the calls of ``module``."""
+    _enter_class(module)
+    module.__dict__[_ADAPTED] = name
+
+
+def unadapt(module: nn.Module) -> bool:
+    """Undoes :func:`adapt`; False for a module that was not adapted."""
+    was = module.__dict__.pop(_ADAPTED, None)
+    _leave_class(module)
+    return was is not None
 
 
 def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collection[tuple[nn.Module, str]]) -> None:
@@ -242,8 +366,7 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
     Their plain attributes that are numbers, words or None may be switches that the data flow depends on: while one
     differs from what it is now, nothing fuses. Those in ``moving`` change from call to call and are none.
     """
-    if not isinstance(module, Scope):
-        module.__class__ = _scope_class(type(module))
+    _enter_class(module)
     module.__dict__.setdefault(_LINKS, [])
     for part in (module, *parts):
         part.__dict__[_SWITCHES] = {
@@ -254,12 +377,10 @@ def make_scope(module: nn.Module, parts: Collection[nn.Module], moving: Collecti
 
 
 def unmake_scope(module: nn.Module) -> None:
-    """Undoes :func:`make_scope`; of a class that someone has derived from the scope's since, the class stays."""
+    """Undoes :func:`make_scope`."""
     for name in (_LINKS, _SWITCHES):
         module.__dict__.pop(name, None)
-    kind = type(module)
-    if issubclass(kind, Scope) and kind is _scope_class(_base(kind)):
-        module.__class__ = _base(kind)
+    _leave_class(module)
 
 
 def is_idle_scope(module: nn.Module, live: Collection[Link | None]) -> bool:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from .. import nn as ours
+from .. import ops
 from .._torch_internals import FakeTensor, autocast_to_half, exporting, run_plain_convolution
 from ..ops._checks import CUDA_OBSTACLE, HALVES
 from ..ops._enums import DTYPES, Activation
 from . import handshake
 
-__all__ = ["ACTIVATIONS", "LAYERS", "to_ours", "to_stock"]
+__all__ = ["ACTIVATIONS", "LAYERS", "served", "to_ours", "to_stock"]
 
 
 # ------------------------------------------------------------------------------------------------------ activations
@@ -38,7 +39,7 @@ class _Absorbed(nn.Module):
         return input if torch.is_grad_enabled() or not input.requires_grad else input.detach()
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise _no_script()
+        raise handshake.no_script()
 
     def extra_repr(self) -> str:
         pair = handshake.link_of(self)
@@ -98,7 +99,7 @@ class _Layer(nn.Module):
         if not isinstance(self, _Layer):
             return _restored(self, input, *args)
         ready = handshake.ready(self)
-        if not _served(self, input, may_export=ready is None):
+        if not served(self, input, may_export=ready is None):
             if isinstance(input, fx.Proxy):
                 return _leaf(self, input, *args)
             if input.is_quantized:
@@ -108,16 +109,14 @@ class _Layer(nn.Module):
             return self._stock(input, *args)
         if ready is None:
             return self._fused(input, None, 0.2, *args)
-        output = self._fused(input, ready.function, ready.negative_slope, *args)
-        handshake.owe(self, output)
-        return output
+        return handshake.owe(self, self._fused(input, ready.function, ready.negative_slope, *args))
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise _no_script()
+        raise handshake.no_script()
 
     def extra_repr(self) -> str:
         pair = handshake.link_of(self)
-        return super().extra_repr() + (f", fused with {'.'.join(pair.activation)}" if pair else "")
+        return super().extra_repr() + (f", fused with {pair.follower}" if pair else "")
 
 
 class Conv2d(_Layer, ours.Conv2d):
@@ -150,18 +149,34 @@ class BatchNorm2d(_Layer, ours.BatchNorm2d):
         return self._activated(input, activation, negative_slope)
 
 
+class GroupNorm(_Layer, ours.GroupNorm):
+    def _stock(self, input: Tensor, *args: Any) -> Tensor:
+        return nn.GroupNorm.forward(self, input)
+
+    def _fused(self, input: Tensor, activation: Activation | None, negative_slope: float, *args: Any) -> Tensor:
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if input.is_cuda and torch.is_autocast_enabled("cuda"):  # where torch's is one of float32
+            input = input.float()
+            weight, bias = (None if t is None else t.float() for t in (weight, bias))
+        return ops.group_norm(
+            input, self.num_groups, weight, bias, self.eps, activation=activation, negative_slope=negative_slope
+        )
+
+
 #: Of torch's layers, ours.
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
     nn.ConvTranspose2d: ConvTranspose2d,
     nn.BatchNorm2d: BatchNorm2d,
+    nn.GroupNorm: GroupNorm,
 }
 
 
 _TENSORS = {Tensor, nn.Parameter, FakeTensor}  # other classes, of quantised weights say, have operators of their own
 
 
-def _served(layer: nn.Module, input: Tensor, *, may_export: bool) -> bool:
+def served(layer: nn.Module, input: Tensor, *, may_export: bool) -> bool:
     """Whether our operators take this call. The weight of a parametrised layer is not looked at: it costs, or moves."""
     if may_export and exporting():
         return False  # what is exported shall run where this package is not
@@ -193,12 +208,6 @@ def _restored(module: nn.Module, input: Tensor, *args: Any) -> Tensor:
 
 
 _RESTORE = "call sdgan_ext.restore(model) first"
-
-
-def _no_script() -> RuntimeError:
-    return RuntimeError(
-        f"the model is accelerated, and torch.jit.script would read the code of its new layers; {_RESTORE}"
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- exchange

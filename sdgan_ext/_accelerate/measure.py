@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch_internals import tree_leaves
+from .._torch_internals import tree_leaves, tree_map_only
 from .report import Speedup
 
-__all__ = ["Example", "difference", "inputs_seen", "speedup"]
+__all__ = ["Arguments", "Example", "difference", "inputs_seen", "speedup"]
 
 #: Largest relative error in norm of outputs and gradients; whole models, where a batch norm after a batch norm adds up.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 _ROUNDS = (3, 30)
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Example:
@@ -96,15 +98,18 @@ def difference(got: list[Tensor], want: list[Tensor]) -> str | None:
     return None
 
 
-def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, Tensor]:
-    """The first input of each of the modules that ran, detached; it requires a gradient where that one did."""
-    seen: dict[nn.Module, Tensor] = {}
+def inputs_seen(example: Example, modules: list[nn.Module]) -> dict[nn.Module, Arguments]:
+    """The first arguments of each of the modules that ran, detached; they require gradients where those did."""
+    seen: dict[nn.Module, Arguments] = {}
 
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            seen.setdefault(module, args[0].detach().requires_grad_(args[0].requires_grad))
+            seen.setdefault(module, tree_map_only(Tensor, detached, (args, kwargs)))
 
-    handles = [module.register_forward_pre_hook(note) for module in modules]
+    def detached(argument: Tensor) -> Tensor:
+        return argument.detach().requires_grad_(argument.requires_grad)
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
     try:
         with example.undisturbed():
             example.outputs()

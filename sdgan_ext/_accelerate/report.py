@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["Change", "Left", "Report", "Speedup"]
 
@@ -39,6 +39,10 @@ class Change:
     took: str | None = None
     speedup: Speedup = Speedup()
 
+    def of(self, part: str) -> Change:
+        """The same, of a model that is a part of another."""
+        return replace(self, name=_below(part, self.name), took=self.took and _below(part, self.took))
+
 
 @dataclass(frozen=True)
 class Left:
@@ -47,6 +51,10 @@ class Left:
     name: str
     layer: str
     reason: str
+
+    def of(self, part: str) -> Left:
+        """The same, of a model that is a part of another."""
+        return replace(self, name=_below(part, self.name))
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,12 @@ class Report:
 
     def __str__(self) -> str:
         if not self.replaced:
-            lines = ["nothing was replaced" + ("" if self.left else ": the model has no convolution and no batch norm")]
-        else:
-            rows = [("replaced", "by", "forward  training")]
-            rows += [
-                (change.name or "(the model itself)", change.layer, str(change.speedup)) for change in self.replaced
+            lines = [
+                "nothing was replaced"
+                + ("" if self.left else ": the model has no convolution and no batch or group norm")
             ]
-            lines = _columns(rows)
+        else:
+            lines = _columns([("replaced", "by", "forward  training"), *self._rows()])
             if self.speedup != Speedup():
                 lines.append(f"the whole model, stock over accelerated, forward and training: {self.speedup}")
         by_reason: dict[str, list[str]] = {}
@@ -81,6 +88,21 @@ class Report:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """One for each layer that was measured, and one for each kind of the others."""
+        kinds: dict[object, list[Change]] = {}
+        for change in self.replaced:
+            kinds.setdefault(change.layer if change.speedup == Speedup() else change.name, []).append(change)
+        rows = []
+        for first, *others in kinds.values():
+            more = f" and {len(others)} more" if others else ""
+            rows.append(((first.name or "(the model itself)") + more, first.layer, str(first.speedup)))
+        return rows
+
+
+def _below(part: str, name: str) -> str:
+    return f"{part}.{name}" if name else part
 
 
 def _columns(rows: list[tuple[str, str, str]]) -> list[str]:

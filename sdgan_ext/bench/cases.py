@@ -115,20 +115,21 @@ _STOCK = {
 
 
 def functions(conv: Conv) -> tuple[Callable, Callable]:
-    """(stock, ours), of x, weight and bias."""
+    """(stock, ours), of x, weight, bias and, where one is added, a residual."""
     settings = (conv.stride, conv.padding) + ((conv.output_padding,) if conv.transposed else ())
     sides = conv.padding if isinstance(conv.padding, tuple) and len(conv.padding) == 4 else None
 
-    def stock(x, weight, bias):
+    def stock(x, weight, bias, residual=None):
         if sides is not None:
             top, bottom, left, right = sides
             y = F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, conv.stride)
         else:
             y = getattr(F, conv.op)(x, weight, bias, *settings)
-        return _STOCK[conv.activation](y)
+        return _STOCK[conv.activation](y if residual is None else y + residual)
 
-    def ours(x, weight, bias):
-        return getattr(ops, conv.op)(x, weight, bias, *settings, activation=conv.activation)
+    def ours(x, weight, bias, residual=None):
+        added = {} if residual is None else {"residual": residual}
+        return getattr(ops, conv.op)(x, weight, bias, *settings, activation=conv.activation, **added)
 
     return stock, ours
 
@@ -147,20 +148,24 @@ def kernels_of(conv: Conv, x: Tensor, weight: Tensor) -> dict[str, str]:
     return ops.explain_conv(x, weight, transposed=conv.transposed, stride=conv.stride, sides=conv.sides)
 
 
-def conv_case(conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = False, **options) -> Case:
-    """``nchw``: ours in that layout competes as well."""
+def conv_case(
+    conv: Conv, batch: int, dtype: str = "float32", *, nchw: bool = False, residual: bool = False, **options
+) -> Case:
+    """``nchw``: ours in that layout competes as well; ``residual``: a tensor is added before the activation."""
     names = (EAGER, CHANNELS_LAST, OURS) + ((NCHW,) if nchw else ())
 
     def build():
         stock, ours = functions(conv)
         tensors = tensors_of(conv, batch, getattr(torch, dtype))
+        if residual:
+            tensors = *tensors, torch.randn_like(stock(*tensors))
         plain, last = (in_format(f, tensors) for f in (torch.contiguous_format, torch.channels_last))
         every = {EAGER: (stock, plain), CHANNELS_LAST: (stock, last), OURS: (ours, last), NCHW: (ours, plain)}
         return {name: every[name] for name in names}
 
     return Case(
         conv.op,
-        f"{batch} x {conv}",
+        f"{batch} x {conv}" + " + residual" * residual,
         build,
         names,
         dtype,

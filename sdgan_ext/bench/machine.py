@@ -14,7 +14,7 @@ import torch
 from .._native import build_info
 from .timing import seconds_of
 
-__all__ = ["conditions", "measured_peaks", "peak_memory"]
+__all__ = ["conditions", "measured_peaks", "memory_of_call", "peak_memory", "resident_memory"]
 
 
 def conditions() -> dict[str, str]:
@@ -73,7 +73,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
         closure = make()
         closure()
         _release_unused()
-        Path("/proc/self/clear_refs").write_text("5")
+        _reset_mark()
     except (OSError, AttributeError):
         closure = make()
         closure()
@@ -82,12 +82,36 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
     return closure, max(0, _resident("VmHWM") - before)
 
 
+def resident_memory() -> int | None:
+    """Bytes of the pages that the process uses, the others given back; None where :func:`peak_memory` has None."""
+    try:
+        _release_unused()
+        _reset_mark()
+        return _resident("VmRSS")
+    except (OSError, AttributeError):
+        return None
+
+
+def memory_of_call(call: Callable[[], object], before: int | None) -> tuple[object, int | None]:
+    """What one call gives, and the bytes resident in it at most above :func:`resident_memory` of ``before``."""
+    if before is None:
+        return call(), None
+    _reset_mark()
+    result = call()
+    return result, max(0, _resident("VmHWM") - before)
+
+
 @functools.lru_cache
 def _warm_up() -> None:
     """What torch takes once in a process is nobody's."""
     x, weight = (torch.ones(16, 16, 16, 16, requires_grad=True) for _ in range(2))
     y = torch.nn.functional.conv2d(x, weight).relu()
     torch.autograd.grad([y], [x, weight], [torch.ones_like(y)])  # this form of it imports a lot
+
+
+def _reset_mark() -> None:
+    """The high-water mark falls to what is resident."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _release_unused() -> None:

@@ -10,7 +10,7 @@ from .cases import BASELINES, COMPILE, OURS, Case
 from .machine import measured_peaks, peak_memory
 from .timing import Timing, closure_of, interleave
 
-__all__ = ["FIGURES", "heading", "is_ours", "line", "measure", "title"]
+__all__ = ["FIGURES", "heading", "is_ours", "line", "measure", "times", "title"]
 
 #: The figures of a row as they are printed: column, heading, layout.
 FIGURES = {
@@ -61,16 +61,7 @@ def measure(
                 "passes": passes,
                 "contestant": name,
                 "kernel": kernels.get(name, ""),
-                "threads": torch.get_num_threads(),
-                "min_us": f"{timing.min * 1e6:.1f}",
-                "median_us": f"{median * 1e6:.1f}",
-                "p80_us": f"{timing.p80 * 1e6:.1f}",
-                "samples": len(timing.seconds),
-                "disturbed": timing.disturbed,
-                **{
-                    f"over_{column}": f"{timings[base].median / median:.3f}" if base in timings else ""
-                    for column, base in BASELINES.items()
-                },
+                **times(name, timings),
                 "gflops": f"{work.flop / median * 1e-9:.1f}" if work and work.flop else "",
                 "gbps": f"{work.bytes / median * 1e-9:.2f}" if work else "",
                 "of_peak": f"{work.seconds(peaks, case.dtype) / median:.3f}" if work else "",
@@ -80,6 +71,23 @@ def measure(
             }
         )
     return timings, rows
+
+
+def times(name: str, timings: dict[str, Timing]) -> dict[str, object]:
+    """The columns of one contestant's times, and of its ratios over the baselines among ``timings``."""
+    timing = timings[name]
+    return {
+        "threads": torch.get_num_threads(),
+        "min_us": f"{timing.min * 1e6:.1f}",
+        "median_us": f"{timing.median * 1e6:.1f}",
+        "p80_us": f"{timing.p80 * 1e6:.1f}",
+        "samples": len(timing.seconds),
+        "disturbed": timing.disturbed,
+        **{
+            f"over_{column}": f"{timings[base].median / timing.median:.3f}" if base in timings else ""
+            for column, base in BASELINES.items()
+        },
+    }
 
 
 def title(row: dict[str, object]) -> str:

@@ -84,12 +84,18 @@ def seconds_of(closure: Callable[[], object], calls: int = 1) -> float:
 
 
 def interleave(
-    closures: dict[str, Callable[[], object]], budget: float, samples: int = 15, *, warm: int = 2
+    closures: dict[str, Callable[[], object]],
+    budget: float,
+    samples: int = 15,
+    *,
+    warm: int | None = 2,
+    seconds: Callable[[Callable[[], object], int], float] = seconds_of,
 ) -> dict[str, Timing]:
     """Undisturbed samples of each contestant.
 
     Goes on until every contestant has ``samples`` of them, for ``budget`` seconds at most, but for two rounds. Each is
-    called ``warm`` times before it is timed.
+    called ``warm`` times before it is timed; with None it has been, and takes a millisecond or more. ``seconds(closure,
+    n)`` says what n calls take, also where another process makes them.
     """
     a = torch.randn(384, 384)
 
@@ -99,7 +105,8 @@ def interleave(
 
     calls = {}
     for name, closure in closures.items():
-        calls[name] = max(1, round(1e-3 / max(min(seconds_of(closure) for _ in range(warm + 1)), 1e-7)))
+        took = 1e-3 if warm is None else min(seconds(closure, 1) for _ in range(warm + 1))
+        calls[name] = max(1, round(1e-3 / max(took, 1e-7)))
     probes = [probe() for _ in range(10)]
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in closures}
     end = time.perf_counter() + budget
@@ -107,9 +114,9 @@ def interleave(
     while rounds < 2 or time.perf_counter() < end:
         for name, closure in closures.items():
             before = probe()
-            seconds = _sample(closure, calls[name])
+            took = _sample(closure, calls[name], seconds)
             after = probe()
-            timed[name].append((max(before, after), seconds))
+            timed[name].append((max(before, after), took))
             probes += [before, after]
         rounds += 1
         quiet = 1.2 * min(probes)
@@ -118,10 +125,10 @@ def interleave(
     return {name: undisturbed(pairs, 1.2 * min(probes)) for name, pairs in timed.items()}
 
 
-def _sample(closure: Callable[[], object], calls: int) -> float:
+def _sample(closure: Callable[[], object], calls: int, seconds: Callable[[Callable[[], object], int], float]) -> float:
     if torch.get_num_threads() == 1:
-        return seconds_of(closure, calls) / calls
-    return statistics.median(seconds_of(closure) for _ in range(calls))
+        return seconds(closure, calls) / calls
+    return statistics.median(seconds(closure, 1) for _ in range(calls))
 
 
 def undisturbed(pairs: list[tuple[float, float]], quiet: float) -> Timing:

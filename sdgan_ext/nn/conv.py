@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import ops
 from .._torch_internals import output_padding_for, padding_for_pad
-from ..ops._checks import check_choice
+from ..ops._checks import check_activation
 from ..ops._convolution import integers
-from ..ops._enums import ACTIVATIONS, Activation
+from ..ops._enums import Activation
 from ..ops.conv2d import conv2d_of_layer
 from ..ops.conv_transpose2d import conv_transpose2d_of_layer
 
@@ -29,7 +29,7 @@ class _Activated:
     negative_slope: float
 
     def _set_activation(self, activation: Activation | None, negative_slope: float) -> None:
-        check_choice("activation", activation, ACTIVATIONS)
+        check_activation(activation, negative_slope)
         self.activation = activation
         self.negative_slope = negative_slope
 

@@ -3,6 +3,7 @@
 from . import reference
 from ._conv_backend import conv_backend, get_conv_backend
 from ._convolution import explain_conv, no_weight_gradients
+from ._kept_filters import kept_filters
 from .adversarial_loss import discriminator_loss, generator_loss
 from .batch_norm import batch_norm
 from .bce import binary_cross_entropy, binary_cross_entropy_with_logits
@@ -26,6 +27,7 @@ __all__ = [
     "generator_loss",
     "get_conv_backend",
     "group_norm",
+    "kept_filters",
     "no_weight_gradients",
     "reconstruction_loss",
     "reference",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from .. import _native  # it registers torch.ops.sdgan_ext
+from ._enums import ACTIVATIONS
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float64)
 HALVES = (torch.float16,)
@@ -17,6 +19,12 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
+
+
+def check_activation(activation: object, negative_slope: object) -> None:
+    check_choice("activation", activation, ACTIVATIONS)
+    if not isinstance(negative_slope, (float, int)) or not 0 <= negative_slope < math.inf:
+        raise ValueError(f"negative_slope is {negative_slope!r}; it must be a finite number of at least 0")
 
 
 def cuda_obstacle(build: _native.BuildInfo, running: str | None = torch.version.cuda) -> str | None:

@@ -16,8 +16,9 @@ from .. import _C
 from .._torch_internals import on_saved, plain_eager, saved_tensor_hooks, transformed, without_autocast_key
 from . import reference
 from ._autograd import add_grads, differentiable
-from ._checks import FLOATS, check_choice, check_like, check_tensor
+from ._checks import FLOATS, check_activation, check_like, check_tensor
 from ._enums import ACTIVATIONS, DTYPES, Activation
+from ._kept_filters import offer
 
 _NONE = ACTIVATIONS[None]
 _SILU = ACTIVATIONS["silu"]
@@ -25,7 +26,6 @@ _SILU = ACTIVATIONS["silu"]
 #: to the output before the backward pass.
 _OUTPUT_MAY_CHANGE = (ACTIVATIONS["leaky_relu"], ACTIVATIONS["elu"])
 _NAMES = {code: name for name, code in ACTIVATIONS.items()}
-
 # ------------------------------------------------------------------------------------------- weight gradients
 _without_weight_gradients = 0
 
@@ -75,7 +75,7 @@ def explain_conv(
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
-    check_arguments(input, weight, None, groups, None, transposed=transposed, runs=False)
+    check_arguments(input, weight, None, groups, None, 0.2, transposed=transposed, runs=False)
     strides = integers("stride", stride, 2, at_least=1)
     dilations = integers("dilation", dilation, 2, at_least=1)
     chosen = paths(input, weight, strides, list(sides), dilations, groups, transposed=transposed)
@@ -107,6 +107,7 @@ def paths(
     groups: int,
     *,
     transposed: bool,
+    residual_or_scale: bool = False,
 ) -> dict[str, Path]:
     """By the name of the pass, as :func:`explain_conv` has them."""
     shape = list((1, *input.shape)[-4:])
@@ -130,6 +131,7 @@ def paths(
                 channels_last,
                 stage,
                 both_gradients,
+                residual_or_scale,
             )
         )
 
@@ -143,6 +145,17 @@ def paths(
 
 # Called by the native code for a float32 convolution on CUDA, in compiled graphs too, where no Python frame runs.
 _C.ask_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
+def _reduced_precision() -> bool:
+    """Likewise for one on the CPU that F(4x4, 3x3) could serve."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # torch has no one answer once precisions were set by backend
+        return False
+
+
+_C.ask_reduced_precision(_reduced_precision)
 
 
 # -------------------------------------------------------------------------------------------------- arguments
@@ -186,12 +199,13 @@ def check_arguments(
     bias: Tensor | None,
     groups: int,
     activation: str | None,
+    negative_slope: float,
     *,
     transposed: bool,
     runs: bool = True,
 ) -> None:
     """All that the two convolutions check alike, but for the geometry."""
-    check_choice("activation", activation, ACTIVATIONS)
+    check_activation(activation, negative_slope)
     check_tensor("input", input, runs=runs)
     check_tensor("weight", weight, dim=4, runs=runs)
     shape, kernel = input.shape, weight.shape
@@ -226,6 +240,11 @@ def check_output_size(size: Sequence[int], kernel: Sequence[int], output: Sequen
         )
 
 
+def residual_or_scale(residual: Tensor | None = None, output_scale: float = 1.0) -> bool:
+    """Whether a convolution is more than ``activation(convolution + bias)``."""
+    return residual is not None or output_scale != 1
+
+
 def call(op: Callable[..., Any], input: Tensor, *args: Any) -> Tensor:
     """The op on [N, C, H, W], or on [C, H, W] as torch's convolutions do."""
     if input.dim() == 3:
@@ -237,7 +256,7 @@ def of_layer(
     public: Callable[..., Tensor], op: Callable[..., Any], geometry: Callable[..., Any], *, transposed: bool
 ) -> Callable[..., Tensor]:
     """``public`` as a function of (input, weight, bias, groups, activation, negative_slope, *geometry) that keeps what
-    it has found of a geometry. Whatever is not as usual ``public`` itself computes, or refuses.
+    it has found of a geometry. Whatever is not as usual ``public`` itself computes, or refuses: a residual, for one.
     """
     known = functools.lru_cache(maxsize=4096)(geometry)
     names = tuple(inspect.signature(geometry).parameters)[2:]
@@ -250,8 +269,9 @@ def of_layer(
         activation: Activation | None,
         negative_slope: float,
         *where: Any,
+        **added: Any,
     ) -> Tensor:
-        if plain_eager():
+        if not added and plain_eager():
             shape, kernel, dtype = input.shape, weight.shape, input.dtype
             if (
                 len(shape) == 4
@@ -261,12 +281,13 @@ def of_layer(
                 and (bias is None or bias.dtype is dtype)
                 and input.is_cpu
                 and weight.is_cpu
+                and 0 <= negative_slope < math.inf
             ):
                 settings = *known(shape[2:], kernel[2:], *where), groups, ACTIVATIONS[activation], negative_slope
                 return op(input, weight, bias, *settings)[0]
         options = dict(zip(names, where, strict=True))
         return public(
-            input, weight, bias, groups=groups, activation=activation, negative_slope=negative_slope, **options
+            input, weight, bias, groups=groups, activation=activation, negative_slope=negative_slope, **options, **added
         )
 
     return of_layer
@@ -327,6 +348,8 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
         groups: int,
         activation: int,
         negative_slope: float,
+        residual: Tensor | None = None,
+        output_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         channels_last = is_channels_last(input) or is_channels_last(weight)
         size = output_size(input.shape[2:], weight.shape[2:], stride, sides, dilation)
@@ -349,11 +372,13 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
         )
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, weight, bias, *ctx.settings = inputs
+        input, weight, bias = inputs[:3]
+        ctx.settings = inputs[3:9]
+        residual, ctx.output_scale = inputs[9:] or (None, 1.0)
         activation = ctx.settings[-2]
         ctx.has_bias = bias is not None
         if activation in _OUTPUT_MAY_CHANGE:
-            ctx.bias = bias, 0 if bias is None else bias._version
+            ctx.added = [(t, 0 if t is None else t._version) for t in (bias, residual)]
         ctx.save_for_backward(input, weight, output[1] if activation in (_NONE, _SILU) else output[0])
         ctx.set_materialize_grads(False)
 
@@ -361,19 +386,30 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
         ctx: Any, grad_output: Tensor | None, grad_preactivation: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         input, weight, saved = ctx.saved_tensors
-        if ctx.settings[-2] in _OUTPUT_MAY_CHANGE and grad_output is not None and saved.shape != grad_output.shape:
-            saved = fused(input, weight, _unchanged(*ctx.bias), *ctx.settings)[0]
+        *geometry, activation, negative_slope = ctx.settings
+        if activation in _OUTPUT_MAY_CHANGE and grad_output is not None and saved.shape != grad_output.shape:
+            bias, residual = (_unchanged(*added) for added in ctx.added)
+            last = (residual, ctx.output_scale) if residual_or_scale(residual, ctx.output_scale) else ()
+            saved = fused(input, weight, bias, *ctx.settings, *last)[0]
         wanted = [ctx.needs_input_grad[0], False, False]
         if not _without_weight_gradients:
             wanted[1:] = ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]
+        want_residual = ctx.needs_input_grad[9:10] == (True,)
+        v = grad_preactivation if activation == _SILU else None  # from its second derivative
+        if want_residual or ctx.output_scale != 1:  # the activation's gradient once, for all of them
+            if grad_output is not None:
+                v = add_grads(_activation_backward(activation, negative_slope, saved, grad_output), v)
+                grad_output = None
+            if v is not None and ctx.output_scale != 1:
+                v = v * ctx.output_scale
         grads: tuple[Tensor | None, ...] = (None, None, None)
         if grad_output is not None:
             grads = backward(grad_output, input, weight, saved, *ctx.settings, *wanted)
-        if grad_preactivation is not None and ctx.settings[-2] == _SILU:  # from its second derivative
-            plain = [*ctx.settings[:-2], _NONE, 0.0]
-            more = backward(grad_preactivation, input, weight, saved.new_empty((0,)), *plain, *wanted)
+        if v is not None and any(wanted):
+            more = backward(v, input, weight, saved.new_empty((0,)), *geometry, _NONE, 0.0, *wanted)
             grads = tuple(add_grads(a, b) for a, b in zip(grads, more, strict=True))
-        return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *([None] * len(ctx.settings))
+        grads = tuple(g if want else None for g, want in zip(grads, wanted, strict=True))
+        return *grads, *([None] * len(ctx.settings)), v if want_residual else None, None
 
     def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors, settings = inputs[:4], inputs[4:]
@@ -432,13 +468,17 @@ def register(name: str, *, transposed: bool) -> Callable[..., Any]:
     fused = differentiable(name, derivative, setup)
 
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if inputs[-2] not in _OUTPUT_MAY_CHANGE or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            offer(inputs[1])
+            return fused(*inputs)
+        activation, negative_slope = inputs[7:9]
+        if activation not in _OUTPUT_MAY_CHANGE:
             return fused(*inputs)
         if torch.compiler.is_compiling() or transformed():  # nothing is written to there
             return fused(*inputs)
         if saved_tensor_hooks() is not None:  # with a checkpoint's, say, nobody knows whether a saved tensor changed
-            output, nothing = fused(*inputs[:-2], _NONE, 0.0)
-            return reference.activate(output, _NAMES[inputs[-2]], inputs[-1]), nothing
+            output, nothing = fused(*inputs[:7], _NONE, 0.0, *inputs[9:])
+            return reference.activate(output, _NAMES[activation], negative_slope), nothing
         output, nothing = fused(*inputs)
         if output.requires_grad:
             on_saved(output, 2, _with_version, _as_it_was)
@@ -475,6 +515,24 @@ def _register_autocast(name: str, device: str) -> None:
     _library.impl(op, autocast, f"Autocast{device}")
 
 
+def _activation_backward(activation: int, negative_slope: float, saved: Tensor, grad: Tensor) -> Tensor:
+    """``grad`` times the derivative of the activation, in one pass of torch's where nobody differentiates it again."""
+    if torch.is_grad_enabled():
+        factor = reference.activation_gradient(activation, negative_slope, saved)
+        return grad if factor is None else grad * factor
+    aten = torch.ops.aten
+    passes: dict[Activation | None, Callable[[], Tensor]] = {
+        None: lambda: grad,
+        "relu": lambda: aten.threshold_backward(grad, saved, 0),
+        "leaky_relu": lambda: aten.leaky_relu_backward(grad, saved, negative_slope, True),
+        "tanh": lambda: aten.tanh_backward(grad, saved),
+        "sigmoid": lambda: aten.sigmoid_backward(grad, saved),
+        "silu": lambda: aten.silu_backward(grad, saved),
+        "elu": lambda: aten.elu_backward(grad, 1, 1, 1, True, saved),
+    }
+    return passes[_NAMES[activation]]()
+
+
 def _with_version(output: Tensor) -> tuple[Tensor, int]:
     return output, output._version
 
@@ -485,13 +543,13 @@ def _as_it_was(packed: tuple[Tensor, int]) -> Tensor:
     return output if output._version == version else output.new_empty(0)
 
 
-def _unchanged(bias: Tensor | None, version: int) -> Tensor | None:
-    if bias is not None and bias._version != version:
+def _unchanged(added: Tensor | None, version: int) -> Tensor | None:
+    if added is not None and added._version != version:
         raise RuntimeError(
-            "the output of a convolution was modified by an inplace operation, and its bias as well: one of them is "
-            "needed for the gradient"
+            "the output of a convolution was modified by an inplace operation, and its bias or residual as well: one "
+            "of them is needed for the gradient"
         )
-    return bias
+    return added
 
 
 def same_padding(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._torch_internals import below_autograd, foreach_lerp_, overload_call, plain_eager
 from . import reference
 from ._autograd import autograd_function, differentiable, reference_vjp
-from ._checks import check_choice
+from ._checks import check_activation
 from ._enums import ACTIVATIONS, Activation
 from ._norm import check_image, check_vector, empty_gradients, empty_output, empty_statistics, of_given
 
@@ -47,7 +47,7 @@ def batch_norm(
         momentum: how far the running statistics move: ``running += momentum * (batch - running)``.
         eps: added to the variance; positive.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
 
     Returns:
         A tensor of the shape, dtype and memory layout of ``input``.
@@ -57,7 +57,7 @@ def batch_norm(
 
     Source: Ioffe & Szegedy 2015, algorithm 1.
     """
-    check_choice("activation", activation, ACTIVATIONS)
+    check_activation(activation, negative_slope)
     check_image(input)
     check_vector("weight", weight, input)
     check_vector("bias", bias, input)

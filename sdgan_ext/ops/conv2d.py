@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from . import _convolution
+from ._checks import check_like, check_tensor
 from ._enums import ACTIVATIONS, Activation
 
 __all__ = ["conv2d"]
@@ -23,12 +25,16 @@ def conv2d(
     *,
     activation: Activation | None = None,
     negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    output_scale: float = 1.0,
 ) -> Tensor:
-    """Convolution with bias and activation: ``activation(conv2d(input, weight) + bias)``.
+    """Convolution with bias, residual and activation:
+    ``activation(output_scale * (conv2d(input, weight) + bias + residual))``.
 
     Equivalent to, for symmetric padding and ``activation="leaky_relu"``::
 
-        F.leaky_relu(F.conv2d(input, weight, bias, stride, padding, dilation, groups), negative_slope)
+        y = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        F.leaky_relu(output_scale * (y + residual), negative_slope)
 
     Args:
         input: ``[N, C, H, W]`` or ``[C, H, W]``. float32, bfloat16, float64, or float16 on CUDA.
@@ -40,7 +46,10 @@ def conv2d(
         dilation: pixels between the kernel's taps, an int or a pair.
         groups: groups of channels that are convolved apart.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
+        residual: a tensor of the output's shape, of any layout, that is added before the activation, as at the end of a
+            residual block; or None.
+        output_scale: factor of the sum, a finite float.
 
     Returns:
         ``[N, K, (H + top + bottom - dilation * (R - 1) - 1) // stride + 1, ...]``, channels_last where input or
@@ -51,10 +60,35 @@ def conv2d(
 
     Source: the product of the Winograd kernels: Lavin & Gray 2016; all algorithms: docs/ops/conv.md.
     """
-    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    _convolution.check_arguments(input, weight, bias, groups, activation, negative_slope, transposed=False)
     geometry = _geometry(input.shape[-2:], weight.shape[2:], stride, padding, dilation)
     settings = *geometry, groups, ACTIVATIONS[activation], float(negative_slope)
-    return _convolution.call(_conv2d, input, weight, bias, *settings)
+    added = _residual_arguments(residual, output_scale, input, weight, geometry)
+    return _convolution.call(_conv2d, input, weight, bias, *settings, *added)
+
+
+def _residual_arguments(
+    residual: Tensor | None,
+    output_scale: float,
+    input: Tensor,
+    weight: Tensor,
+    geometry: tuple[list[int], list[int], list[int]],
+) -> tuple[()] | tuple[Tensor | None, float]:
+    """The operator's last two, checked; nothing where they would change nothing."""
+    if isinstance(output_scale, bool) or not isinstance(output_scale, (int, float)):
+        raise TypeError(f"output_scale is {output_scale!r}; it must be a finite float")
+    if not -math.inf < output_scale < math.inf:
+        raise ValueError(f"output_scale is {output_scale!r}; it must be a finite float")
+    if residual is not None:
+        check_tensor("residual", residual)
+        size = _convolution.conv_size(input.shape[-2:], weight.shape[2:], *geometry)
+        output = *input.shape[:-3], weight.shape[0], *size
+        if tuple(residual.shape) != output:
+            raise ValueError(f"residual has shape {tuple(residual.shape)}; the output has shape {output}")
+        check_like("residual", residual, "input", input)
+        if input.dim() == 3:
+            residual = residual.unsqueeze(0)
+    return (residual, float(output_scale)) if _convolution.residual_or_scale(residual, output_scale) else ()
 
 
 def _geometry(

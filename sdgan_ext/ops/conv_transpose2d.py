@@ -44,7 +44,7 @@ def conv_transpose2d(
         crop: (top, bottom, left, right) rows and columns cropped from the full output, in place of ``padding`` and
             ``output_padding``: Keras' ``same`` with kernel 5 and stride 2 is ``(1, 2, 1, 2)``.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
 
     Returns:
         ``[N, K, (H - 1) * stride + dilation * (R - 1) + 1 - top - bottom, ...]``, channels_last where input or weight
@@ -55,7 +55,7 @@ def conv_transpose2d(
 
     Source: Zeiler et al. 2010 (deconvolutional networks); all algorithms: docs/ops/conv.md.
     """
-    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=True)
+    _convolution.check_arguments(input, weight, bias, groups, activation, negative_slope, transposed=True)
     geometry = _geometry(input.shape[-2:], weight.shape[2:], stride, padding, output_padding, dilation, crop)
     settings = *geometry, groups, ACTIVATIONS[activation], float(negative_slope)
     return _convolution.call(_conv_transpose2d, input, weight, bias, *settings)

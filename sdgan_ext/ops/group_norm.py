@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reference
 from ._autograd import differentiable, reference_vjp
-from ._checks import check_choice
+from ._checks import check_activation
 from ._enums import ACTIVATIONS, Activation
 from ._norm import check_image, check_vector, empty_gradients, empty_output, empty_statistics, of_given
 
@@ -39,7 +39,7 @@ def group_norm(
         weight, bias: ``[C]``, of the dtype of ``input`` or, beside a half precision, float32. None stands for 1 and 0.
         eps: added to the (biased) variance; positive.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
 
     Returns:
         A tensor of the shape, dtype and memory layout of ``input``.
@@ -49,7 +49,7 @@ def group_norm(
 
     Source: Wu & He 2018, equations 1 to 7.
     """
-    check_choice("activation", activation, ACTIVATIONS)
+    check_activation(activation, negative_slope)
     check_image(input)
     if not isinstance(num_groups, int) or isinstance(num_groups, bool):
         raise TypeError(f"num_groups must be an integer, got {type(num_groups).__name__}")

@@ -1,13 +1,18 @@
-"""Nearest upsampling by 2, convolution, bias and activation. Math and cost: docs/ops/upsample_conv2d.md."""
+"""Nearest upsampling by 2, convolution, bias and activation. Math, cost and which way: docs/ops/upsample_conv2d.md."""
 
 from __future__ import annotations
+
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _C
+from .._torch_internals import transformed
 from . import _convolution
 from ._enums import ACTIVATIONS, Activation
+from ._kept_filters import offer
 from .conv2d import conv2d
 from .conv_transpose2d import _conv_transpose2d
 
@@ -29,7 +34,8 @@ def upsample_conv2d(
 
     The upsampled image is not made, and what meets equal pixels is added up in the weight: 3x3 takes 16 multiplications
     instead of 36, and fewer where a Winograd kernel runs; 5x5 takes 36 instead of 100. So it is on the CPU, in float32
-    and float64, for images that are not small; elsewhere it is an upsampling and :func:`conv2d`.
+    and float64, for images that are not small; elsewhere it is an upsampling and :func:`conv2d`. 3x3 in float32 on the
+    CPU, where no gradient is recorded, has a kernel of its own that takes 6.25.
 
     Equivalent to, for symmetric padding and ``activation="silu"``::
 
@@ -44,7 +50,7 @@ def upsample_conv2d(
             ``"same"`` is 1 for 3x3 and 2 for 5x5.
         groups: groups of channels that are convolved apart.
         activation: None, ``relu``, ``leaky_relu``, ``tanh``, ``sigmoid``, ``silu`` or ``elu``.
-        negative_slope: factor of ``leaky_relu`` below zero.
+        negative_slope: factor of ``leaky_relu`` below zero, at least 0.
 
     Returns:
         ``[N, K, 2 H + top + bottom - R + 1, 2 W + left + right - S + 1]``, channels_last where input or weight are.
@@ -56,7 +62,7 @@ def upsample_conv2d(
     """
     if scale != 2:
         raise ValueError(f"scale is {scale!r}; allowed is 2")
-    _convolution.check_arguments(input, weight, bias, groups, activation, transposed=False)
+    _convolution.check_arguments(input, weight, bias, groups, activation, negative_slope, transposed=False)
     kernel = weight.shape[2:]
     if padding == "valid":
         pads = [0, 0, 0, 0]
@@ -70,8 +76,12 @@ def upsample_conv2d(
     upsampled = [2 * size for size in input.shape[-2:]]
     size = _convolution.conv_size(upsampled, kernel, (1, 1), pads, (1, 1))
     _convolution.check_output_size(input.shape[-2:], kernel, size)
+    image = input if input.dim() == 4 else input.unsqueeze(0)
+    if pads == [1, 1, 1, 1] and groups == 1 and _has_kernel(input, weight, bias):
+        offer(weight)
+        y = torch.ops.sdgan_ext.upsample_conv2d(image, weight, bias, ACTIVATIONS[activation], float(negative_slope))
+        return y if input.dim() == 4 else y.squeeze(0)
     if not _pays(input, weight, groups):
-        image = input if input.dim() == 4 else input.unsqueeze(0)
         y = conv2d(
             F.interpolate(image, scale_factor=2, mode="nearest"),
             weight,
@@ -114,6 +124,47 @@ def _pays(input: Tensor, weight: Tensor, groups: int) -> bool:
         and height * width * weight.shape[0] * weight.shape[1] >= _LEAST_PRODUCTS
         and max(weight.shape[0] // groups, weight.shape[1]) >= _LEAST_CHANNELS
     )
+
+
+#: Pixels of an image, and channels of either side, from which on the kernel was faster than all else. It is slow
+#: without AVX2.
+_KERNEL_PIXELS, _KERNEL_CHANNELS = 64, 16
+_KERNEL = _C.build_info()["cpu_isa"] != "generic"
+
+
+def _has_kernel(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether ``torch.ops.sdgan_ext.upsample_conv2d`` runs, which has no derivative and is a Winograd kernel."""
+    return (
+        input.is_cpu
+        and input.dtype == torch.float32
+        and weight.shape[2:] == (3, 3)
+        and min(weight.shape[:2]) >= _KERNEL_CHANNELS
+        and not torch.compiler.is_compiling()
+        and input.shape[-2] * input.shape[-1] >= _KERNEL_PIXELS
+        and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias)))
+        and not transformed()
+        and not torch.is_autocast_enabled("cpu")
+        and _KERNEL
+        and _C.conv_backend()[0] in ("auto", "winograd")
+    )
+
+
+@torch.library.register_fake("sdgan_ext::upsample_conv2d")
+def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, activation: int, negative_slope: float) -> Tensor:
+    either = _convolution.is_channels_last(input) or _convolution.is_channels_last(weight)
+    n, _, height, width = input.shape
+    layout = torch.channels_last if either else torch.contiguous_format
+    return input.new_empty((n, weight.shape[0], 2 * height, 2 * width)).contiguous(memory_format=layout)
+
+
+def _no_derivative(ctx: Any, grad_output: Tensor) -> NoReturn:
+    raise RuntimeError(
+        "torch.ops.sdgan_ext.upsample_conv2d has no derivative; sdgan_ext.ops.upsample_conv2d has, with "
+        "gradients enabled"
+    )
+
+
+torch.library.register_autograd("sdgan_ext::upsample_conv2d", _no_derivative)
 
 
 def _of_transposed(weight: Tensor, groups: int, input: Tensor) -> Tensor:

@@ -54,30 +54,35 @@ Planes planes_of(const ConvAxis& a) {
   return a.stride == 1 ? planes_of_scheme<3, 1, 0>() : known[a.taps - 3][a.pad & 1];
 }
 
-// Along an axis: tiles of 2 positions of y, in dgrad of the positions of x with one residue. A tile makes taps + stride
-// products for a pair of channels, the last one of an odd number of positions only taps.
+// Along an axis: tiles of 2 or 4 positions of y, in dgrad of the positions of x with one residue. A tile makes taps +
+// stride * (tile - 1) products for a pair of channels, one that lacks its last position `stride` less.
 struct TileRow {
   int64_t tiles, products;
 };
 
-TileRow tile_row(const ConvAxis& a, Pass pass) {
+TileRow tile_row(const ConvAxis& a, Pass pass, int64_t tile) {
   const int64_t positions = pass == Pass::dgrad ? (a.x + a.stride - 1) / a.stride : a.y;
-  const int64_t tiles = (positions + 1) / 2;
-  return {tiles, a.taps * tiles + a.stride * (positions / 2)};
+  const int64_t tiles = (positions + tile - 1) / tile;
+  return {tiles, (a.taps + a.stride * (tile - 2)) * tiles + a.stride * (positions / tile)};
 }
 
-double tiles_of(const ConvQuery& query) {
+double tiles_of(const ConvQuery& query, int64_t tile = 2) {
   const ConvGeometry& g = query.problem.geometry;
-  const int64_t rows = tile_row(g.vertical, query.pass).tiles, columns = tile_row(g.horizontal, query.pass).tiles;
+  const int64_t rows = tile_row(g.vertical, query.pass, tile).tiles;
+  const int64_t columns = tile_row(g.horizontal, query.pass, tile).tiles;
   return static_cast<double>(g.batch * rows * columns);
 }
 
 // Of y, each way.
 double side_of(const ConvGeometry& g) { return std::sqrt(static_cast<double>(g.vertical.y * g.horizontal.y)); }
 
-double filter_of(const ConvGeometry& g) {
-  return static_cast<double>(sizeof(float) * winograd_products(g.vertical.taps, g.vertical.stride)) *
-         round_up(g.x_channels, 16) * round_up(g.y_channels, 16);
+int64_t products_of(const ConvGeometry& g, int64_t tile) {
+  return tile == 4 ? winograd_f43_products(false) : winograd_products(g.vertical.taps, g.vertical.stride);
+}
+
+double filter_of(const ConvGeometry& g, int64_t tile) {
+  return static_cast<double>(sizeof(float) * products_of(g, tile)) * round_up(g.x_channels, 16) *
+         round_up(g.y_channels, 16);
 }
 
 // ------------------------------------------------------------------------------------------------- its time
@@ -117,18 +122,18 @@ struct Times {
   double log_speedup() const { return std::log(library.total() / winograd.total()); }
 };
 
-Times times_of(const ConvQuery& query, Isa isa) {
+Times times_of(const ConvQuery& query, Isa isa, int64_t tile = 2) {
   const Machine& machine = machine_of(isa);
   return {time_of(library_work(query, isa), machine.library_call, machine),
-          time_of(winograd_work(query), machine.winograd_call, machine)};
+          time_of(winograd_work(query, tile), machine.winograd_call, machine)};
 }
 
 // What a filter that outgrows the caches costs in a network, where, other than in the table's repeated calls, neither
 // its memory is at hand nor the weight, which fprop reads across its layout.
-double cold_filter(const ConvQuery& query, const Machine& machine) {
+double cold_filter(const ConvQuery& query, const Machine& machine, int64_t tile) {
   if (query.pass == Pass::wgrad) return 0;
   const ConvGeometry& g = query.problem.geometry;
-  const double bytes = filter_of(g), beyond = std::max(0.0, 1 - kCachedFilter / bytes);
+  const double bytes = filter_of(g, tile), beyond = std::max(0.0, 1 - kCachedFilter / bytes);
   const double weight = query.pass == Pass::fprop ? weight_of(g) / machine.reorder : 0;
   return 1e-3 * beyond * (bytes / machine.memory + weight);
 }
@@ -287,12 +292,13 @@ Work library_work(const ConvQuery& query, Isa isa) {
   return work;
 }
 
-Work winograd_work(const ConvQuery& query) {
+Work winograd_work(const ConvQuery& query, int64_t tile) {
   const ConvGeometry& g = query.problem.geometry;
-  const TileRow vertical = tile_row(g.vertical, query.pass), horizontal = tile_row(g.horizontal, query.pass);
+  const TileRow vertical = tile_row(g.vertical, query.pass, tile);
+  const TileRow horizontal = tile_row(g.horizontal, query.pass, tile);
   const double x_channels = round_up(g.x_channels, 16), y_channels = round_up(g.y_channels, 16);
-  const double products = static_cast<double>(winograd_products(g.vertical.taps, g.vertical.stride));
-  const auto [of_y, of_x] = planes_of(g.vertical);
+  const double products = static_cast<double>(products_of(g, tile));
+  const auto [of_y, of_x] = tile == 4 ? Planes{36, 36} : planes_of(g.vertical);
   double planes = of_x * (x_channels + y_channels), columns = y_channels;
   if (query.pass == Pass::dgrad) {
     planes = of_y * y_channels + products * x_channels;
@@ -305,8 +311,8 @@ Work winograd_work(const ConvQuery& query) {
   work.narrow = work.multiplications * 16 / columns;
   work.images = x + y;
   work.reordered = query.problem.channels_last ? 0 : x + y;
-  work.filter = filter_of(g);
-  work.planes = sizeof(float) * tiles_of(query) * planes;
+  work.filter = filter_of(g, tile);
+  work.planes = sizeof(float) * tiles_of(query, tile) * planes;
   return work;
 }
 
@@ -318,17 +324,32 @@ std::string Estimate::text() const {
   return text;
 }
 
+int64_t winograd_tile(const ConvQuery& query, Isa isa) {
+  if (!query.problem.reduced_precision || query.pass == Pass::wgrad || !winograd_f43_serves(query.problem.geometry)) {
+    return 2;
+  }
+  const Machine& machine = machine_of(isa);
+  const auto time = [&](int64_t tile) {
+    return times_of(query, isa, tile).winograd.total() + cold_filter(query, machine, tile);
+  };
+  return time(4) < time(2) ? 4 : 2;
+}
+
+int64_t winograd_tile(const ConvQuery& query) { return winograd_tile(query, cpu_isa()); }
+
 Estimate winograd_estimate(const ConvQuery& query, Isa isa) {
   const ConvGeometry& g = query.problem.geometry;
   if (isa == Isa::generic) return no("the Winograd kernels are slow without AVX2");
   if (std::min(g.x_channels, g.y_channels) < kFewestChannels) {
     return no("fewer than 16 channels leave the Winograd kernels idle");
   }
-  const Times times = times_of(query, isa);
+  const int64_t tile = winograd_tile(query, isa);
+  const Times times = times_of(query, isa, tile);
   const double warm = std::exp(times.log_speedup() + error_of(query, isa));
-  const double speedup = 1 / (1 / warm + cold_filter(query, machine_of(isa)) / times.library.total());
+  const double speedup = 1 / (1 / warm + cold_filter(query, machine_of(isa), tile) / times.library.total());
   const double least = winograd_least(query);
-  return {speedup >= least, speedup, least, nullptr, times.winograd.largest()};
+  const char* algorithm = tile == 4 ? "F(4x4, 3x3)" : nullptr;
+  return {speedup >= least, speedup, least, nullptr, times.winograd.largest(), algorithm};
 }
 
 Estimate winograd_estimate(const ConvQuery& query) { return winograd_estimate(query, cpu_isa()); }

@@ -21,18 +21,24 @@ struct Work {
 };
 
 Work library_work(const ConvQuery& query, Isa isa);
-Work winograd_work(const ConvQuery& query);
+// With tiles of 2 x 2 or 4 x 4.
+Work winograd_work(const ConvQuery& query, int64_t tile = 2);
 
 struct Estimate {
   bool worthwhile = false;
-  double speedup = 0;             // over the library; 0: no number is known
-  double least = 0;               // of it, to be worthwhile
-  const char* reason = nullptr;   // in place of the numbers
-  const char* largest = nullptr;  // the part of the call that takes most time, where it is modelled
+  double speedup = 0;               // over the library; 0: no number is known
+  double least = 0;                 // of it, to be worthwhile
+  const char* reason = nullptr;     // in place of the numbers
+  const char* largest = nullptr;    // the part of the call that takes most time, where it is modelled
+  const char* algorithm = nullptr;  // which of several the backend would run, where that is to be said
 
   std::string text() const;
 };
 
+// The tile that Winograd's kernels take: 4 where reduced precision is allowed and that is expected to be faster,
+// else 2.
+int64_t winograd_tile(const ConvQuery& query, Isa isa);
+int64_t winograd_tile(const ConvQuery& query);
 // Where winograd_serves. Without an instruction set: that of the CPU.
 Estimate winograd_estimate(const ConvQuery& query, Isa isa);
 Estimate winograd_estimate(const ConvQuery& query);

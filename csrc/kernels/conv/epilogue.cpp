@@ -61,13 +61,15 @@ template <class S, Activation act>
 void run(const ConvEpilogueParams& p, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   if constexpr (sizeof(S) < sizeof(T) && act == Activation::relu) {
-    if (!p.preactivation) return relu_bf16(p, begin, end);
+    if (!p.preactivation && !p.residual && p.output_scale == 1) return relu_bf16(p, begin, end);
   }
   const ConvEpilogueShape& s = p.shape;
-  const T negative_slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope), scale = static_cast<T>(p.output_scale);
   for (int64_t slice = begin; slice < end; ++slice) {
     for_line_vectors<T>(s, slice, [&](int64_t dense, int64_t windowed, int count, int64_t) SDGAN_INLINED {
-      const Vec<T> a = read<S>(p.input, windowed, count);
+      Vec<T> a = read<S>(p.input, windowed, count);
+      if (p.residual) a += read<S>(p.residual, dense, count);
+      a *= scale;
       write<S>(p.preactivation, dense, count, a);
       write<S>(p.output, dense, count, activate<Math>(act, a, negative_slope));
     });

@@ -72,11 +72,11 @@ SDGAN_DEVICE void write_window(const ConvEpilogueShape& s, void* p, Piece at, co
   }
 }
 
-template <class S>
+template <class S, bool residual_or_scale>
 __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpilogueParams p, ChannelTiles t) {
   using T = compute_t<S>;
   constexpr int kBatch = sizeof(S) == 2 ? 2 : 4;
-  const T negative_slope = static_cast<T>(p.negative_slope);
+  const T negative_slope = static_cast<T>(p.negative_slope), scale = static_cast<T>(p.output_scale);
   Walk<S> walk(t);
   T bias[kPack<S>];
   PRAGMA_UNROLL
@@ -86,14 +86,18 @@ __global__ void __launch_bounds__(kThreads) conv_epilogue_kernel(ConvEpiloguePar
   }
   while (!walk.done()) {
     Piece piece[kBatch];
-    Pack<S> a[kBatch];
+    Pack<S> a[kBatch], residual[kBatch] = {};
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) piece[i] = walk.next();
     read_window<S>(p.shape, p.input, piece, a);
+    if (residual_or_scale && p.residual != nullptr) read<S>(piece, p.residual, residual);
     PRAGMA_UNROLL
     for (int i = 0; i < kBatch; ++i) {
       PRAGMA_UNROLL
-      for (int j = 0; j < kPack<S>; ++j) a[i][j] += bias[j];
+      for (int j = 0; j < kPack<S>; ++j) {
+        a[i][j] += bias[j];
+        if constexpr (residual_or_scale) a[i][j] = (a[i][j] + residual[i][j]) * scale;
+      }
       write<S>(p.preactivation, piece[i], a[i]);
     }
     dispatch_activation(p.activation, [&](auto activation) {
@@ -170,7 +174,9 @@ CudaError launch_conv_epilogue(const ConvEpilogueParams& p, CudaStream stream) {
   return cuda::dispatch(p.dtype, [&](auto storage) {
     using S = decltype(storage);
     const ChannelTiles t = p.shape.cuda_tiles(p.dtype);
-    return cuda::launch(cuda::conv_epilogue_kernel<S>, cuda::grid_of(t.count()), cuda::kThreads, 0, stream, p, t);
+    const bool plain = p.residual == nullptr && p.output_scale == 1;  // in fewer registers
+    const auto kernel = plain ? cuda::conv_epilogue_kernel<S, false> : cuda::conv_epilogue_kernel<S, true>;
+    return cuda::launch(kernel, cuda::grid_of(t.count()), cuda::kThreads, 0, stream, p, t);
   });
 }
 

@@ -1,10 +1,10 @@
-// What follows a convolution that ran in a library: y = act(a), and its gradient. On the CPU the library has added the
-// bias to a; on CUDA, where the library would do so in a pass of its own, the epilogue adds it.
+// What follows a convolution that ran in a library, y = act(scale (a + residual)), and the gradient of y = act(a). On
+// the CPU the library has added the bias to a; on CUDA, where it would do so in a pass of its own, the epilogue does.
 //
-//   forward   y = act(a + bias)                        bytes: a read, y written (in place on a where it may be)
+//   forward   y = act(scale (a + bias + residual))     bytes: a and residual read, y written (in place on a if it may)
 //   backward  g = dL/dy * act'(saved), db[c] = sum g   bytes: dL/dy and saved read, g written
 //
-// The library's side, a and g, may be a window of a larger tensor; y, dL/dy and saved are dense.
+// The library's side, a and g, may be a window of a larger tensor; residual, y, dL/dy and saved are dense.
 // Both layouts are planes of lines of contiguous elements:
 //
 //                  planes   lines   length   channel of an element
@@ -61,10 +61,12 @@ struct ConvEpilogueShape {
 
 struct ConvEpilogueParams {
   ConvEpilogueShape shape;
-  const void* input = nullptr;    // windowed
-  const void* bias = nullptr;     // CUDA: [channels] or null
-  void* output = nullptr;         // dense; may be the input where that is dense
-  void* preactivation = nullptr;  // dense or null; may be the input where that is dense
+  const void* input = nullptr;     // windowed
+  const void* bias = nullptr;      // CUDA: [channels] or null
+  const void* residual = nullptr;  // dense or null
+  void* output = nullptr;          // dense; may be the input where that is dense
+  void* preactivation = nullptr;   // dense or null; may be the input where that is dense
+  double output_scale = 1;
   double negative_slope = 0;
   Activation activation = Activation::none;
   DType dtype = DType::f32;

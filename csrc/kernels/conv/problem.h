@@ -10,7 +10,10 @@ struct ConvProblem {
   bool transposed = false;  // conv_transpose2d; its forward is the geometry's dgrad
   DType dtype = DType::f32;
   bool cuda = false;
-  bool channels_last = false;  // the layout of the output and of the input's gradient
+  bool channels_last = false;      // the layout of the output and of the input's gradient
+  bool residual_or_scale = false;  // whether the forward pass has one, or both
+  // float32 on the CPU may lose a digit: torch.get_float32_matmul_precision() is not "highest". Only where it matters.
+  bool reduced_precision = false;
 
   Pass forward() const { return transposed ? Pass::dgrad : Pass::fprop; }
   Pass input_gradient() const { return transposed ? Pass::fprop : Pass::dgrad; }

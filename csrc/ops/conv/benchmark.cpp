@@ -33,12 +33,12 @@ BenchmarkKey::BenchmarkKey(const ConvProblem& problem, bool forward, bool input_
   int at = 0;
   const auto add = [&](int64_t number) { numbers[at++] = number; };
   add(problem.transposed);
-  add(forward);
+  add(forward && problem.residual_or_scale ? 2 : forward);  // fewer backends can run it
   add(input_gradient);
   add(weight_gradient);
   add(static_cast<int64_t>(problem.dtype));
   add(problem.cuda);
-  add(problem.channels_last);
+  add(problem.channels_last + 2 * problem.reduced_precision);  // one number: files from before it have as many
   add(g.batch);
   add(g.x_channels);
   add(g.y_channels);

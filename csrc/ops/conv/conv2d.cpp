@@ -4,9 +4,11 @@ namespace sdgan {
 namespace {
 
 Outputs conv2d_op(Tensor input, Tensor weight, OptionalTensor bias, IntList stride, IntList padding, IntList dilation,
-                  int64_t groups, int64_t activation, double negative_slope) {
-  const Convolution conv = convolution_arguments(false, stride, padding, dilation, groups, activation, negative_slope);
-  return convolution(conv, input, weight, bias);
+                  int64_t groups, int64_t activation, double negative_slope, OptionalTensor residual,
+                  double output_scale) {
+  Convolution conv = convolution_arguments(false, stride, padding, dilation, groups, activation, negative_slope);
+  conv.output_scale = output_scale;
+  return convolution(conv, input, weight, bias, residual);
 }
 
 Gradients conv2d_backward_op(Tensor grad_output, Tensor input, Tensor weight, Tensor saved, IntList stride,

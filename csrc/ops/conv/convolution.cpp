@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "ops/conv/dispatch.h"
+#include "ops/conv/kept_filters.h"
+
 namespace sdgan {
 namespace {
 
@@ -71,6 +74,7 @@ ConvCall convolution_call(const Convolution& conv, const Tensor& input, const Te
   g.x_channels = x[1];
   g.y_channels = y[1];
   g.groups = conv.groups;
+  problem.reduced_precision = reduced_precision(problem);
   return call;
 }
 
@@ -121,12 +125,21 @@ Tensor dense(const Tensor& t, bool channels_last) {
 
 Sizes sizes_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
 
-Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  const ConvCall call = convolution_call(conv, input, weight);
+Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                    const OptionalTensor& residual) {
+  ConvCall call = convolution_call(conv, input, weight);
+  call.keeps_filter = take_offer(weight.const_data_ptr());
   if (bias) {
     check_same_dtype(*bias, input, "bias and input");
     SDGAN_CHECK(bias->dim() == 1 && bias->size(0) == call.output[1], "bias must hold one value per output channel");
   }
+  if (residual) {
+    check_same_dtype(*residual, input, "residual and input");
+    SDGAN_CHECK(residual->dim() == 4 && sizes_of(*residual) == call.output,
+                "residual does not have the output's shape");
+    call.residual = residual;
+  }
+  call.problem.residual_or_scale = residual || conv.output_scale != 1;
   return dispatch_forward(call, input, weight, bias);
 }
 

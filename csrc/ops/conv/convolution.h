@@ -6,6 +6,7 @@
 //   winograd.cpp        kernels/conv/winograd/, CPU alone
 //   implicit_gemm.cpp   kernels/conv/implicit_gemm.h, CUDA alone
 //   library.cpp         oneDNN or cuDNN: through aten.cpp, or onednn.cpp with the activation inside, where it can
+//   kept_filters.cpp    transformed filters of weights that do not change
 //   epilogue.cpp        the passes beside a product, kernels/conv/epilogue.h
 #pragma once
 
@@ -29,12 +30,15 @@ struct Convolution {
   int64_t groups = 1;
   Activation activation = Activation::none;
   double negative_slope = 0;
+  double output_scale = 1;  // of the forward pass
 };
 
 struct ConvCall {
   Convolution conv;
   ConvProblem problem;
   Sizes input, output;
+  bool keeps_filter = false;  // what is made of the weight, for the next call with it: kept_filters.h
+  OptionalTensor residual;    // of the forward pass, as the output
 };
 
 struct Wanted {
@@ -50,7 +54,10 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor>;  // of input, weight and b
 Convolution convolution_arguments(bool transposed, const IntList& stride, const IntList& sides, const IntList& dilation,
                                   int64_t groups, int64_t activation, double negative_slope);
 
-Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias);
+// act(output_scale (convolution + bias + residual)).
+Outputs convolution(const Convolution& conv, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                    const OptionalTensor& residual = std::nullopt);
+// Of act(convolution + bias) alone.
 Gradients convolution_backward(const Convolution& conv, const Tensor& grad_output, const Tensor& input,
                                const Tensor& weight, const Tensor& saved, Wanted wanted);
 

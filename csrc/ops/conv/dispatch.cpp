@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/conv/winograd/winograd.h"
+
 #include "ops/conv/backend.h"
 #include "ops/conv/benchmark.h"
 #include "ops/conv/epilogue.h"
@@ -44,6 +46,11 @@ int preference(uint32_t preferences, int i) { return static_cast<int>(preference
 
 std::function<bool()>& tf32_question() {
   static auto* question = new std::function<bool()>;  // never destroyed: it holds an object of Python
+  return *question;
+}
+
+std::function<bool()>& precision_question() {
+  static auto* question = new std::function<bool()>;
   return *question;
 }
 
@@ -245,6 +252,7 @@ ConvExplanation explain_convolution(const ConvQuery& query) {
       reason = "not measured yet; by estimate: " + reason;
     }
   }
+  if (estimate.algorithm != nullptr) reason = std::string(estimate.algorithm) + ", " + reason;
   const Backend& chosen = *kBackends[backend];
   return {chosen.name, reason, backend == kLibrary ? 0 : estimate.speedup, chosen.multiplications(query)};
 }
@@ -281,6 +289,12 @@ void add_measured_convolution(const MeasuredConvolution& measured) {
 
 void ask_tf32(std::function<bool()> question) { tf32_question() = std::move(question); }
 bool tf32_allowed() { return tf32_question() && tf32_question()(); }
+
+void ask_reduced_precision(std::function<bool()> question) { precision_question() = std::move(question); }
+bool reduced_precision(const ConvProblem& problem) {
+  const bool matters = !problem.cuda && problem.dtype == DType::f32 && winograd_f43_serves(problem.geometry);
+  return matters && precision_question() && precision_question()();
+}
 
 Outputs dispatch_forward(const ConvCall& call, const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   const uint32_t preferences = setting.load(std::memory_order_relaxed);

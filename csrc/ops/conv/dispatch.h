@@ -46,4 +46,9 @@ void add_measured_convolution(const MeasuredConvolution& measured);
 void ask_tf32(std::function<bool()> question);
 bool tf32_allowed();
 
+// Whether problem.reduced_precision holds: torch.get_float32_matmul_precision(), asked in the same way, and only where
+// a kernel of reduced precision could run the problem.
+void ask_reduced_precision(std::function<bool()> question);
+bool reduced_precision(const ConvProblem& problem);
+
 }  // namespace sdgan

@@ -106,7 +106,8 @@ void run_wgrad(const ConvCall& call, const TensorCores& cores, const Tensor& y, 
 }
 
 const char* supports(const ConvQuery& query) {
-  return query.problem.cuda ? nullptr : "the implicit GEMM kernels are for CUDA";
+  if (!query.problem.cuda) return "the implicit GEMM kernels are for CUDA";
+  return query.problem.residual_or_scale ? "the implicit GEMM kernels have no residual and no output scale" : nullptr;
 }
 
 Estimate estimate(const ConvQuery&) {

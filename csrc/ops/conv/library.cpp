@@ -1,7 +1,7 @@
-// oneDNN or cuDNN through aten::convolution, then one pass for the activation where there is one; on CUDA also for the
-// bias, which cuDNN would leave to a pass of its own. The library has one padding for both ends of an axis; other sides
-// cost a copy of the image (conv2d: the input is extended by zeros; conv_transpose2d: the output is trimmed in the pass
-// of the activation).
+// oneDNN or cuDNN through aten::convolution, then one pass for residual, scale and activation where there are some; on
+// CUDA also for the bias, which cuDNN would leave to a pass of its own. The library has one padding for both ends of an
+// axis; other sides cost a copy of the image (conv2d: the input is extended by zeros; conv_transpose2d: the output is
+// trimmed in the pass of the activation).
 #include <algorithm>
 
 #include "ops/conv/aten.h"
@@ -76,6 +76,11 @@ struct Product {
 Product product(const ConvCall& call, const LibrarySides& sides, const Tensor& image, const Tensor& weight,
                 const OptionalTensor& bias) {
   const Convolution& conv = call.conv;
+  if (call.problem.residual_or_scale && conv.activation != Activation::none) {
+    ConvCall linear = call;  // the library would take the activation before the residual is added
+    linear.conv.activation = Activation::none;
+    return {product(linear, sides, image, weight, bias).output, conv.activation};
+  }
   if (call.problem.cuda)
     return {aten_convolution(aten_arguments(conv, sides), image, weight, std::nullopt), conv.activation};
   const std::optional<Tensor> fused =
@@ -84,7 +89,8 @@ Product product(const ConvCall& call, const LibrarySides& sides, const Tensor& i
   return {*fused, onednn_fuses(conv.activation) ? Activation::none : conv.activation};
 }
 
-// act(source + bias). Where the preactivation is not kept, the output overwrites source if it may; else it is source.
+// act(scale (source + bias + residual)). Where the preactivation is not kept, the output overwrites source if it may;
+// else it is source.
 Outputs activated(const ConvCall& call, const Tensor& source, bool may_overwrite, Activation activation,
                   const OptionalTensor& cuda_bias) {
   const bool channels_last = call.problem.channels_last;
@@ -99,6 +105,10 @@ Outputs activated(const ConvCall& call, const Tensor& source, bool may_overwrite
   p.dtype = call.problem.dtype;
   p.activation = activation;
   p.negative_slope = call.conv.negative_slope;
+  p.output_scale = call.conv.output_scale;
+  OptionalTensor residual;
+  if (call.residual) residual = dense(*call.residual, channels_last);
+  p.residual = pointer(residual);
   p.input = source.const_data_ptr();
   p.output = output.mutable_data_ptr();
   p.preactivation = keeps ? preactivation.mutable_data_ptr() : nullptr;
@@ -122,8 +132,9 @@ Outputs forward(const ConvCall& call, const Tensor& input, const Tensor& weight,
   const LibrarySides sides = library_sides(call.conv);
   const auto [computed, activation] = product(call, sides, library_input(call, sides, input), weight, bias);
   const Tensor raw = with_format(computed, channels_last);
+  const bool linear = activation == Activation::none && !call.problem.residual_or_scale;
   const bool adds_bias = call.problem.cuda && bias;
-  if (!sides.trims_output && activation == Activation::none && !adds_bias) return {raw, empty_none(raw)};
+  if (!sides.trims_output && linear && !adds_bias) return {raw, empty_none(raw)};
   const Tensor source = sides.trims_output ? window(raw, sides.rest) : raw;
   return activated(call, source, !sides.trims_output, activation, bias);
 }

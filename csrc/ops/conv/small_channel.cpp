@@ -65,6 +65,7 @@ void run(SmallChannelParams p, const Tensor& like, Tensor* grad_weight, Tensor* 
 const char* supports(const ConvQuery& query) {
   const ConvGeometry& g = query.problem.geometry;
   if (g.groups != 1) return "the small-channel kernel has no groups";
+  if (query.problem.residual_or_scale) return "the small-channel kernel has no residual and no output scale";
   if (std::min(g.x_channels, g.y_channels) > kSmallChannels) return "neither side has 1 to 4 channels";
   constexpr int64_t kMost = int64_t{1} << 30;  // coordinates are computed in 32 bits
   for (int i = 0; i < 2; ++i) {

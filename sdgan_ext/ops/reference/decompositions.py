@@ -25,7 +25,7 @@ from .._enums import (
     Activation,
 )
 from . import functions
-from .functions import activate, at_least_float, batch_statistics, group_statistics
+from .functions import activate, add_residual, at_least_float, batch_statistics, group_statistics
 
 __all__ = ["DECOMPOSITIONS"]
 
@@ -110,9 +110,20 @@ def _conv_transpose2d_linear(
 def _convolution(linear: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The operator and its backward, of the convolution without an activation."""
 
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
-        *geometry, activation, negative_slope = settings
-        x = linear(input, weight, bias, *geometry)
+    def forward(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        sides: list[int],
+        dilation: list[int],
+        groups: int,
+        activation: int,
+        negative_slope: float,
+        residual: Tensor | None = None,
+        output_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        x = add_residual(linear(input, weight, bias, stride, sides, dilation, groups), residual, output_scale)
         y = activate(x, ACTIVATION_NAMES[activation], negative_slope)
         return y, x if activation == _SILU else x.new_empty((0,))
 
@@ -406,6 +417,13 @@ def _gaussian_backward(
     return grad_mean.clone(), grad_logvar.clone(), mean.new_empty((0,)) if grad_eps is None else grad_eps
 
 
+def _upsample_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, activation: int, negative_slope: float
+) -> Tensor:
+    y = F.conv2d(F.interpolate(input, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    return activate(y, ACTIVATION_NAMES[activation], negative_slope)
+
+
 _conv2d, _conv2d_backward = _convolution(_conv2d_linear)
 _conv_transpose2d, _conv_transpose2d_backward = _convolution(_conv_transpose2d_linear)
 
@@ -427,4 +445,5 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "group_norm_backward": _group_norm_backward,
     "reconstruction_loss": _reconstruction_loss,
     "reconstruction_loss_backward": _reconstruction_loss_backward,
+    "upsample_conv2d": _upsample_conv2d,
 }

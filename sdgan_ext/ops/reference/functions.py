@@ -182,6 +182,12 @@ def activate(x: Tensor, activation: Activation | None, negative_slope: float = 0
     return functions[activation](x)
 
 
+def add_residual(x: Tensor, residual: Tensor | None, output_scale: float) -> Tensor:
+    """``output_scale * (x + residual)``; a residual of None adds nothing."""
+    x = x if residual is None else x + residual
+    return x if output_scale == 1 else x * output_scale
+
+
 def _sides(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of an int, a (vertical, horizontal) pair or the four."""
     if isinstance(padding, int):
@@ -204,12 +210,15 @@ def conv2d(
     *,
     activation: Activation | None = None,
     negative_slope: float = 0.2,
+    residual: Tensor | None = None,
+    output_scale: float = 1.0,
 ) -> Tensor:
     """:func:`sdgan_ext.ops.conv2d` in stock torch."""
     if not isinstance(padding, str):
         top, bottom, left, right = _sides(padding)
         input, padding = F.pad(input, (left, right, top, bottom)), 0
-    return activate(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, negative_slope)
+    y = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return activate(add_residual(y, residual, output_scale), activation, negative_slope)
 
 
 def conv_transpose2d(

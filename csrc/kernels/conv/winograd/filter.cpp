@@ -2,8 +2,6 @@
 // that is read. One slice is 16 channels of the side whose channels the vectors run over, the written side.
 #include "kernels/conv/winograd/tap_block.h"
 
-#include <cstring>
-
 namespace sdgan::SDGAN_ISA {
 namespace {
 
@@ -51,42 +49,18 @@ SDGAN_INLINE void filter_products(const Vector* w, Put put) {
 template <class S, bool dgrad>
 void transform(const WinogradParams& p, int64_t begin, int64_t end) {  // read channels, the padding's with them
   constexpr PlaneMap map = dgrad ? S::dgrad.map : S::fprop;
-  const int64_t read_channels = dgrad ? p.geometry.y_channels : p.geometry.x_channels;
-  const int64_t written = dgrad ? p.geometry.x_channels : p.geometry.y_channels;
+  const int64_t read_channels = p.geometry.y_channels;  // of dgrad
   const int64_t padded = dgrad ? p.padded_x() : p.padded_y(), depth = p.padded_x();
-  TapBlock<S::taps> taps;
-  taps.k_step = p.weight_stride[dgrad ? 0 : 1];
-  taps.lane_step = p.weight_stride[dgrad ? 1 : 0];
-  taps.row = p.weight_stride[2];
-  taps.column = p.weight_stride[3];
-  const int64_t step = taps.lane_step == 1 ? 1 : kLane;  // along k
-
-  const auto block = [&](int64_t first, int64_t c) {
-    const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, step));
-    const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
-    if (some > 0 && count > 0) taps.load_from(p.weight + first * taps.k_step + c * taps.lane_step, some, count);
-    for (int64_t k = first; k < std::min(end, first + step); ++k) {
-      if (k - first >= some || count == 0) std::memset(taps.block[k - first], 0, sizeof taps.block[0]);
-      filter_products<S, dgrad>(taps.block[k - first], [&]<int a, int b, int slot>(Vector u) {
-        // dgrad: slots lie side by side in the columns; fprop: one after another along k.
-        const int64_t slots = map.slots(a, b), n = dgrad ? slots * padded : padded;
-        const int64_t rows = dgrad ? read_channels : slots * depth;
-        const int64_t column = dgrad ? slot * padded + c : c, row = dgrad ? k : slot * depth + k;
-        const int64_t panel = column / kPanel, width = std::min(kPanel, n - panel * kPanel);
-        float* plane = p.filter + map.first(a, b) * (dgrad ? read_channels : depth) * padded;
-        store(plane + panel * kPanel * rows + row * width + column % kPanel, u);
-      });
-    }
-  };
-  if (taps.k_step < taps.lane_step) {  // through memory in its order
-    for (int64_t c = 0; c < padded; c += kLane) {
-      for (int64_t first = begin; first < end; first += step) block(first, c);
-    }
-  } else {
-    for (int64_t first = begin; first < end; first += step) {
-      for (int64_t c = 0; c < padded; c += kLane) block(first, c);
-    }
-  }
+  for_taps<S::taps>(p, begin, end, [&](const Vector* w, int64_t k, int64_t c) {
+    filter_products<S, dgrad>(w, [&]<int a, int b, int slot>(Vector u) {
+      // dgrad: slots lie side by side in the columns; fprop: one after another along k.
+      const int64_t slots = map.slots(a, b), n = dgrad ? slots * padded : padded;
+      const int64_t rows = dgrad ? read_channels : slots * depth;
+      const int64_t column = dgrad ? slot * padded + c : c, row = dgrad ? k : slot * depth + k;
+      float* plane = p.filter + map.first(a, b) * (dgrad ? read_channels : depth) * padded;
+      store(plane + packed_place(rows, n, row, column), u);
+    });
+  });
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The taps of a block of channels on both sides, between memory and registers.
 #pragma once
 
+#include <cstring>
+
 #include "kernels/conv/winograd/tiles.h"
 #include "kernels/cpu/transpose.h"
 
@@ -84,6 +86,47 @@ struct TapBlock {
     }
   }
 };
+
+// Calls put(taps, k, c) for the weight of fprop or dgrad: its taps r * taps + s as vectors over the written channels
+// from c on, for each channel k of the side that is read, begin <= k < end. The padding's channels are zero.
+template <int taps, class Put>
+SDGAN_INLINE void for_taps(const WinogradParams& p, int64_t begin, int64_t end, Put put) {
+  const bool dgrad = p.pass == Pass::dgrad;
+  const int64_t read_channels = dgrad ? p.geometry.y_channels : p.geometry.x_channels;
+  const int64_t written = dgrad ? p.geometry.x_channels : p.geometry.y_channels;
+  const int64_t padded = WinogradParams::pad(written);
+  TapBlock<taps> of;
+  of.k_step = p.weight_stride[dgrad ? 0 : 1];
+  of.lane_step = p.weight_stride[dgrad ? 1 : 0];
+  of.row = p.weight_stride[2];
+  of.column = p.weight_stride[3];
+  const int64_t step = of.lane_step == 1 ? 1 : kLane;  // along k
+
+  const auto block = [&](int64_t first, int64_t c) {
+    const int some = static_cast<int>(std::clamp<int64_t>(read_channels - first, 0, step));
+    const int count = static_cast<int>(std::clamp<int64_t>(written - c, 0, kLane));
+    if (some > 0 && count > 0) of.load_from(p.weight + first * of.k_step + c * of.lane_step, some, count);
+    for (int64_t k = first; k < std::min(end, first + step); ++k) {
+      if (k - first >= some || count == 0) std::memset(of.block[k - first], 0, sizeof of.block[0]);
+      put(of.block[k - first], k, c);
+    }
+  };
+  if (of.k_step < of.lane_step) {  // through memory in its order
+    for (int64_t c = 0; c < padded; c += kLane) {
+      for (int64_t first = begin; first < end; first += step) block(first, c);
+    }
+  } else {
+    for (int64_t first = begin; first < end; first += step) {
+      for (int64_t c = 0; c < padded; c += kLane) block(first, c);
+    }
+  }
+}
+
+// Where element (row, column) of a matrix [rows, columns] lies once it is packed for gemm.h.
+SDGAN_INLINE int64_t packed_place(int64_t rows, int64_t columns, int64_t row, int64_t column) {
+  const int64_t panel = column / kPanel, width = std::min(kPanel, columns - panel * kPanel);
+  return panel * kPanel * rows + row * width + column % kPanel;
+}
 
 }  // namespace
 }  // namespace sdgan::SDGAN_ISA

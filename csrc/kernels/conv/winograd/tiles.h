@@ -74,10 +74,10 @@ struct Tile {
   int64_t image, row, column;
 };
 
-// The tiles of a block. At the end of an image of odd size a tile has no second row or column, and the points at
-// infinity count for nothing there. The tiles are ordered so that those which need them are neighbours:
+// The tiles of a block. At the end of an image a tile may lack its last row or column, for which alone the points at
+// infinity count. The tiles are ordered so that those which need them are neighbours:
 //
-//   second row alone | both | second column alone | neither
+//   last row alone | both | last column alone | neither
 class Tiles {
  public:
   struct Range {
@@ -99,7 +99,7 @@ class Tiles {
 
   int64_t count() const { return count_; }
   const Tile& operator[](int64_t i) const { return tiles_.data()[i]; }
-  // Those with a second row and a second column, as far as they are asked for.
+  // Those with a last row and a last column, as far as they are asked for.
   Range with(bool row, bool column) const {
     return {column ? row_alone_ : 0, row && column ? both_
                                      : row         ? row_alone_ + both_
@@ -110,14 +110,15 @@ class Tiles {
  private:
   SDGAN_INLINE Tile tile(int64_t index) const {
     const int64_t columns = p_.tile_columns(), rows = p_.tile_rows();
-    return {index / columns / rows, 2 * (index / columns % rows), 2 * (index % columns)};
+    return {index / columns / rows, p_.tile * (index / columns % rows), p_.tile * (index % columns)};
   }
   SDGAN_INLINE int kind(const Tile& tile) const {
     const bool dgrad = p_.pass == Pass::dgrad;
-    const auto second = [&](int64_t at, const ConvAxis& axis) {
-      return dgrad ? p_.stride() * (at + 1) < axis.x : at + 1 < axis.y;
+    const auto whole = [&](int64_t at, const ConvAxis& axis) {
+      const int64_t last = at + p_.tile - 1;
+      return dgrad ? p_.stride() * last < axis.x : last < axis.y;
     };
-    const bool row = second(tile.row, p_.geometry.vertical), column = second(tile.column, p_.geometry.horizontal);
+    const bool row = whole(tile.row, p_.geometry.vertical), column = whole(tile.column, p_.geometry.horizontal);
     return row ? column : 3 - column;
   }
 
@@ -147,8 +148,13 @@ struct Epilogue {
   const WinogradParams& p;
   float* out;
   int count;  // channels
+  const bool residual_or_scale = p.residual || p.output_scale != 1;
 
   SDGAN_INLINE void operator()(int64_t offset, Vector sum) const {
+    if (residual_or_scale) {
+      if (p.residual) sum += read<float>(p.residual + (out - p.y_out), offset, count);
+      sum *= static_cast<float>(p.output_scale);
+    }
     write<float>(out, offset, count, activate<Math>(activation, sum, static_cast<float>(p.negative_slope)));
   }
 };
