@@ -80,8 +80,8 @@ def _reader(hint: Any) -> Callable[[str], Any]:
         return lambda text: {"true": True, "false": False}.get(text.lower(), text)
     if typing.get_origin(hint) is typing.Literal:
         return str
-    options = typing.get_args(hint) or (hint,)
-    alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
+    options = (hint,) if typing.get_origin(hint) is tuple else typing.get_args(hint) or (hint,)
+    alone = any(kind in options for kind in (int, float, str))
 
     def read(text: str) -> Any:
         if text.lower() == "none" and type(None) in options:
@@ -200,7 +200,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers")}
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers", "tracker")}
     trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
     for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
         for name, value in changes.items():

@@ -5,7 +5,7 @@
     00000-vaegan-mnist/
         config.yaml               what was asked for, resolved, with the data and the versions
         log.jsonl                 one JSON object per log interval
-        events.out.tfevents.*     the same for TensorBoard
+        events.out.tfevents.*     the same for TensorBoard; wandb/, wandb.id, mlflow.id: of the other trackers
         console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from sdgan_ext.training.selection import Selection, held_out_images, split
 from sdgan_ext.training.signals import StopSignals
 from sdgan_ext.training.state import list_checkpoints, save_checkpoint
 from sdgan_ext.training.step import train_step
+from sdgan_ext.training.trackers import check_installed
 
 __all__ = ["Trainer"]
 
@@ -67,8 +68,8 @@ class Trainer:
             everyone's at the start; rank 0 alone writes, shows and draws.
 
     Raises:
-        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, or torch's default dtype or
-            a trained weight is no float32.
+        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, torch's default dtype or a
+            trained weight is no float32, or a tracker is not installed.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Trainer:
         self.data: dict = {}
         self.rows = slice(None)
         check_float32(model)
+        check_installed(self.config.tracker)
         if processes is not None:
             self.rows = processes.rows(self.config.batch_size)
             if self.config.sync_batch_norm:
@@ -111,6 +113,7 @@ class Trainer:
         device: torch.device | str | None = None,
         cuda_graph: bool | None = None,
         workers: int | None = None,
+        tracker: Sequence[str] | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -122,7 +125,7 @@ class Trainer:
                 from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
-            cuda_graph, workers: as in the configuration; None leaves what the run was started with.
+            cuda_graph, workers, tracker: as in the configuration; None leaves what the run was started with.
             progress, processes: as for a new trainer.
 
         Raises:
@@ -132,7 +135,7 @@ class Trainer:
         """
         run = open_run(folder)
         path, state, config = read_run(run)
-        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers}
+        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "tracker": tracker}
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
@@ -214,15 +217,23 @@ class Trainer:
         order = {"seed": config.seed, "start": run.step, "rows": self.rows}
         stream = batches(dataset, config.batch_size, **order, augment=config.augment, workers=config.workers)
         previews = Previews(self.ema.module, dataset, config.seed)
+        described = {**self._description(), "versions": _versions()}
         if run.folder is not None:
             run.sweep()
-            run.write_config({**self._description(), "versions": _versions()})
+            run.write_config(described)
             if not list_checkpoints(run.checkpoints):
                 self._save()
             if self.processes is not None:
                 self.processes.note_run(run.folder)
         train_mode(self.model)
-        monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
+        monitor = Monitor(
+            run,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            progress=self.progress,
+            trackers=config.tracker,
+            config=described,
+        )
         profiler = StepProfiler(run, self.device, monitor.say) if profile and self.first else contextlib.nullcontext()
         with StopSignals(self.progress) as signals, contextlib.closing(stream), monitor, profiler:
             take = self._stepper(monitor)
