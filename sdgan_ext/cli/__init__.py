@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": (
         "Measure a model on held-out images: likelihood, feature distances, classes; print a table and write JSON."
     ),
+    "report": "Write a page about a run: what was trained, on what, how it went, how good it is, how to repeat it.",
     "tune": "Search learning rates, batch size and loss weights of a preset with Optuna, or go on with a search.",
     "export": (
         "Write encoder, generator and discriminator as ONNX or torch.export files, which need no sdgan_ext to run."
@@ -51,6 +52,7 @@ examples:
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
   sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
+  sdgan-ext report runs/00000-vaegan-mnist
   sdgan-ext tune --data mnist --mode vae --steps 500 --trials 30 --out study
   sdgan-ext export runs/00000-vaegan-digits --format onnx
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu

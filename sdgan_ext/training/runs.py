@@ -123,6 +123,19 @@ class Run:
                     with write_errors_named(leftover):
                         leftover.unlink(missing_ok=True)
 
+    def is_being_trained(self) -> bool:
+        """Whether a process trains it now; False where the file system does not say."""
+        if fcntl is None:
+            return False
+        try:
+            with open_regular(self.folder / ".lock", NOFOLLOW) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time trains a run; the lock falls with the process, however it ends, and not with the last
