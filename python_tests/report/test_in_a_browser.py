@@ -22,16 +22,17 @@ pytestmark = [
 #: What a test copy of the page measures when it is loaded, and says in its own text.
 PROBE = """<pre id="probe"></pre><script>
 addEventListener("load", () => setTimeout(() => {
-  const inside = svg => [...svg.querySelectorAll("polyline, circle, text")].every(part => {
+  const outside = svg => [...svg.querySelectorAll("polyline, circle, text")].filter(part => {
     const box = part.getBBox(), view = svg.viewBox.baseVal;
-    return box.x >= -1 && box.y >= -1 && box.x + box.width <= view.width + 1 && box.y + box.height <= view.height + 1;
-  });
+    return box.x < -1 || box.y < -1 || box.x + box.width > view.width + 1 || box.y + box.height > view.height + 1;
+  }).map(part => part.outerHTML);
   const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
   const boxes = [...document.querySelectorAll("h1, h2, h3, figure, table, pre:not(#probe)")]
     .filter(part => part.offsetParent).map(part => part.getBoundingClientRect());
   document.getElementById("probe").textContent = JSON.stringify({
     pictures: [...document.images].map(image => image.complete && image.naturalWidth > 0 && image.width > 60),
-    curves: [...document.querySelectorAll("svg")].map(svg => inside(svg) && svg.getBoundingClientRect().height > 50),
+    curves: [...document.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().height > 50),
+    outside: [...document.querySelectorAll("svg")].flatMap(outside),
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     overlaps: boxes.some((a, i) => boxes.slice(i + 1).some(b => !apart(a, b))),
     fetched: performance.getEntriesByType("resource").map(({name}) => name).filter(name => !name.startsWith("data:")),
@@ -87,6 +88,7 @@ def test_everything_is_shown_and_nothing_is_cut_off(page, tmp_path, width):
     seen = json.loads(html.unescape(shown))
     assert len(seen["pictures"]) == text.count("<img ") == 5 and all(seen["pictures"])
     assert len(seen["curves"]) == text.count("<svg ") > 15 and all(seen["curves"])
+    assert seen["outside"] == []
     assert seen["wide"] <= 0 and not seen["overlaps"]
     assert seen["fetched"] == [] and seen["style"] == "none"
 

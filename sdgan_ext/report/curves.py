@@ -10,7 +10,7 @@ from .facts import Series
 __all__ = ["curve", "number"]
 
 _WIDTH, _HEIGHT = 320, 132
-_LEFT, _TOP, _RIGHT, _BOTTOM = 62, 10, 12, 22
+_TOP, _RIGHT, _BOTTOM = 10, 12, 22
 _MOST = 300  # points that are drawn
 
 
@@ -18,12 +18,13 @@ def curve(title: str, series: Series, words: str = "") -> str:
     """A figure: title, last value, what it is in ``words``, and the values over the steps."""
     shown = _thinned(series)
     steps, values = [step for step, _ in shown], [value for _, value in shown]
-    x = _Scale(min(steps), max(steps), _LEFT, _WIDTH - _RIGHT)
-    y = _Scale(min(values), max(values), _HEIGHT - _BOTTOM, _TOP)
+    low, high = min(values), max(values)
+    labels = {value: f"{value:.3g}" for value in (low, high)}
+    left, right, bottom = 14 + 6.5 * max(map(len, labels.values())), _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    x, y = _Scale(steps[0], steps[-1], left, right), _Scale(low, high, bottom, _TOP)
     line = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in shown)
-    bottom = _HEIGHT - _BOTTOM
-    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{_WIDTH - _RIGHT}"/>']
-    parts += [_text(_LEFT - 6, y(value) + 4, f"{value:.3g}", "end") for value in sorted({min(values), max(values)})]
+    parts = [f'<path class="axis" d="M{left} {_TOP}V{bottom}H{right}"/>']
+    parts += [_text(left - 6, y(value) + 4, label, "end") for value, label in labels.items()]
     parts += [_text(x(step), _HEIGHT - 6, f"{step:,}", anchor) for step, anchor in _ends(steps)]
     if len(shown) > 1:
         parts.append(f'<polyline class="line" points="{line}"/>')

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .._errors import ConfigError, SdganError
 from .._files import open_regular, read_bytes
@@ -71,14 +71,16 @@ def read_facts(path: str | Path) -> Facts:
         CheckpointError: ``path`` is no run folder.
     """
     run = open_run(path)
-    facts = Facts(run.folder, {"model": {}, "train": {}, "data": {}, "versions": {}})
+    folder = run.folder
+    assert folder is not None
+    facts = Facts(folder, {"model": {}, "train": {}, "data": {}, "versions": {}})
     facts.running = run.is_being_trained()  # first: what it writes meanwhile is newer than what is read
     try:
         config = run.read_config()
         facts.config |= {name: part for name, part in config.items() if isinstance(part, dict)}
     except SdganError as error:
         facts.notices.append(str(error))
-    records = list(_records(run, facts))
+    records = sorted(_records(run, facts), key=lambda record: record["step"])
     for record in records:
         for name, value in record.items():
             if name != "step":
@@ -91,9 +93,9 @@ def read_facts(path: str | Path) -> Facts:
     facts.ended = (run.model / "config.json").is_file() and bool(saved) and saved[-1] == facts.step
     if not saved:
         facts.notices.append(f"{run.checkpoints} holds no checkpoint: the run cannot go on")
-    best = _json(run.folder / "best" / "best.json", facts)
+    best = _json(folder / "best" / "best.json", facts)
     facts.best = best if isinstance(best, dict) else {}
-    for file in sorted(run.folder.glob("evaluation-*.json")):
+    for file in sorted(folder.glob("evaluation-*.json")):
         content = _json(file, facts)
         if isinstance(content, dict) and isinstance(content.get("metrics"), dict):
             facts.evaluations[file.name] = content
@@ -133,7 +135,7 @@ def _record(line: bytes) -> dict[str, float] | None:
     return {name: value for name, value in record.items() if is_number(value)}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value of JSON is a finite number; an integer there may have any size."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000
 

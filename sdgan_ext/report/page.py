@@ -73,10 +73,10 @@ def _head(facts: Facts) -> str:
 def _state(facts: Facts) -> tuple[str, str]:
     if facts.running:
         return "still being trained", "warn"
-    if facts.steps is not None and facts.step >= facts.steps and facts.ended:
-        return "finished", "good"
     if not facts.ended:
         return f"broke off after step {facts.step:,}", "bad"
+    if facts.steps is not None and facts.step >= facts.steps:
+        return "finished", "good"
     patience, since = facts.config["train"].get("patience"), facts.best.get("since")
     if is_number(patience) and is_number(since) and since >= patience > 0:
         return f"ended at step {facts.step:,}: nothing better came", "good"
@@ -205,8 +205,8 @@ def _configuration(facts: Facts) -> str:
         own = {key: value for key, value in values.items() if usual.get(key, usual) != value}
         parts = []
         if own:
-            rows = [(key, _plain(value), _plain(usual[key]) if key in usual else "") for key, value in own.items()]
-            parts.append(f"<h3>{title}: what is not the default</h3>" + _table(rows, head=("", "here", "default")))
+            changed = [(key, _plain(value), _plain(usual[key]) if key in usual else "") for key, value in own.items()]
+            parts.append(f"<h3>{title}: what is not the default</h3>" + _table(changed, head=("", "here", "default")))
         if values:
             rows = [(key, _plain(value)) for key, value in values.items()]
             parts.append(f"<details><summary>{title}: all of it</summary>{_table(rows)}</details>")

@@ -19,7 +19,7 @@ WORDS = {
     "encoder_generator/feature": "distance of the discriminator's features",
     "encoder_generator/adversarial_reconstructed": "the adversarial loss of reconstructions",
     "encoder_generator/adversarial_generated": "the adversarial loss of samples",
-    "discriminator/adversarial": "lower: it tells apart what is real and what is not",
+    "discriminator/adversarial": "lower: it separates real from generated images",
     "discriminator/total": "the adversarial loss and the penalties",
     "discriminator/real": "mean logit of real images",
     "discriminator/fake": "mean logit of generated images",

@@ -30,8 +30,8 @@ class WandbRun:
     writes a folder ``RUN/wandb/offline-run-*`` of its own, all under the run's one id."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        mode = os.environ.get("WANDB_MODE", "offline")
-        if mode != "online":
+        offline = "WANDB_MODE" not in os.environ
+        if offline:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
 
@@ -48,7 +48,7 @@ class WandbRun:
             resume="allow",
             name=folder.name,
             dir=folder,
-            mode=mode,
+            mode="offline" if offline else None,  # None: as WANDB_MODE says
             settings=wandb.Settings(console="off", silent=True, save_code=False, reinit="create_new"),
         )
         self._run.config.update(config, allow_val_change=True)
