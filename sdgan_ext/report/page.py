@@ -224,7 +224,8 @@ def _repeat(facts: Facts) -> str:
         parts.append(f"<p>Train it again, from the same seed:</p><pre>{_words(command)}</pre>")
         file = _command("sdgan-ext", "train", "--config", folder / "config.yaml")
         parts.append(f"<p>The same by the run's own file:</p><pre>{file}</pre>")
-        go_on = _command("sdgan-ext", "train", "--resume", folder, "--steps", max(facts.steps or 0, facts.step + 1))
+        steps = facts.steps if facts.steps and facts.step < facts.steps else 2 * max(1, facts.step)
+        go_on = _command("sdgan-ext", "train", "--resume", folder, "--steps", steps)
         parts.append(f"<p>Go on with it:</p><pre>{go_on}</pre>")
         parts.append(f"<p>More samples:</p><pre>{_command('sdgan-ext', 'sample', folder, '--seeds', '0-31')}</pre>")
     elif config["train"]:
