@@ -1,6 +1,7 @@
 """A wheel's smoke test, run by the Python that it is installed in: python smoke.py
 
-Every operator against its reference (``sdgan_ext doctor``), then two steps of a training and their page; prints which torch it was.
+Every operator against its reference (``sdgan_ext doctor``), then two steps of a training and a page
+about it; prints which torch it was.
 """
 
 import subprocess

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["unit_of"]
+__all__ = ["UNITS", "unit_of"]
 
-_UNITS = {
+UNITS = {
     "neg_elbo": "nats, lower is better",
     "reconstruction": "nats, E_q[-log p(x|z)]",
     "kl": "nats, KL(q(z|x) || N(0, I))",
@@ -45,5 +45,5 @@ def unit_of(name: str, k: int) -> str:
     Returns:
         The unit and which way is better, "" for a name that is not known.
     """
-    unit = _UNITS.get(name) or _UNITS.get(re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name), "")
+    unit = UNITS.get(name) or UNITS.get(re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name), "")
     return unit.format(k=k)
