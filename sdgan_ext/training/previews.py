@@ -18,6 +18,7 @@ __all__ = ["Previews"]
 
 _SAMPLES = 64  # images in a grid
 _PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
+_PRIOR_NUMBERS = 2**26  # of their pixels, at most: they stay in memory
 _WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latents of each, frames between two
 
 
@@ -42,7 +43,8 @@ class Previews:
 
         self.prior_data = None
         if model.prior is not None:
-            count = min(_PRIOR_IMAGES, len(dataset))
+            most = max(2, _PRIOR_NUMBERS // math.prod(model.traits.image_shape))
+            count = min(_PRIOR_IMAGES, most, len(dataset))
             self.prior_data = next(batches(dataset, count, seed=seed))
 
     @property

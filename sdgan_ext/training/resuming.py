@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .._errors import CheckpointError, ConfigError, shown
-from ..models import VAEGAN
-from ..models.vae_gan import check_enough
 from .config import TrainConfig
 from .networks import NetworksConfig, SavedModel, check_same_shapes
-from .runs import Run, is_of_networks, read_configs
+from .runs import Run, is_of_networks, make_model, read_configs
 from .saved_state import check_state
 from .state import load_newest
 
 __all__ = ["freeze_as", "model_of_run", "read_run"]
+
+_KINDS = {None: "a VAEGAN", "Networks": "your own networks", "AutoencoderKL": "an Autoencoder"}
 
 
 def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
@@ -44,7 +44,7 @@ def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
 
 
 def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedModel:
-    """The model to go on with: ``given``, or a VAEGAN of the run's configuration.
+    """The model to go on with: ``given``, or one of the run's configuration.
 
     Raises:
         CheckpointError: the run is of a user's own networks and none are given, or of another model.
@@ -52,11 +52,10 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
     saved = state["config"]["model"]
     if given is None:
         config, _ = read_configs(state["config"], path)
-        check_enough(config, state["model"], path)
-        return VAEGAN(config)
+        return make_model(config, state["model"], path)
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
-        kinds = ("your own networks" if values.get("model") else "a VAEGAN" for values in (saved, own))
+        kinds = (_KINDS.get(values.get("model"), "another kind") for values in (saved, own))
         raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
     if is_of_networks(state["config"]):
         try:

@@ -9,8 +9,8 @@
         console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
-        model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks):
-                                  the averaged (EMA) weights
+        model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks;
+                                  AutoencoderKL.from_pretrained of diffusers): the averaged (EMA) weights
         profile/*.pt.trace.json   of fit(..., profile=True): ten steps, for Chrome or TensorBoard
 """
 
@@ -25,15 +25,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from torch import Tensor
+
 from sdgan_ext._errors import CheckpointError, ConfigError, sentence
 from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.data.sources import data_path
 from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models.folder import read_config
 from sdgan_ext.models.vae_gan import check_enough
 from sdgan_ext.models.weights import load_into
+from sdgan_ext.training.autoencoder import Autoencoder, autoencoder
+from sdgan_ext.training.autoencoder import check_enough as check_enough_for_autoencoder
+from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.diffusers_files import is_diffusers_folder
 from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
 
@@ -42,7 +49,8 @@ try:
 except ImportError:  # not a POSIX system: nothing guards a run from a second process there
     fcntl = None
 
-__all__ = ["Run", "create_run", "load_model", "open_run", "is_of_networks", "read_configs", "resolve_source", "to_yaml"]
+__all__ = ["Run", "create_run", "load_model", "make_model", "open_run", "is_of_networks", "read_configs"]
+__all__ += ["resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as replacing() calls what it has not finished
@@ -198,7 +206,7 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig]:
+def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig | AutoencoderConfig, TrainConfig]:
     """The configurations of model and training in what was read from ``path``.
 
     Raises:
@@ -210,7 +218,8 @@ def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig
             "them on, and load_weights(run / 'model') of Networks loads the averaged weights"
         )
     try:
-        return VAEGANConfig.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
+        kind = AutoencoderConfig if config["model"].get("model") == "AutoencoderKL" else VAEGANConfig
+        return kind.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
 
@@ -221,7 +230,27 @@ def is_of_networks(config: Mapping) -> bool:
     return isinstance(model, Mapping) and model.get("model") == "Networks"
 
 
-def load_model(path: str | Path) -> VAEGAN:
+def make_model(
+    config: VAEGANConfig | AutoencoderConfig, weights: Mapping[str, Tensor] | None = None, path: Path | None = None
+) -> VAEGAN | Autoencoder:
+    """The model of a configuration, with random weights.
+
+    Args:
+        weights: that it is for, of the file ``path``: enough of them, or no memory is taken.
+
+    Raises:
+        CheckpointError: they are not enough.
+    """
+    if isinstance(config, AutoencoderConfig):
+        kind, check = Autoencoder, check_enough_for_autoencoder
+    else:
+        kind, check = VAEGAN, check_enough
+    if weights is not None:
+        check(config, weights, path)
+    return kind(config)
+
+
+def load_model(path: str | Path) -> VAEGAN | Autoencoder:
     """The averaged (EMA) model of a run's newest complete checkpoint, or the one in a ``save_pretrained`` folder.
 
     Raises:
@@ -229,13 +258,14 @@ def load_model(path: str | Path) -> VAEGAN:
     """
     path = user_path(path)
     if (path / "config.json").is_file():
+        if is_diffusers_folder(read_config(path)[0]):
+            return autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
     config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
-    check_enough(config, weights, checkpoint)
-    model = VAEGAN(config)
+    model = make_model(config, weights, checkpoint)
     load_into(model, weights, checkpoint)
     return model.eval()
 

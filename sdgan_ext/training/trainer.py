@@ -57,8 +57,8 @@ class Trainer:
     (:mod:`sdgan_ext.training.graph`) unless ``config.cuda_graph`` is False.
 
     Args:
-        model: a :class:`~sdgan_ext.models.VAEGAN`, or :class:`~sdgan_ext.training.networks.Networks` of your own, on
-            the device to train on; changed in place. Parameters with ``requires_grad=False`` stay as they are, and a
+        model: a :class:`~sdgan_ext.models.VAEGAN`, an :func:`~sdgan_ext.training.autoencoder.autoencoder` of diffusers,
+            or :class:`~sdgan_ext.training.networks.Networks` of your own, on the device to train on; changed in place. Parameters with ``requires_grad=False`` stay as they are, and a
             network that has no others is neither trained nor put into training mode.
         config: how to train.
         out: the folder that holds run folders; None writes no file at all.
@@ -118,8 +118,8 @@ class Trainer:
 
         Args:
             folder: the run folder.
-            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN is made
-                from the run's configuration.
+            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN or an
+                Autoencoder is made from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
             cuda_graph, workers: as in the configuration; None leaves what the run was started with.
@@ -245,6 +245,7 @@ class Trainer:
                     profiler.step()
                 if selection is not None and selection.due(run.step):
                     with monitor.paused(), undisturbed(self.model):
+                        previews.fit_prior(self.model)  # it is sampled from, and saved with the best model
                         monitor.evaluation(selection.take(self.ema.module, run.step))
                     exhausted = selection.exhausted
                 # With several processes all hear of it in the next step.
@@ -258,10 +259,11 @@ class Trainer:
                     monitor.check()
                     self._check_weights()
                 with monitor.paused():
-                    if draw and self.first:
+                    if (draw or save) and self.first:
                         with undisturbed(self.model):
                             previews.fit_prior(self.model)
-                            previews.show(monitor)
+                            if draw:
+                                previews.show(monitor)
                     if save:
                         self._save()
                 if last:
