@@ -206,7 +206,7 @@ PRESETS = {
             pixel_loss="l1",
         ),
     ),
-    # diffusers' AutoencoderKL in small, latents of a quarter of the side, trained as Rombach et al. 2022 do, without LPIPS.
+    # diffusers' AutoencoderKL in small, latents of a quarter of the side; trained like sd-kl.
     "kl-f4": Preset(
         AutoencoderConfig(),
         TrainConfig(

@@ -16,6 +16,7 @@ from .._files import replacing, to_json, user_path
 from ..data import ImageDataset, RenderedDigits
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN
+from ..training.autoencoder import Autoencoder
 from ..training.runs import load_model
 from ._common import add_threads, integer, say, set_threads
 from ._models import add_data, add_model, open_split
@@ -77,7 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:
+def _evaluate(
+    model: VAEGAN | Autoencoder, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace
+) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = user_path(arguments.json) if arguments.json else None

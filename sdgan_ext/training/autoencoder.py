@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._accelerate import accelerate
-from .._errors import CheckpointError, ConfigError
+from .._errors import ConfigError
 from .._modes import evaluation_mode
 from ..models import Discriminator, Posterior
 from ..models.folder import save_folder
@@ -23,7 +23,7 @@ from .networks import NetworksModel
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["Autoencoder", "LatentScale", "autoencoder", "check_enough"]
+__all__ = ["Autoencoder", "LatentScale", "autoencoder", "check_enough", "check_trained"]
 
 
 def autoencoder(
@@ -55,14 +55,19 @@ def autoencoder(
     """
     if isinstance(source, AutoencoderConfig):
         config = source.replace(**fields)
-        if config.train == "decoder":
-            raise ConfigError(
-                "train is 'decoder', which leaves the encoder as it is, but this one's weights are random; give the "
-                "folder of a trained one (--init)"
-            )
+        check_trained(config)
         return Autoencoder(config)
     vae, name = read_autoencoder(source, original_config)
     return Autoencoder(AutoencoderConfig.of_diffusers(config_of(vae), name, **fields), vae)
+
+
+def check_trained(config: AutoencoderConfig) -> None:
+    """Raises ConfigError where an encoder with random weights would be left as it is."""
+    if config.train == "decoder":
+        raise ConfigError(
+            "train is 'decoder', which leaves the encoder as it is, and this one has random weights; give the folder "
+            "of a trained one (--init)"
+        )
 
 
 class Autoencoder(NetworksModel):
@@ -109,6 +114,7 @@ class Autoencoder(NetworksModel):
             latent_shape=config.latent_shape,
             memory_format=torch.channels_last,
             learned_variance=config.learned_variance,
+            unbounded_images=True,
             discriminator_mixes_images=config.discriminator_norm == "batch",
             discriminator_batch_norm=config.discriminator_norm == "batch",
             discriminator_unbounded=config.discriminator_norm != "spectral",

@@ -81,8 +81,8 @@ class AutoencoderConfig(Config):
         height, width = self.size
         if height % self.factor or width % self.factor:
             raise ConfigError(
-                f"image_size is {height}x{width}; with {len(self.block_out_channels)} levels in block_out_channels both "
-                f"sides must be multiples of {self.factor}"
+                f"image_size is {height}x{width}; with {len(self.block_out_channels)} block_out_channels both sides "
+                f"must be multiples of {self.factor}"
             )
         if self.discriminator_channels is not None:
             self.for_discriminator()  # what is wrong with it is said now

@@ -1,4 +1,7 @@
-"""AutoencoderKL of diffusers from folders and files, or a sentence that says why not. diffusers is imported here alone."""
+"""AutoencoderKL of diffusers from folders and files, or a sentence that says why not.
+
+The import of diffusers takes seconds, so it is in a function, here alone.
+"""
 
 from __future__ import annotations
 

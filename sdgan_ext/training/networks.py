@@ -254,8 +254,8 @@ class NetworksModel(torch.nn.Module):
     ) -> Tensor:
         """n images of z of the prior, in evaluation mode. [n, *image_shape]
 
-        Its N(0, I) is drawn on the CPU: from a generator seeded by ``seed``, from ``generator``, or from torch's own state.
-        ``labels`` is a class for each image, or one for all.
+        N(0, I) is drawn on the CPU: from a generator seeded by ``seed``, from ``generator``, or from torch's own
+        state. ``labels`` is a class for each image, or one for all.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"n is {n!r}; it must be an integer of at least 0")

@@ -35,7 +35,7 @@ class Previews:
         self.model = model
         self.device = next(model.parameters()).device
         shape, classes = model.traits.latent_shape, model.traits.classes
-        self.eps = seeded_latents(range(_SAMPLES), math.prod(shape)).unflatten(1, shape).to(self.device)
+        self.eps = seeded_latents(range(_SAMPLES), shape).to(self.device)
         self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
         self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
         self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None

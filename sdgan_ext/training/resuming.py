@@ -9,7 +9,7 @@ from pathlib import Path
 from .._errors import CheckpointError, ConfigError, shown
 from .config import TrainConfig
 from .networks import NetworksConfig, SavedModel, check_same_shapes
-from .runs import Run, is_of_networks, make_model, read_configs
+from .runs import Run, check_enough, is_of_networks, make_model, read_configs
 from .saved_state import check_state
 from .state import load_newest
 
@@ -52,7 +52,8 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
     saved = state["config"]["model"]
     if given is None:
         config, _ = read_configs(state["config"], path)
-        return make_model(config, state["model"], path)
+        check_enough(config, state["model"], path)
+        return make_model(config)
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
         kinds = (_KINDS.get(values.get("model"), "another kind") for values in (saved, own))

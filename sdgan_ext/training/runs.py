@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
 
@@ -32,25 +32,27 @@ from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.data.sources import data_path
-from sdgan_ext.models import VAEGAN, VAEGANConfig
+from sdgan_ext.models import VAEGAN, VAEGANConfig, vae_gan
 from sdgan_ext.models.folder import read_config
-from sdgan_ext.models.vae_gan import check_enough
 from sdgan_ext.models.weights import load_into
-from sdgan_ext.training.autoencoder import Autoencoder, autoencoder
-from sdgan_ext.training.autoencoder import check_enough as check_enough_for_autoencoder
+from sdgan_ext.training import autoencoder
+from sdgan_ext.training.autoencoder import Autoencoder
 from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.diffusers_files import is_diffusers_folder
 from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system: nothing guards a run from a second process there
     fcntl = None
 
-__all__ = ["Run", "create_run", "load_model", "make_model", "open_run", "is_of_networks", "read_configs"]
-__all__ += ["resolve_source", "to_yaml"]
+__all__ = ["Run", "check_enough", "create_run", "load_model", "make_model", "open_run", "is_of_networks"]
+__all__ += ["read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as replacing() calls what it has not finished
@@ -230,24 +232,19 @@ def is_of_networks(config: Mapping) -> bool:
     return isinstance(model, Mapping) and model.get("model") == "Networks"
 
 
-def make_model(
-    config: VAEGANConfig | AutoencoderConfig, weights: Mapping[str, Tensor] | None = None, path: Path | None = None
-) -> VAEGAN | Autoencoder:
-    """The model of a configuration, with random weights.
+def make_model(config: VAEGANConfig | AutoencoderConfig, vae: AutoencoderKL | None = None) -> VAEGAN | Autoencoder:
+    """The model of a configuration, with random weights, or those of ``vae``."""
+    return Autoencoder(config, vae) if isinstance(config, AutoencoderConfig) else VAEGAN(config)
 
-    Args:
-        weights: that it is for, of the file ``path``: enough of them, or no memory is taken.
+
+def check_enough(config: VAEGANConfig | AutoencoderConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    """That the ``weights`` of a file are enough for a model of ``config``, before any memory is taken for it.
 
     Raises:
-        CheckpointError: they are not enough.
+        CheckpointError: they are not; the first one that is missing or smaller is named.
     """
-    if isinstance(config, AutoencoderConfig):
-        kind, check = Autoencoder, check_enough_for_autoencoder
-    else:
-        kind, check = VAEGAN, check_enough
-    if weights is not None:
-        check(config, weights, path)
-    return kind(config)
+    module = autoencoder if isinstance(config, AutoencoderConfig) else vae_gan
+    module.check_enough(config, weights, path)
 
 
 def load_model(path: str | Path) -> VAEGAN | Autoencoder:
@@ -259,13 +256,14 @@ def load_model(path: str | Path) -> VAEGAN | Autoencoder:
     path = user_path(path)
     if (path / "config.json").is_file():
         if is_diffusers_folder(read_config(path)[0]):
-            return autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
+            return autoencoder.autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
     config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
-    model = make_model(config, weights, checkpoint)
+    check_enough(config, weights, checkpoint)
+    model = make_model(config)
     load_into(model, weights, checkpoint)
     return model.eval()
 

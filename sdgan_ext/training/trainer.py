@@ -58,8 +58,9 @@ class Trainer:
 
     Args:
         model: a :class:`~sdgan_ext.models.VAEGAN`, an :func:`~sdgan_ext.training.autoencoder.autoencoder` of diffusers,
-            or :class:`~sdgan_ext.training.networks.Networks` of your own, on the device to train on; changed in place. Parameters with ``requires_grad=False`` stay as they are, and a
-            network that has no others is neither trained nor put into training mode.
+            or :class:`~sdgan_ext.training.networks.Networks` of your own, on the device to train on; changed in place.
+            Parameters with ``requires_grad=False`` stay as they are, and a network that has no others is neither
+            trained nor put into training mode.
         config: how to train.
         out: the folder that holds run folders; None writes no file at all.
         progress: show a bar on a terminal, a line per log interval elsewhere.
