@@ -46,6 +46,7 @@ examples:
   sdgan-ext train --data mnist --preset seed --mode gan --batch-size 128 --dry-run
   sdgan-ext train --config runs/00000-vaegan-digits/config.yaml --seed 1
   sdgan-ext train --resume runs/00000-vaegan-digits --steps 4000
+  sdgan-ext train --data photos --init stable-diffusion/vae --train decoder --image-size 256
   torchrun --nproc-per-node 2 -m sdgan_ext train --data digits --sync-batch-norm true
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits

@@ -98,7 +98,7 @@ def _metavar(field: dataclasses.Field[Any], hint: Any) -> str:
         return "true|false"
     kinds = typing.get_args(hint) or (hint,)
     if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
-        return "HxW" if int in kinds else "N,N,..."
+        return "HxW" if int in kinds and typing.get_origin(hint) is not tuple else "N,N,..."
     return "N" if int in kinds else "X"
 
 

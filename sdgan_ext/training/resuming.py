@@ -15,8 +15,6 @@ from .state import load_newest
 
 __all__ = ["freeze_as", "model_of_run", "read_run"]
 
-_KINDS = {None: "a VAEGAN", "Networks": "your own networks", "AutoencoderKL": "an Autoencoder"}
-
 
 def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
     """The newest complete checkpoint of a run, what it holds, and the configuration of the training.
@@ -56,7 +54,7 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
         return make_model(config)
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
-        kinds = (_KINDS.get(values.get("model"), "another kind") for values in (saved, own))
+        kinds = (_kind_of(values.get("model")) for values in (saved, own))
         raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
     if is_of_networks(state["config"]):
         try:
@@ -68,6 +66,13 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
         if value != saved.get(name):
             raise CheckpointError(f"{path} is of another model: {name} is {saved.get(name)} there and {value} in yours")
     return given
+
+
+def _kind_of(model: object) -> str:
+    """Of a saved entry, which may be anything, in words."""
+    if model is None:
+        return "a VAEGAN"
+    return {"'Networks'": "your own networks", "'AutoencoderKL'": "an Autoencoder"}.get(shown(model), "another model")
 
 
 def freeze_as(model: SavedModel, frozen: Iterable[str], path: Path, *, given: bool) -> None:
