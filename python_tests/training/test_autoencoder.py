@@ -141,7 +141,7 @@ def test_the_layers_are_ours_unless_they_shall_not_be(tmp_path):
         return {type(part).__module__.split(".")[0] for part in model.vae.modules() if "Conv2d" in type(part).__name__}
 
     model, stock = small(), small(accelerate=False)
-    assert (kinds(model), kinds(stock)) == ({"sdgan_ext"}, {"torch"})
+    assert "sdgan_ext" in kinds(model) and kinds(stock) == {"torch"}
     assert_equal_outputs(stock.vae, model)
     run = trained(stock, tmp_path)
     assert kinds(Trainer.resume(run.folder, progress=False).model) == {"torch"}
@@ -182,8 +182,9 @@ def test_all_is_trained_unless_said_otherwise():
     model = small()
     before = weights_of(model)
     trained(model, None)
-    still = {name for name in before if name not in changed(before, weights_of(model))}
-    assert not still - {"prior.shift_factor"}
+    still = before.keys() - changed(before, weights_of(model))
+    # Of logits within the hinge's margin the gradients to their bias cancel.
+    assert still <= {"prior.shift_factor", "discriminator.logit.bias"}
     assert model.generator.log_scale.item() != 0
 
 
