@@ -106,7 +106,10 @@ def test_mistakes_end_in_a_sentence(runs, tmp_path, capsys, kind):
         (["train", "--resume", "RUN", "--train", "decoder"], "--train is decoder, but the run has all"),
         (["train", "--resume", "RUN", "--init", "RUN"], "--init does not go with the run, whose networks lack it"),
         (["export", "RUN", "--format", "torch"], "the networks are those of diffusers' AutoencoderKL"),
-        (["tune", "--preset", "kl-f4", "--data", "digits", "--mode", "vae-gan"], "--preset is 'kl-f4', whose networks are"),
+        (
+            ["tune", "--preset", "kl-f4", "--data", "digits", "--mode", "vae-gan"],
+            "--preset is 'kl-f4', whose networks are",
+        ),
     ],
 )
 def test_commands_refuse_what_such_a_run_cannot(runs, capsys, flags, words):

@@ -131,7 +131,7 @@ def test_an_object_is_trained_in_place_and_every_way_to_its_folder_is_known(tmp_
     assert model.vae is vae and model.generator.last_weight is vae.decoder.conv_out.weight
     run = trained(model, tmp_path)
     pipeline = tmp_path / "pipeline"
-    vae.save_pretrained(pipeline / "vae")
+    theirs().save_pretrained(pipeline / "vae")
     for source in (run.folder, run.model, str(run.model), pipeline):
         assert sd.autoencoder(source, discriminator_channels=None).discriminator is None
 

@@ -86,10 +86,14 @@ def read_autoencoder(source: Any, original_config: str | Path | None = None) -> 
         raise ConfigError(f"{path} holds no config.json, which a folder of diffusers has")
     _check_class(folder)
     check_digest(folder / WEIGHTS)
+    options = {
+        "local_files_only": True,
+        "torch_dtype": torch.float32,
+        "low_cpu_mem_usage": False,  # the other way does not tell of all versions what is missing
+        "output_loading_info": True,
+    }
     try:
-        vae, found = kind.from_pretrained(
-            str(folder), local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
-        )
+        vae, found = kind.from_pretrained(str(folder), **options)
     except Exception as error:
         raise CheckpointError(f"diffusers cannot read {folder}: {_first(error)}") from error
     for what in ("missing", "unexpected"):
