@@ -176,8 +176,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         if trainer.first:
             say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
         return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
-    of_diffusers = getattr(arguments, "init", _INITS[0]) not in _INITS or _strays(arguments, VAEGANConfig)
-    name = arguments.preset or (_DIFFUSERS if of_diffusers else _OWN)
+    name = arguments.preset or _preset_of_flags(arguments)
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))
     given = _given(arguments, type(model_config))
@@ -201,6 +200,13 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
     model: Any = make_model(model_config, vae)
     trainer = Trainer(model.to(device), config, out=arguments.out or "runs", processes=processes)
     return _fit(trainer, dataset, source, arguments)
+
+
+def _preset_of_flags(arguments: argparse.Namespace) -> str:
+    """The preset that is taken where none is named: by the kind of model that the flags are of."""
+    of_diffusers = getattr(arguments, "init", _INITS[0]) not in _INITS or _strays(arguments, VAEGANConfig)
+    of_ours = [name for name in _strays(arguments, AutoencoderConfig) if name != "init"]
+    return _DIFFUSERS if of_diffusers and not of_ours else _OWN
 
 
 def _wanted(
