@@ -13,8 +13,10 @@ import sdgan_ext as sd
 from sdgan_ext._errors import CheckpointError, ConfigError, DivergedError
 from sdgan_ext.data import ImageDataset
 from sdgan_ext.evaluation import evaluate, refusals
+from sdgan_ext.training import previews
 from sdgan_ext.training.autoencoder import check_enough
 from sdgan_ext.training.runs import load_model
+from sdgan_ext.training.state import load_checkpoint
 from sdgan_ext.training.trainer import Trainer
 
 diffusers = pytest.importorskip("diffusers")
@@ -237,6 +239,20 @@ def test_the_best_model_has_a_measured_scale_before_any_picture(tmp_path):
     run = trained(model, tmp_path, 2, **settings)
     config = json.loads((run.folder / "best" / "config.json").read_text())
     assert config["scaling_factor"] != 1 and config["shift_factor"] != 0
+
+
+def test_a_checkpoint_has_a_measured_scale_before_any_picture(tmp_path):
+    run = trained(small(), tmp_path, 3, sample_every=100, checkpoint_every=2)
+    state = load_checkpoint(run.checkpoints / "step-00000002.pt")
+    assert state["ema"]["module.prior.scaling_factor"] != 1
+
+
+def test_large_images_are_held_in_memory_by_the_number_of_their_pixels(monkeypatch):
+    model = small()
+    monkeypatch.setattr(previews, "_PRIOR_NUMBERS", 5 * 3 * SIZE**2 + 1)
+    assert len(previews.Previews(model, images(), 0).prior_data[0]) == 5
+    monkeypatch.setattr(previews, "_PRIOR_NUMBERS", 1)
+    assert len(previews.Previews(model, images(), 0).prior_data[0]) == 2, "fewer have no deviation"
 
 
 # ------------------------------------------------------------------------------------------------ files
