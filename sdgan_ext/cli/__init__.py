@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": (
         "Measure a model on held-out images: likelihood, feature distances, classes; print a table and write JSON."
     ),
+    "pack": "Put a folder of images into tar shards: a few large files in the place of many small ones.",
     "tune": "Search learning rates, batch size and loss weights of a preset with Optuna, or go on with a search.",
     "export": (
         "Write encoder, generator and discriminator as ONNX or torch.export files, which need no sdgan_ext to run."
@@ -52,6 +53,8 @@ examples:
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
   sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
+  sdgan-ext pack photos --out shards
+  sdgan-ext train --data shards --image-size 64 --crop random --flip --workers 2
   sdgan-ext tune --data mnist --mode vae --steps 500 --trials 30 --out study
   sdgan-ext export runs/00000-vaegan-digits --format onnx
   sdgan-ext bench conv_transpose2d --shape 16 256 16 16 --out 128 --kernel 4 --stride 2 --padding 1 --activation relu

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from .._errors import ConfigError, MissingSplitError, shown
 from .._files import user_path
-from ._common import add_threads, set_threads
+from ._common import add_threads, integer, set_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import ImageDataset, RenderedDigits
+    from ..data import Opened
     from ..models import VAEGAN, VAEGANConfig
     from ..training.autoencoder import Autoencoder
     from ..training.autoencoder_config import AutoencoderConfig
@@ -43,6 +43,7 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="as in train")
     parser.add_argument("--background", metavar="COLOUR", help="as in train")
+    parser.add_argument("--resize", type=integer, help="as in train")
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Path]:
@@ -56,13 +57,11 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Pat
     return model, out
 
 
-def open_split(
-    arguments: argparse.Namespace, config: VAEGANConfig | AutoencoderConfig
-) -> ImageDataset | RenderedDigits:
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig | AutoencoderConfig) -> Opened:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
-    def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+    def opened(split: Literal["train", "test"]) -> Opened:
         arguments.split = split
         return open_dataset(
             source,
@@ -71,6 +70,7 @@ def open_split(
             channels=config.channels,
             background=arguments.background,
             need_labels=bool(config.classes),
+            resize=arguments.resize,
         )
 
     source: str = arguments.data

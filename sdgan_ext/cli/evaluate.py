@@ -13,7 +13,7 @@ import torch
 from .. import __version__
 from .._errors import ConfigError
 from .._files import replacing, to_json, user_path
-from ..data import ImageDataset, RenderedDigits
+from ..data import Opened
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..models import VAEGAN
 from ..training.autoencoder import Autoencoder
@@ -78,9 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(
-    model: VAEGAN | Autoencoder, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace
-) -> Path:
+def _evaluate(model: VAEGAN | Autoencoder, dataset: Opened, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = user_path(arguments.json) if arguments.json else None
@@ -109,7 +107,7 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
+def _settings(dataset: Opened, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
     net = arguments.net or choose_net(dataset.channels, dataset.image_size)
     return {
         "model": str(user_path(arguments.model).resolve()),

@@ -15,7 +15,8 @@ import torch
 from .. import build_info
 from .._config import Config
 from .._errors import ConfigError, DataError, shown
-from ..data import NAMES, ImageDataset, RenderedDigits, open_dataset
+from ..data import NAMES, Opened, open_dataset
+from ..data.archives import expand_braces
 from ..models import VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
 from ..training.autoencoder import check_trained
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _DATA = (
-    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files or images, an IDX, .npz "
-    "or .npy file"
+    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files, images or .tar shards, a "
+    "Hugging Face dataset's folder, a .zip, .tar, IDX, .npz or .npy file"
 )
 
 
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
     parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to RUN/profile, for Chrome")
+    parser.add_argument("--flip", action="store_true", help="adds flip to --augment")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; cpu unless given")
     known = {"init", _OF_FILES}
     for title, config in (("training", TrainConfig), ("model", VAEGANConfig), ("autoencoder", AutoencoderConfig)):
@@ -87,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with flushed_denormals():
         read_config(arguments)
+        if arguments.flip:
+            arguments.augment = tuple(dict.fromkeys(("flip", *(getattr(arguments, "augment", None) or ()))))
         set_threads(arguments)
         return SIGNAL_CODES[train(arguments)]
 
@@ -181,13 +185,18 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
     config = config.replace(**_given(arguments, TrainConfig))
     given = _given(arguments, type(model_config))
     wanted, vae = _wanted(arguments, name, model_config, given)
+    cropped = "image_size" in given or config.resize is not None or config.crop != "centre"
     source, dataset = _open_data(
         arguments.data,
-        image_size=wanted.image_size if "image_size" in given else None,
+        image_size=wanted.image_size if cropped else None,
         channels=wanted.channels if "channels" in given or vae is not None else None,
         seed=config.seed,
         background=config.background,
         need_labels=bool(wanted.classes),
+        resize=config.resize,
+        crop=config.crop,
+        cache=config.cache,
+        max_bad=config.max_bad,
     )
     size, own = dataset.image_size, model_config.size
     if name in OWN_SIZE and size != own and "image_size" not in given:
@@ -249,7 +258,7 @@ def read_config(arguments: argparse.Namespace) -> None:
             setattr(arguments, name, value)
 
 
-def _open_data(source: str, **options: Any) -> tuple[str, ImageDataset | RenderedDigits]:
+def _open_data(source: str, **options: Any) -> tuple[str, Opened]:
     if source == "auto":
         try:
             return "mnist", open_dataset("mnist", **options)
@@ -264,7 +273,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers")}
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers", "cache", "max_bad")}
     trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
     kind = type(trainer.model.config)
     if strays := _strays(arguments, kind):
@@ -281,13 +290,17 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             f"the run {arguments.resume} was started on a dataset of a Python program; "
             "resume it there: Trainer.resume(run).fit(dataset)"
         )
-    if arguments.data is None and source not in NAMES and not Path(source).exists():
+    files = expand_braces(Path(source))
+    if arguments.data is None and source not in NAMES and not any(file.exists() for file in files):
         raise ConfigError(f"the data of the run {arguments.resume}, {source}, are gone; --data says where they are now")
     return _fit(trainer, source, source, arguments)
 
 
 def _fit(
-    trainer: Trainer, dataset: ImageDataset | RenderedDigits | str, source: str, arguments: argparse.Namespace
+    trainer: Trainer,
+    dataset: Opened | str,
+    source: str,
+    arguments: argparse.Namespace,
 ) -> str | None:
     if arguments.dry_run:
         print(trainer.describe(dataset, source=source), end="")

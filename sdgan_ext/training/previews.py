@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import batches
+from ..data import LazyImages, batches
+from ..data.loader import orders
+from ..data.part import Part, lazy_images
 from ..pictures import columns_of, image_grid, pairs_grid, seeded_latents
 from .monitor import Monitor
 from .networks import SavedModel
@@ -45,7 +47,7 @@ class Previews:
         if model.prior is not None:
             most = max(2, _PRIOR_NUMBERS // math.prod(model.traits.image_shape))
             count = min(_PRIOR_IMAGES, most, len(dataset))
-            self.prior_data = next(batches(dataset, count, seed=seed))
+            self.prior_data = _lazily(dataset, count, seed) or next(batches(dataset, count, seed=seed))
 
     @property
     def latents(self) -> Tensor:
@@ -75,3 +77,31 @@ class Previews:
             for stops, label in zip(self.latents[: _WALKS * _STOPS].split(_STOPS), labels, strict=True)
         ]
         return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]
+
+
+class _Unread:
+    """Images that are read lazily as one tensor of which parts are taken: thousands would take gigabytes as floats."""
+
+    def __init__(self, images: LazyImages, indices: Tensor, device: torch.device | None = None):
+        self.images, self.indices, self.device = images, indices, device
+
+    def to(self, device: torch.device) -> _Unread:
+        return _Unread(self.images, self.indices, device)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.images.batch(self.indices[rows])[0].to(self.device)
+
+
+def _lazily(dataset: Dataset, count: int, seed: int) -> tuple[_Unread, Tensor] | None:
+    """The first batch of ``count``, of a dataset that is read lazily."""
+    images = lazy_images(dataset)
+    if images is None:
+        return None
+    _, indices = next(orders(len(dataset), count, seed, 0, True))
+    if isinstance(dataset, Part):
+        indices = dataset.indices[indices]
+    labels = torch.full((count,), -1) if images.labels is None else images.labels[indices]
+    return _Unread(images, indices), labels

@@ -6,6 +6,7 @@
         config.yaml               what was asked for, resolved, with the data and the versions
         log.jsonl                 one JSON object per log interval
         events.out.tfevents.*     the same for TensorBoard
+        data-index.npz            of images that are read lazily: where they lie, what their headers say
         console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
@@ -31,6 +32,7 @@ from sdgan_ext._errors import CheckpointError, ConfigError, sentence
 from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
 from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
+from sdgan_ext.data.index import INDEX_NAME
 from sdgan_ext.data.sources import data_path
 from sdgan_ext.models import VAEGAN, VAEGANConfig, vae_gan
 from sdgan_ext.models.folder import read_config
@@ -97,6 +99,10 @@ class Run:
     @property
     def log_file(self) -> Path:
         return self.folder / "log.jsonl"
+
+    @property
+    def data_index(self) -> Path:
+        return self.folder / INDEX_NAME
 
     @property
     def samples(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ import sdgan_ext
 from sdgan_ext._console import guarded_console
 from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
-from sdgan_ext.data import NAMES, batches, open_dataset
+from sdgan_ext.data import NAMES, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
+from sdgan_ext.data.hugging import is_hugging
+from sdgan_ext.data.part import lazy_images
 from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import check_weights
 from sdgan_ext.nn.sync_batch_norm import synchronise
@@ -89,6 +91,7 @@ class Trainer:
         self.progress = progress and self.first
         self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
+        self._index_file: Path | None = None  # of the run's images
         self.rows = slice(None)
         check_float32(model)
         if processes is not None:
@@ -112,6 +115,8 @@ class Trainer:
         device: torch.device | str | None = None,
         cuda_graph: bool | None = None,
         workers: int | None = None,
+        cache: str | None = None,
+        max_bad: int | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -123,7 +128,7 @@ class Trainer:
                 Autoencoder is made from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
-            cuda_graph, workers: as in the configuration; None leaves what the run was started with.
+            cuda_graph, workers, cache, max_bad: as in the configuration; None leaves what the run was started with.
             progress, processes: as for a new trainer.
 
         Raises:
@@ -133,7 +138,7 @@ class Trainer:
         """
         run = open_run(folder)
         path, state, config = read_run(run)
-        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers}
+        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
@@ -145,6 +150,7 @@ class Trainer:
             model = model.to(device or "cpu")
         trainer = cls(model, config, out=run.folder.parent, progress=progress, processes=processes)
         trainer.run = run if trainer.first else Run()
+        trainer._index_file = run.data_index
         trainer._load(state, path)
         return trainer
 
@@ -213,11 +219,15 @@ class Trainer:
     def _fit(self, dataset: Dataset, held_out: Dataset | None, profile: bool) -> Run:
         run, config = self.run, self.config
         order = {"seed": config.seed, "start": run.step, "rows": self.rows}
-        stream = batches(dataset, config.batch_size, **order, augment=config.augment, workers=config.workers)
+        looks = {"augment": config.augment, "random_crop": config.crop == "random"}
+        stream = batches(dataset, config.batch_size, **order, **looks, workers=config.workers)
+        lazy = lazy_images(dataset)
         previews = Previews(self.ema.module, dataset, config.seed)
         if run.folder is not None:
             run.sweep()
             run.write_config({**self._description(), "versions": _versions()})
+            if lazy is not None and lazy.index is not None:
+                lazy.index.save(run.data_index)
             if not list_checkpoints(run.checkpoints):
                 self._save()
             if self.processes is not None:
@@ -235,7 +245,9 @@ class Trainer:
             exhausted = False
             while run.step < config.steps:
                 with record_function("sdgan/data"):
-                    images, labels = next(stream)
+                    images, labels = self._next(stream, monitor)
+                if lazy is not None:
+                    monitor.unreadable(lazy.bad)
                 losses = take(images, step=run.step, labels=self._labels(labels), generator=self.generator)
                 run.step += 1
                 stopping = signals.caught is not None or exhausted
@@ -302,6 +314,17 @@ class Trainer:
             self.ema.update_parameters(self.model)
         return losses
 
+    def _next(self, stream: Iterator[tuple[Tensor, Tensor]], monitor: Monitor) -> tuple[Tensor, Tensor]:
+        """A batch. Where the data break, the steps that have been taken are saved first."""
+        try:
+            return next(stream)
+        except DataError:
+            with contextlib.suppress(DivergedError):  # then the last good checkpoint stays
+                monitor.check()
+                self._check_weights()
+                self._save()
+            raise
+
     def _labels(self, labels: Tensor) -> Tensor | None:
         """The labels of a batch as the networks take them; -1 stands for an image without one."""
         if not self.model.traits.classes:
@@ -357,16 +380,29 @@ class Trainer:
 
     def _open(self, dataset: Dataset | str | Path, source: str | Path | None) -> Dataset:
         """The dataset, checked against the model and against the one that a resumed run was started with."""
-        if not isinstance(dataset, Dataset):
+        config = self.config
+        if isinstance(dataset, (str, Path)):
             source = dataset
+        elif not isinstance(dataset, (ImageDataset, LazyImages, RenderedDigits)) and not is_hugging(dataset):
+            for name, plain in (("resize", None), ("crop", "centre")):
+                if (value := getattr(config, name)) != plain:
+                    raise ConfigError(
+                        f"{name} is {value!r}, but the data are a {type(dataset).__name__}, which hands out images as "
+                        "it has made them: resize and crop them there"
+                    )
         channels, *size = self.model.traits.image_shape
         dataset = open_dataset(
             dataset,
             image_size=tuple(size),
             channels=channels,
-            seed=self.config.seed,
-            background=self.config.background,
+            seed=config.seed,
+            background=config.background,
             need_labels=bool(self.model.traits.classes),
+            resize=config.resize,
+            crop=config.crop,
+            cache=config.cache,
+            max_bad=config.max_bad,
+            index_file=self._index_file,
         )
         images, _ = next(batches(dataset, 1, seed=0))
         data = {
