@@ -7,6 +7,7 @@ sentence in the table. One process computes at a time, the others wait for a wor
 import contextlib
 import multiprocessing
 import os
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from _autoencoders import MODELS
 from _contestants import Refused, prepare
 
 from sdgan_ext._errors import sentence
-from sdgan_ext.bench.machine import memory_of_call
+from sdgan_ext.bench.machine import memory_of_call, resident_memory
 from sdgan_ext.bench.timing import seconds_of
 
 #: Forked with these imported: diffusers takes seconds. Each is left out in silence where it is missing.
@@ -43,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class First:
-    """Of a contestant's first call: seconds, bytes at most above those after loading, what is wrong with the result.
+    """Of a contestant's first call: its seconds, and what is wrong with the result.
 
     ``error`` is the norm of the difference over that of the judge, ``bytes_off`` the largest difference of an image in
     steps of 8 bits; None where there is no image, or for the judge.
@@ -51,7 +52,6 @@ class First:
 
     settings: str
     seconds: float
-    memory: int | None
     error: float | None = None
     bytes_off: int | None = None
 
@@ -68,6 +68,7 @@ class Worker:
 
     def __init__(self, job: Job, limit: float):
         self.job, self.limit, self.failed = job, limit, False
+        self.memories: list[int | None] = []
         self.pipe, theirs = _FORKED.Pipe()
         self.process = _FORKED.Process(target=_serve, args=(theirs, job), daemon=True)
         self.process.start()
@@ -83,6 +84,12 @@ class Worker:
         with contextlib.suppress(OSError):  # it has ended, which the answer says
             self.pipe.send(calls)
         return self._answer()
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a call took at most above those after loading: the median, for a heap's fragments vary."""
+        known = [memory for memory in self.memories if memory is not None]
+        return round(statistics.median(known)) if known else None
 
     def close(self) -> None:
         self.pipe.close()  # at which it ends by itself, unless it hangs
@@ -101,7 +108,9 @@ class Worker:
         if isinstance(answer, Failed):
             self.failed = True
             raise answer
-        return answer
+        value, memory = answer
+        self.memories.append(memory)
+        return value
 
 
 def _serve(pipe, job: Job) -> None:
@@ -112,9 +121,13 @@ def _serve(pipe, job: Job) -> None:
     try:
         task, inputs = _task(job)
         ready = prepare(job.contestant, task, inputs, job.precision, job.threads)
-        pipe.send(_first(ready, job, task.image))
+        before = resident_memory()
+        kept: list[torch.Tensor] = []
+        seconds, memory = memory_of_call(lambda: seconds_of(lambda: kept.append(ready.call())), before)
+        pipe.send((_first(ready, kept.pop(), seconds, job, task.image), memory))
         while True:
-            pipe.send(seconds_of(ready.call, pipe.recv()))
+            calls = pipe.recv()
+            pipe.send(memory_of_call(lambda: seconds_of(ready.call, calls), before))  # noqa: B023
     except EOFError:
         return
     except Refused as error:
@@ -131,19 +144,17 @@ def _task(job: Job):
         raise Refused(sentence(error)) from None
 
 
-def _first(ready, job: Job, image: bool) -> First:
-    kept: list[torch.Tensor] = []
-    seconds, memory = memory_of_call(lambda: seconds_of(lambda: kept.append(ready.call())))
-    result = ready.result(kept.pop()).double()
+def _first(ready, output: torch.Tensor, seconds: float, job: Job, image: bool) -> First:
+    result = ready.result(output).double()
     if not job.judge.exists():
         torch.save(result, job.judge)
-        return First(ready.settings, seconds, memory)
+        return First(ready.settings, seconds)
     right = torch.load(job.judge)
     if result.shape != right.shape:
         raise Refused(f"{job.contestant} gave {list(result.shape)} instead of {list(right.shape)}")
     error = ((result - right).norm() / right.norm()).item()
     bytes_off = (_bytes(result) - _bytes(right)).abs().max().item() if image else None
-    return First(ready.settings, seconds, memory, error, bytes_off)
+    return First(ready.settings, seconds, error, bytes_off)
 
 
 def _bytes(image):

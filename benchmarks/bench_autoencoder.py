@@ -9,7 +9,7 @@ Needs `pip install diffusers`; others compete where they are installed: `pip ins
 onnxscript ncnn pnnx`. Each has a process of its own and the settings that its documentation advises, which are printed.
 They take turns, at all precisions of a model in one run, with probes (`sdgan_ext/bench/timing.py`).
 
-    memory_mb         the high-water mark of the process's resident pages in its first call, above those after loading
+    memory_mb         the high-water mark of the process's resident pages in a call above those after loading, a median
     relative_error    of the output or, of a training step, of all gradients, against stock in float64
     max_bytes         the largest difference of a pixel from that, in steps of an 8-bit image
     over_best_other   the ratio over the fastest of the others at this precision or a stricter one
@@ -115,11 +115,10 @@ def measure(comparison: Comparison, rounds: int, limit: float, threads: int, wei
                 except Failed as failed:
                     notes[entry] = str(failed)
             timings = _timings(workers, notes, rounds)
-            firsts = {entry: workers[entry].first for entry in timings}
         finally:
             for worker in workers.values():
                 worker.close()
-    return [_row(comparison, entry, timings, firsts.get(entry), notes.get(entry, "")) for entry in comparison.entries]
+    return [_row(comparison, entry, timings, workers.get(entry), notes.get(entry, "")) for entry in comparison.entries]
 
 
 def _timings(workers: dict, notes: dict, rounds: int) -> dict[tuple[str, str], Timing]:
@@ -135,7 +134,7 @@ def _timings(workers: dict, notes: dict, rounds: int) -> dict[tuple[str, str], T
     return {}
 
 
-def _row(comparison: Comparison, entry: tuple[str, str], timings: dict, first, note: str) -> dict:
+def _row(comparison: Comparison, entry: tuple[str, str], timings: dict, worker: Worker | None, note: str) -> dict:
     contestant, precision = entry
     row = {"op": comparison.op, "shape": comparison.shape, "dtype": PRECISIONS[precision], "passes": comparison.passes}
     row |= {"contestant": contestant, "kernel": ""} | dict.fromkeys((*TIMES, *RATIOS), "")
@@ -147,10 +146,10 @@ def _row(comparison: Comparison, entry: tuple[str, str], timings: dict, first, n
     others = [timing.median for name, timing in same.items() if name != OURS]
     row |= table.times(contestant, same)
     row["over_best_other"] = f"{min(others) / same[contestant].median:.3f}" if others else ""
-    row["memory_mb"] = "" if first.memory is None else f"{first.memory / 2**20:.0f}"
-    row["relative_error"] = f"{first.error:.2e}"
-    row["max_bytes"] = "" if first.bytes_off is None else first.bytes_off
-    return row | {"settings": first.settings}
+    row["memory_mb"] = "" if worker.memory is None else f"{worker.memory / 2**20:.0f}"
+    row["relative_error"] = f"{worker.first.error:.2e}"
+    row["max_bytes"] = "" if worker.first.bytes_off is None else worker.first.bytes_off
+    return row | {"settings": worker.first.settings}
 
 
 def comparable(timings: dict[tuple[str, str], Timing], precision: str) -> dict[str, Timing]:
@@ -249,12 +248,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     asked = args.models, args.pixels, args.batch, args.precision, args.contestants, args.weights
     path = args.csv or (None if any(asked) else CSV)
-    if args.docs:
-        PAGE.write_text(page(read_csv(args.csv or CSV), PAGE.read_text()))
-        return 0
     try:
-        run(chosen(args), args, path)
-    except (ValueError, Failed) as error:
+        if args.docs:
+            PAGE.write_text(page(read_csv(args.csv or CSV), PAGE.read_text()))
+        else:
+            run(chosen(args), args, path)
+    except (OSError, ValueError, Failed) as error:
         print(f"bench_autoencoder.py: {error}", file=sys.stderr)
         return 2
     return 0
@@ -285,19 +284,23 @@ def chosen(args) -> list[Comparison]:
 
 def run(asked: list[Comparison], args, path: Path | None) -> None:
     """Measures, prints, writes. Until all is measured the rows are in a file beside the CSV."""
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)  # the probes'
     where = conditions()
     print("  ".join(f"{key} {value}" for key, value in where.items()))
     print("random weights" if args.weights is None else f"the weights of {args.weights}", flush=True)
     rows: list[dict] = []
+    part = path and path.with_suffix(".part")
+    if part:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()  # or an error now, not after minutes
     for comparison in asked:
         measured = measure(comparison, args.rounds, args.limit, args.threads, args.weights)
         print("\n".join(lines(measured)), flush=True)
         rows += [row | where for row in measured]
-        if path:
-            write_rows(path.with_suffix(".part"), rows)
-    if path:
-        path.with_suffix(".part").replace(path)
+        if part:
+            write_rows(part, rows)
+    if part:
+        part.replace(path)
         print(f"wrote {path}")
 
 

@@ -58,7 +58,7 @@ def test_every_slow_test_exists():
 
 def test_parts():
     assert check.of_part("ops").python == {"python_tests/ops"}
-    assert check.of_part("winog").native == {"winograd"}
+    assert check.of_part("winog").native == {"winograd", "winograd_f43"}
     assert check.of_part("csrc").native == set(check.native_tests())
     with pytest.raises(SystemExit, match="PART is 'foo'; allowed are .*contract.*, csrc, the beginning of a C"):
         check.of_part("foo")

@@ -44,7 +44,9 @@ def operators(model, x):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func.namespace == "sdgan_ext":
-                seen[func._schema.name.partition("::")[2], names[args[-2]]] += 1
+                name = func._schema.name.partition("::")[2]
+                # which of the two upsamples is for ops.upsample_conv2d to choose
+                seen[name.replace("upsample_conv2d", "conv_transpose2d"), names[args[-2]]] += 1
             return func(*args, **(kwargs or {}))
 
     names = {code: name for name, code in ACTIVATIONS.items()}

@@ -532,7 +532,7 @@ def test_a_bias_that_changes_as_well_is_named():
     y.mul_(2)
     with torch.no_grad():
         model[0].bias.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation, and its bias as well"):
+    with pytest.raises(RuntimeError, match="modified by an inplace operation, and its bias or residual as well"):
         y.sum().backward()
 
 

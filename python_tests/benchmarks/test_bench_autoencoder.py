@@ -93,8 +93,8 @@ def test_ratios_are_those_of_the_medians(rows):
         others = [medians.get((other, dtype)) or medians.get((other, "float32")) for other in CONTESTANTS[:-1]]
         fastest = min(filter(None, others))  # with onnxruntime's float32 in bfloat16's place
         row, stock = rows[name, dtype], medians["eager channels_last", dtype]
-        assert float(row["over_channels_last"]) == pytest.approx(stock / median, rel=0.01)
-        assert float(row["over_best_other"]) == pytest.approx(fastest / median, rel=0.01)
+        assert float(row["over_channels_last"]) == pytest.approx(stock / median, rel=0.01, abs=6e-4)
+        assert float(row["over_best_other"]) == pytest.approx(fastest / median, rel=0.01, abs=6e-4)
 
 
 @pytest.mark.parametrize(("dtype", "at_most"), [("float32", 1e-5), ("bfloat16", 0.1)])
@@ -189,7 +189,7 @@ class Running:
     """A worker without a process, which fails when it is called for the second time, or never."""
 
     def __init__(self, fails):
-        self.first, self.failed, self.calls, self.fails = First("", 0.001, None), False, 0, fails
+        self.first, self.failed, self.calls, self.fails = First("", 0.001), False, 0, fails
 
     def seconds(self, calls):
         self.calls += 1
@@ -255,7 +255,7 @@ def test_a_folder_without_weights_is_a_sentence(how, sentence, weights, tmp_path
     assert bench.main(["--weights", str(folder), "--models", "sd15-decoder", "--csv", str(tmp_path / "a.csv")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("bench_autoencoder.py: ") and said.count("\n") == 1 and sentence in said
-    assert not (tmp_path / "a.csv").exists()
+    assert not [path for path in tmp_path.glob("a.*") if path.stat().st_size]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,8 @@ def test_a_folder_without_weights_is_a_sentence(how, sentence, weights, tmp_path
         (["--models", "sd15-decoder", "--pixels", "17"], "--pixels is 17, must divide by 2 for this network"),
         (["--batch", "0"], "--batch is 0, must be at least 1"),
         (["--rounds", "0"], "--rounds is 0, must be at least 1"),
+        (["--csv", "/dev/null/a.csv"], "/dev/null"),
+        (["--docs", "--csv", "no_such.csv"], "no_such.csv"),
     ],
 )
 def test_what_does_not_fit_the_weights_is_a_sentence(options, sentence, weights, capsys):

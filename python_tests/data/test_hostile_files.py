@@ -143,7 +143,7 @@ status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = int(status["VmSize"].split()[0]) * 1024 + (400 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    open_dataset(sys.argv[1])
+    open_dataset(sys.argv[1], cache="memory")
     said = ""
 except DataError as error:
     said = str(error)

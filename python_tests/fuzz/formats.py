@@ -9,8 +9,10 @@ import contextlib
 import functools
 import io
 import json
+import os
 import pickle
 import struct
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -25,7 +27,7 @@ import yaml
 
 from sdgan_ext import cli
 from sdgan_ext._errors import ConfigError
-from sdgan_ext.data import ImageDataset, load_array_file, load_idx_folder, load_image_folder
+from sdgan_ext.data import ImageDataset, load_array_file, load_idx_folder, load_image_folder, open_dataset
 from sdgan_ext.models import VAEGAN, VAEGANConfig
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.monitor import open_log
@@ -144,6 +146,44 @@ def _other_image_seeds() -> list[Seed]:
         for mode, kind, options in pictures
         for seed in _one(name, arrays.picture(mode, kind, **options))
     ]
+
+
+def _archived() -> dict[str, bytes]:
+    return {f"{label}/{number}.png": arrays.picture("RGB", "PNG") for label in "ab" for number in range(2)}
+
+
+def _zip_seeds() -> list[Seed]:
+    return _one("a.zip", *(arrays.zipped(_archived(), method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+
+
+def _tar_seeds() -> list[Seed]:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in _archived().items():
+            for member, text in ((name, content), (f"{name[:-4]}.cls", b"1")):
+                info = tarfile.TarInfo(member)
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text))
+    return _one("a.tar", file.getvalue())
+
+
+def _index_seeds() -> list[Seed]:
+    (seed,) = _tar_seeds()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.tar").write_bytes(seed.data)
+        os.utime(Path(folder) / "a.tar", ns=(0, 0))
+        open_dataset(folder, cache="none").index.save(Path(folder) / "data-index.npz")
+        return [Seed(_files(Path(folder)), "data-index.npz")]
+
+
+def _read_index(folder: Path) -> Any:
+    os.utime(folder / "a.tar", ns=(0, 0))  # as it was
+    return _read_lazily(folder, folder / "data-index.npz")
+
+
+def _read_lazily(path: Path, index: Path | None = None) -> Any:
+    dataset = open_dataset(path, cache="none", index_file=index)
+    return dataset.batch(torch.arange(len(dataset)))
 
 
 def _read_npz(folder: Path) -> Any:
@@ -328,6 +368,9 @@ FORMATS = {
         Format("png", _png_seeds, lambda f: _of_dataset(load_image_folder(f)), arrays.png_rewritten),
         Format("jpeg", _jpeg_seeds, lambda f: _of_dataset(load_image_folder(f))),
         Format("bmp, gif, ppm, tiff, webp", _other_image_seeds, lambda f: _of_dataset(load_image_folder(f))),
+        Format("zip", _zip_seeds, lambda f: _read_lazily(f / "a.zip"), arrays.npz_rewritten),
+        Format("tar", _tar_seeds, lambda f: _read_lazily(f / "a.tar")),
+        Format("data-index.npz", _index_seeds, _read_index, arrays.npz_rewritten, True),
         Format("config.json", lambda: _model_seeds("config.json"), _read_model, json_rewritten),
         Format(
             "safetensors", lambda: _model_seeds("model.safetensors"), _read_model, safetensors_rewritten, True, True

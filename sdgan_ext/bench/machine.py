@@ -14,7 +14,7 @@ import torch
 from .._native import build_info
 from .timing import seconds_of
 
-__all__ = ["conditions", "measured_peaks", "memory_of_call", "peak_memory"]
+__all__ = ["conditions", "measured_peaks", "memory_of_call", "peak_memory", "resident_memory"]
 
 
 def conditions() -> dict[str, str]:
@@ -72,6 +72,7 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
         before = _resident("VmRSS")
         closure = make()
         closure()
+        _release_unused()
         _reset_mark()
     except (OSError, AttributeError):
         closure = make()
@@ -81,16 +82,21 @@ def peak_memory(make: Callable[[], Callable[[], object]]) -> tuple[Callable[[], 
     return closure, max(0, _resident("VmHWM") - before)
 
 
-def memory_of_call(call: Callable[[], object]) -> tuple[object, int | None]:
-    """What one call gives, and the bytes that it took at most above those resident before it, its result among them.
-
-    None where :func:`peak_memory` has None.
-    """
+def resident_memory() -> int | None:
+    """Bytes of the pages that the process uses, the others given back; None where :func:`peak_memory` has None."""
     try:
+        _release_unused()
         _reset_mark()
-        before = _resident("VmRSS")
+        return _resident("VmRSS")
     except (OSError, AttributeError):
+        return None
+
+
+def memory_of_call(call: Callable[[], object], before: int | None) -> tuple[object, int | None]:
+    """What one call gives, and the bytes resident in it at most above :func:`resident_memory` of ``before``."""
+    if before is None:
         return call(), None
+    _reset_mark()
     result = call()
     return result, max(0, _resident("VmHWM") - before)
 
@@ -105,7 +111,6 @@ def _warm_up() -> None:
 
 def _reset_mark() -> None:
     """The high-water mark falls to what is resident."""
-    _release_unused()
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from .._errors import ConfigError, MissingSplitError, shown
 from .._files import user_path
-from ._common import add_threads, set_threads
+from ._common import add_threads, integer, set_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import ImageDataset, RenderedDigits
+    from ..data import Opened
     from ..models import VAEGAN, VAEGANConfig
+    from ..training.autoencoder import Autoencoder
+    from ..training.autoencoder_config import AutoencoderConfig
 
 __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
 __all__ += ["read_seeds"]
@@ -41,9 +43,10 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="as in train")
     parser.add_argument("--background", metavar="COLOUR", help="as in train")
+    parser.add_argument("--resize", type=integer, help="as in train")
 
 
-def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
+def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Path]:
     """The model, and the folder to write to."""
     set_threads(arguments)
     from ..training.runs import load_model
@@ -54,11 +57,11 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
     return model, out
 
 
-def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageDataset | RenderedDigits:
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig | AutoencoderConfig) -> Opened:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
-    def opened(split: Literal["train", "test"]) -> ImageDataset | RenderedDigits:
+    def opened(split: Literal["train", "test"]) -> Opened:
         arguments.split = split
         return open_dataset(
             source,
@@ -67,6 +70,7 @@ def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> ImageData
             channels=config.channels,
             background=arguments.background,
             need_labels=bool(config.classes),
+            resize=arguments.resize,
         )
 
     source: str = arguments.data
@@ -89,7 +93,7 @@ def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | N
         return torch.cat([function(*part) for part in zip(*given, strict=True)])
 
 
-def read_labels(arguments: argparse.Namespace, model: VAEGAN, n: int) -> Tensor | None:
+def read_labels(arguments: argparse.Namespace, model: VAEGAN | Autoencoder, n: int) -> Tensor | None:
     """What ``--labels`` means for n images, [n]; None for a model without classes."""
     from ..models.labels import as_labels
 

@@ -13,10 +13,11 @@ import torch
 from .. import __version__
 from .._errors import ConfigError
 from .._files import replacing, to_json, user_path
-from ..data import ImageDataset, RenderedDigits
+from ..data import Opened
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..evaluation.units import unit_of
 from ..models import VAEGAN
+from ..training.autoencoder import Autoencoder
 from ..training.runs import load_model
 from ._common import add_threads, integer, say, set_threads
 from ._models import add_data, add_model, open_split
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(model: VAEGAN, dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace) -> Path:
+def _evaluate(model: VAEGAN | Autoencoder, dataset: Opened, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = user_path(arguments.json) if arguments.json else None
@@ -78,7 +79,7 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(dataset: ImageDataset | RenderedDigits, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
+def _settings(dataset: Opened, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
     net = arguments.net or choose_net(dataset.channels, dataset.image_size)
     return {
         "model": str(user_path(arguments.model).resolve()),

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError, MissingSplitError, nearest, printable
+from sdgan_ext.data.archives import SUFFIXES, expand_braces, holds_shards, shards_of
 from sdgan_ext.data.arrays import load_array_file
 from sdgan_ext.data.digits import RenderedDigits
 from sdgan_ext.data.download import DEFAULT_MIRRORS, cache_root, download_mnist
-from sdgan_ext.data.folder import load_image_folder, load_listing
+from sdgan_ext.data.folder import listed_source, load_image_folder, shard_source
+from sdgan_ext.data.frame import make_frame
+from sdgan_ext.data.hugging import hugging_source, is_hugging, is_hugging_folder, load_hugging_folder
 from sdgan_ext.data.idx import find_idx_sets, find_mnist, idx_set_of, load_idx_folder, read_idx, write_idx
-from sdgan_ext.data.images import ImageDataset, check_image_size, fit_images, read_colour
+from sdgan_ext.data.images import ImageDataset, check_image_size, fit_images
+from sdgan_ext.data.lazy import CACHES, LazyImages, Options, Source, fit_held, open_source
 from sdgan_ext.data.loader import batches
 from sdgan_ext.data.part import Part, hold_out
 from sdgan_ext.data.protocols import MapDataset
@@ -31,7 +35,9 @@ __all__ = [
     "NAMES",
     "VALUE_RANGE",
     "ImageDataset",
+    "LazyImages",
     "MapDataset",
+    "Opened",
     "Part",
     "RenderedDigits",
     "batches",
@@ -54,6 +60,9 @@ NAMES = ("mnist", "digits")
 _TEST_DIGITS = 2**40  # far beyond any training index
 
 
+Opened: TypeAlias = ImageDataset | LazyImages | RenderedDigits
+"""What a name, a folder or a file is opened as."""
+
 _Given = TypeVar("_Given", bound=Dataset[Any])
 
 
@@ -67,7 +76,12 @@ def open_dataset(
     seed: int = 0,
     background: str | Sequence[int] | None = None,
     need_labels: bool = True,
-) -> ImageDataset | RenderedDigits: ...
+    resize: int | None = None,
+    crop: str = "centre",
+    cache: str = "auto",
+    max_bad: int = 0,
+    index_file: Path | None = None,
+) -> Opened: ...
 
 
 @overload
@@ -80,11 +94,16 @@ def open_dataset(
     seed: int = 0,
     background: str | Sequence[int] | None = None,
     need_labels: bool = True,
+    resize: int | None = None,
+    crop: str = "centre",
+    cache: str = "auto",
+    max_bad: int = 0,
+    index_file: Path | None = None,
 ) -> _Given: ...
 
 
 def open_dataset(
-    spec: str | Path | Dataset[Any],
+    spec: str | Path | Dataset[Any] | Any,
     *,
     split: Literal["train", "test"] = "train",
     image_size: int | Sequence[int] | None = None,
@@ -92,6 +111,11 @@ def open_dataset(
     seed: int = 0,
     background: str | Sequence[int] | None = None,
     need_labels: bool = True,
+    resize: int | None = None,
+    crop: str = "centre",
+    cache: str = "auto",
+    max_bad: int = 0,
+    index_file: Path | None = None,
 ) -> Dataset[Any]:
     """What ``--data`` names, as a dataset.
 
@@ -99,18 +123,30 @@ def open_dataset(
         spec: ``"mnist"``: from ``mnist`` in :func:`cache_root`, downloaded if absent. ``"digits"``: rendered ones,
             60,000 to train and 10,000 others to test. A folder of IDX files or of images, or one of several sets of
             IDX files by its image file; where its subfolders are named train, test, validation or alike, in any
-            letter case, the one that ``split`` names is meant. A ``.npz`` or ``.npy`` file. A torch Dataset comes back
-            as it is.
+            letter case, the one that ``split`` names is meant. A ``.npz`` or ``.npy`` file. A ``.zip`` or ``.tar``
+            archive of images, a folder of ``.tar`` shards or a name of theirs with ``{00000..00012}`` in it. A Hugging
+            Face ``Dataset`` or ``DatasetDict``, or the folder that its ``save_to_disk`` wrote. A torch Dataset comes
+            back as it is.
         split: "train" or "test".
-        image_size: side or (height, width) to centre-crop and resize to; None leaves the size.
+        image_size: side or (height, width) to crop and resize to; None leaves the size.
         channels: 1, 3 or 4 to convert to; None leaves them.
         seed: of the rendered digits.
         background: what alpha is put over where ``channels`` has none: a colour's name, "#rrggbb" or (red, green,
             blue); None is white.
         need_labels: False: labels that cannot be used are left out, with a warning; True: they are refused.
+        resize: what the shorter side is resized to before ``image_size`` is cropped out of it; 0: nothing is resized;
+            None: as far as ``image_size`` needs.
+        crop: "centre", or "random": what is kept of an image is larger than ``image_size``, so that
+            :func:`batches` with ``random_crop`` takes parts from anywhere in it; whatever else reads it takes the
+            centre.
+        cache: "memory": all images are decoded at once and held; "none": each is decoded when it is asked for; "auto":
+            held where they take less than a quarter of the available memory and 1 GB decoded, both as they are and at
+            ``image_size``. The bits are the same. Arrays and IDX files are held.
+        max_bad: how many images of files may be unreadable; in the place of each stands the next one that can be read.
+        index_file: an index of the files, of :attr:`LazyImages.index`; it is used where the files are still the same.
 
     Returns:
-        ``ImageDataset``, ``RenderedDigits``, or ``spec`` itself.
+        ``ImageDataset``, ``LazyImages``, ``RenderedDigits``, or ``spec`` itself.
 
     Warns:
         UserWarning: what is left out, widened or scaled; see :func:`load_image_folder`.
@@ -121,67 +157,100 @@ def open_dataset(
     """
     if isinstance(spec, Dataset):
         return spec
-    if not isinstance(spec, (str, Path)):
+    hugging = is_hugging(spec)
+    if not isinstance(spec, (str, Path)) and not hugging:
         raise DataError(
-            f"data must be a name ({', '.join(NAMES)}), a folder, a .npz or .npy file or a torch Dataset, "
-            f"a {type(spec).__name__} came"
+            f"data must be a name ({', '.join(NAMES)}), a folder, an archive, a .npz or .npy file, a torch or a "
+            f"Hugging Face Dataset, a {type(spec).__name__} came"
         )
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', {split!r} came")
-    read_colour(background)  # a mistake in it, whatever the data is
+    if cache not in CACHES:
+        raise DataError(f"cache must be one of {', '.join(map(repr, CACHES))}, {cache!r} came")
+    frame = make_frame(image_size, channels, background, resize, crop)
+    options = Options(frame, background, cache, max_bad)
+    if hugging:
+        return open_source(hugging_source(spec, split), options)
     if spec == "digits":
+        if resize is not None or frame.random:
+            raise DataError("digits are rendered at their image_size: there is nothing to resize or to crop at random")
         return _open_digits(split, image_size, channels, seed)
-    fit = (image_size, channels, background)
     if spec == "mnist":
         root = cache_root() / "mnist"
-        return load_idx_folder(find_mnist(root) or download_mnist(root), split).fitted(*fit)
+        return fit_held(load_idx_folder(find_mnist(root) or download_mnist(root), split), frame, background)
+    found = find_images(spec, split, need_labels, index_file)
+    return fit_held(found, frame, background) if isinstance(found, ImageDataset) else open_source(found, options)
+
+
+_Split = Literal["train", "test"]
+
+
+def find_images(
+    spec: str | Path, split: _Split = "train", need_labels: bool = True, index_file: Path | None = None
+) -> ImageDataset | Source:
+    """What a folder or a file holds, as it is: arrays, or images that are not decoded yet; see :func:`open_dataset`."""
     path = data_path(spec)
     try:
         if path.is_dir():
-            return _open_folder(path, split, fit, need_labels)
-        missing = not path.exists()
+            return _open_folder(path, split, need_labels, index_file)
+        return _open_file(path, str(spec), split, need_labels, index_file)
     except OSError as error:
         raise DataError(f"cannot read {printable(error.filename or path)}: {error.strerror}") from None
-    if missing:
+
+
+def _open_file(
+    path: Path, spec: str, split: _Split, need_labels: bool, index_file: Path | None
+) -> ImageDataset | Source:
+    shards = expand_braces(path)
+    if not path.exists() and len(shards) == 1:
         raise DataError(
-            f"data {str(spec)!r} is neither a name ({', '.join(NAMES)}) nor a folder or file that exists"
-            + nearest(str(spec), NAMES)
+            f"data {spec!r} is neither a name ({', '.join(NAMES)}) nor a folder or file that exists"
+            + nearest(spec, NAMES)
         )
+    if path.suffix.lower() in SUFFIXES:
+        return shard_source(shards if not path.exists() else [path], path, split, need_labels, index_file)
     check_regular(path)
     subset = idx_set_of(path)
     if subset is not None:
-        return load_idx_folder(path.parent, split, subset=subset, need_labels=need_labels).fitted(*fit)
+        return load_idx_folder(path.parent, split, subset=subset, need_labels=need_labels)
     if path.suffix.lower() not in (".npz", ".npy"):
         raise DataError(
-            f"data {str(spec)!r} is a file of unknown kind, a .npz or .npy file, an IDX file of images or a folder is "
-            "needed"
+            f"data {spec!r} is a file of unknown kind, a .npz or .npy file, an IDX file of images, a .zip or .tar "
+            "archive of images or a folder is needed"
         )
-    return load_array_file(path, split, need_labels=need_labels).fitted(*fit)
+    return load_array_file(path, split, need_labels=need_labels)
 
 
-_Fit = tuple[int | Sequence[int] | None, int | None, str | Sequence[int] | None]
-
-
-def _open_folder(path: Path, split: Literal["train", "test"], fit: _Fit, need_labels: bool) -> ImageDataset:
+def _open_folder(path: Path, split: _Split, need_labels: bool, index_file: Path | None) -> ImageDataset | Source:
     if find_idx_sets(path, split):
-        return load_idx_folder(path, split, need_labels=need_labels).fitted(*fit)
+        return load_idx_folder(path, split, need_labels=need_labels)
+    if is_hugging_folder(path):
+        return load_hugging_folder(path, split)
     splits = find_splits(path, split)
     if split in splits:
-        return _open_images(splits.pop(split), list(splits.values()), fit)
-    other: Literal["train", "test"] = "test" if split == "train" else "train"
+        return _find_images(splits.pop(split), list(splits.values()), "train", need_labels, index_file)
+    if not splits and holds_shards(path):
+        return _find_images(path, [], split, need_labels, index_file)
+    other: _Split = "test" if split == "train" else "train"
     if splits or find_idx_sets(path, other) or (split == "test" and has_images(path)):
         instead = f" or use split={other!r}" if other in splits or not splits else ""
         raise MissingSplitError(f"{printable(path)} has no {split} split, add a subfolder {split!r}{instead}")
-    return _open_images(path, [], fit)
+    return _find_images(path, [], split, need_labels, index_file)
 
 
-def _open_images(folder: Path, avoid: Sequence[Path], fit: _Fit) -> ImageDataset:
+def _find_images(
+    folder: Path, avoid: Sequence[Path], split: _Split, need_labels: bool, index_file: Path | None
+) -> Source:
+    """The images in the files of ``folder`` or, where there are none, in its shards."""
+    if holds_shards(folder):
+        shards, inner = shards_of(folder, split)
+        return shard_source(shards, folder, inner, need_labels, index_file)
     listing = list_images(folder, avoid)
     if not listing.files and not avoid:
         raise DataError(
             f"the folder {printable(folder)} holds neither IDX files (train-images-idx3-ubyte or .gz) nor images"
         )
-    return load_listing(listing, *fit)
+    return listed_source(listing, split, index_file)
 
 
 def _open_digits(split: str, image_size: int | Sequence[int] | None, channels: int | None, seed: int) -> RenderedDigits:

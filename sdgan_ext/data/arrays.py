@@ -14,10 +14,11 @@ from typing import IO
 import numpy as np
 
 from sdgan_ext._errors import DataError, MissingSplitError, printable
+from sdgan_ext._files import open_regular
 from sdgan_ext.data.images import CHANNELS, ImageDataset, labelled
 from sdgan_ext.data.sources import check_memory, check_regular
 
-__all__ = ["load_array_file"]
+__all__ = ["load_array_file", "member_names", "read_member"]
 
 _LAYOUTS = ("NHW", "NHWC", "NCHW")
 _MAX_RANK = 4
@@ -66,14 +67,14 @@ def load_array_file(
         file.seek(0)
         if zipped:
             image_key, label_key = _keys(zipfile.ZipFile(file).namelist(), split, shown)
-            images = _read_member(path, image_key)
+            images = read_member(path, image_key)
         elif split == "train":
             images = _read_array(file, os.fstat(file.fileno()).st_size, shown)
         else:
             raise MissingSplitError(f"{shown} holds one array and so no {split} split, use split='train'")
     images = _to_nchw(images, layout, shown)
     dataset = ImageDataset(images, value_range=_value_range(images, shown), name=path.name)
-    return dataset if label_key is None else labelled(dataset, lambda: _read_member(path, label_key), need_labels)
+    return dataset if label_key is None else labelled(dataset, lambda: read_member(path, label_key), need_labels)
 
 
 @contextlib.contextmanager
@@ -96,7 +97,17 @@ def _damaged(shown: str) -> DataError:
     return DataError(f"{shown} is not a readable .npz or .npy file, it is damaged or of another format")
 
 
-def _read_member(path: Path, name: str) -> np.ndarray:
+def member_names(path: Path) -> list[str]:
+    """The arrays in the .npz file ``path``.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _damage_named(printable(path)), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        return archive.namelist()
+
+
+def read_member(path: Path, name: str) -> np.ndarray:
     """The array in the file ``name`` of the archive ``path``."""
     shown = f"{printable(path)}'s {printable(name)}"
     with _damage_named(shown), zipfile.ZipFile(path) as archive:

@@ -1,31 +1,30 @@
-"""A folder of image files."""
+"""A folder of image files, or archives of them."""
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from sdgan_ext._errors import DataError, printable
-from sdgan_ext.data.decode import Decoded, read_image
-from sdgan_ext.data.images import (
-    CHANNELS,
-    OVER_WHITE,
-    ImageDataset,
-    check_image_size,
-    convert_channels,
-    fit_images,
-    read_colour,
-)
-from sdgan_ext.data.sources import check_memory
-from sdgan_ext.data.splits import check_no_splits
-from sdgan_ext.data.walk import EXTENSIONS, Listing, list_images
+from sdgan_ext._errors import shown as shown_value
+from sdgan_ext.data.archives import check_shards, clean, read_members
+from sdgan_ext.data.frame import make_frame
+from sdgan_ext.data.images import ImageDataset
+from sdgan_ext.data.index import Index
+from sdgan_ext.data.lazy import FileSource, Options, open_source
+from sdgan_ext.data.sources import check_regular
+from sdgan_ext.data.spans import Member, Spans, Stamp
+from sdgan_ext.data.splits import check_no_splits, choose_split, split_of
+from sdgan_ext.data.walk import EXTENSIONS, Listing, begins_like_an_image, list_images, order_of
 
-__all__ = ["load_image_folder", "load_listing"]
+__all__ = ["listed_source", "load_image_folder", "shard_source"]
+
+_Sample = tuple[int, PurePosixPath]  # WebDataset's key: the number of the shard, the name up to its first dot
+_LONGEST_CLASS = 18  # digits
 
 
 def load_image_folder(
@@ -67,92 +66,163 @@ def load_image_folder(
         raise DataError(f"the folder {printable(folder)} does not exist")
     if not folder.is_dir():
         raise DataError(f"{printable(folder)} is a file, a folder of images is needed")
-    return load_listing(list_images(folder), image_size, channels, background)
+    frame = make_frame(image_size, channels, background)
+    dataset = open_source(listed_source(list_images(folder)), Options(frame, background, cache="memory"))
+    assert isinstance(dataset, ImageDataset)
+    return dataset
 
 
-def load_listing(
-    listing: Listing,
-    image_size: int | Sequence[int] | None,
-    channels: int | None,
-    background: str | Sequence[int] | None,
-) -> ImageDataset:
-    """The images of ``listing``; see :func:`load_image_folder`."""
-    if channels not in (None, *CHANNELS):
-        raise DataError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), {channels!r} came")
-    size = None if image_size is None else check_image_size(image_size)
-    colour = read_colour(background)
+def listed_source(listing: Listing, split: str = "train", index_file: Path | None = None) -> FileSource:
+    """The images of ``listing``, with class folders as labels.
+
+    Args:
+        split: which one of the folder's it is.
+        index_file: where an index of them may be.
+
+    Warns:
+        UserWarning: what was left out.
+    """
+    folder, files = listing.folder, listing.files
     if left_out := listing.describe_left_out():
         warnings.warn(left_out, stacklevel=3)
-    check_no_splits(listing.folder, listing.files)
+    check_no_splits(folder, files)
     labels, num_classes = _classes(listing)
-    images: list[Tensor] = []
-    facts = _Facts(listing.folder)
-    for file in listing.files:
-        decoded = read_image(file)
-        facts.add(file, decoded)
-        image = fit_images(decoded.image[None], size, channels, colour)[0]
-        if images and image.shape[1:] != images[0].shape[1:]:
-            raise DataError(
-                f"{printable(file)} is {_size(image)}, {printable(listing.files[0].name)} is {_size(images[0])}: "
-                "images must have one size, or give --image-size (image_size=) to crop and resize them"
-            )
-        if not images:  # all of them, and the tensor of all
-            what = f"{printable(listing.folder)}: {len(listing.files):,} images of {_size(image)}"
-            check_memory(what, 2 * len(listing.files) * image.numel())
-        images.append(image)
-    facts.report(channels, background)
-    channels = channels or max(facts.channels)
-    stacked = torch.stack([convert_channels(image, channels) for image in images])
-    return ImageDataset(stacked, labels, num_classes=num_classes, name=listing.folder.resolve().name)
+    stamp = Stamp.of(folder, files)
+    index = None if index_file is None else Index.load(index_file, split, stamp)
+    index = index or Index(split, Spans(stamp), labels, num_classes)
+    return FileSource(index, printable(folder.resolve().name), printable(folder))
 
 
-class _Facts:
-    """What a user may not expect of the images, a line for each."""
+def shard_source(
+    paths: Sequence[Path],
+    shown: Path,
+    split: Literal["train", "test"] = "train",
+    need_labels: bool = True,
+    index_file: Path | None = None,
+) -> FileSource:
+    """The images in archives: in their order, in each sorted as those of a folder are.
 
-    def __init__(self, folder: Path):
-        self.name = printable(folder)
-        self.channels: Counter[int] = Counter()
-        self.first: dict[int | str, str] = {}  # the file that has so many channels, or what is counted
-        self.counts: Counter[str] = Counter()
+    Folders in them are classes or splits as in a folder on the disk; one that holds all the rest is passed over. In tar
+    archives a label may also stand in a file beside its image, ``0001.cls`` beside ``0001.jpg``, as WebDataset has it.
 
-    def add(self, file: Path, decoded: Decoded) -> None:
-        self.channels[len(decoded.image)] += 1
-        self.first.setdefault(len(decoded.image), printable(file.name))
-        for fact in ("sixteen_bits", "frames"):
-            if getattr(decoded, fact):
-                self.counts[fact] += 1
-                self.first.setdefault(fact, printable(file.name))
+    Args:
+        paths: the archives, at least one, of one folder.
+        shown: what to call them together.
+        split: which one of theirs is wanted.
+        need_labels: False: ``.cls`` files that cannot be used are left out, with a warning; True: they are refused.
+        index_file: where an index of them may be.
 
-    def report(self, channels: int | None, background: object) -> None:
-        most, alphas = max(self.channels), self.channels[4]
-        fewer = sum(self.channels.values()) - self.channels[most]
-        if channels is None and fewer:
-            self._warn(
-                f"the images have {most} channels for {self.first[most]} has them, {fewer:,} have fewer; --channels "
-                "(channels=) decides otherwise"
-            )
-        if channels in (1, 3) and alphas and background is None:
-            self._warn(f"of {alphas:,} images ({self.first[4]}) {OVER_WHITE}")
-        if count := self.counts["sixteen_bits"]:
-            self._warn(
-                f"{count:,} images of 16 bits a channel ({self.first['sixteen_bits']}) are scaled to 8, 65,535 to 255"
-            )
-        if count := self.counts["frames"]:
-            self._warn(f"{count:,} files of several frames ({self.first['frames']}), the first of each is read")
+    Warns:
+        UserWarning: what was left out.
 
-    def _warn(self, fact: str) -> None:
-        warnings.warn(f"{self.name}: {fact}", stacklevel=4)
+    Raises:
+        DataError: an archive is missing, cut short or damaged, or holds no images or labels for some of them alone.
+        MissingSplitError: a DataError too; the split is not there.
+    """
+    check_shards(paths)
+    for path in paths:
+        check_regular(path)
+    stamp = Stamp.of(paths[0].parent, paths)
+    index = None if index_file is None else Index.load(index_file, split, stamp)
+    if index is None:
+        index = _index_of_archives(paths, shown, split, need_labels, stamp)
+    return FileSource(index, printable(shown.resolve().name), printable(shown))
 
 
-def _classes(listing: Listing) -> tuple[list[int] | None, int | None]:
-    """The labels and the number of classes."""
+def _index_of_archives(
+    paths: Sequence[Path], shown: Path, split: Literal["train", "test"], need_labels: bool, stamp: Stamp
+) -> Index:
+    found: list[tuple[int, PurePosixPath, Member]] = []
+    classes: dict[_Sample, bytes] = {}
+    listing = Listing(shown)
+    for number, path in enumerate(paths):
+        images = []
+        with path.open("rb") as file:
+            for member in read_members(path):
+                name = clean(member.name)
+                file.seek(member.offset)
+                if not name.parts or any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+                    listing.leave_out("hidden", shown / name)
+                elif name.suffix.lower() in EXTENSIONS:
+                    images.append((name, member))
+                elif name.suffix == ".cls" and path.suffix == ".tar":
+                    classes[_sample(number, name)] = file.read(min(member.length, _LONGEST_CLASS))
+                elif begins_like_an_image(file.read(min(member.length, 12))):
+                    images.append((name, member))
+                else:
+                    listing.leave_out("no image by name or content", shown / name)
+        found += [(number, name, member) for name, member in sorted(images, key=lambda image: order_of(image[0].parts))]
+    if left_out := listing.describe_left_out():
+        warnings.warn(left_out, stacklevel=4)
+    if not found:
+        raise DataError(f"{printable(shown)} holds no images, files that end in {', '.join(EXTENSIONS)} count")
+    top = _common_folder([name for _, name, _ in found])
+    names = [PurePosixPath(*name.parts[top:]) for _, name, _ in found]
+    chosen = choose_split(shown, names, split)
+    if chosen:
+        kept = [k for k, name in enumerate(names) if name.parts[0] == chosen and len(name.parts) > 1]
+        found = [found[k] for k in kept]
+        names = [PurePosixPath(*names[k].parts[1:]) for k in kept]
+    check_no_splits(shown, [shown / name for name in names])
+    spans = Spans.of_members(stamp, [(number, member) for number, _, member in found])
+    if classes:
+        try:
+            labels = _read_classes(spans, [_sample(number, name) for number, name, _ in found], classes)
+            return Index(split, spans, labels, int(labels.max()) + 1)
+        except DataError as error:
+            if need_labels:
+                raise
+            warnings.warn(f"{error}; the labels are left out, the model has no use for them", stacklevel=4)
+            return Index(split, spans, None, None)
+    return Index(split, spans, *_labels(shown, [shown / name for name in names]))
+
+
+def _sample(number: int, name: PurePosixPath) -> _Sample:
+    return number, name.with_name(name.name.partition(".")[0])
+
+
+def _read_classes(spans: Spans, samples: Sequence[_Sample], classes: Mapping[_Sample, bytes]) -> np.ndarray:
+    labels = np.zeros(len(samples), np.int64)
+    for index, sample in enumerate(samples):
+        text = classes.get(sample)
+        if text is None or not text.strip().isdigit():
+            came = "no .cls file beside it, others have one" if text is None else f"the class {shown_value(text)}"
+            raise DataError(f"{spans.entry(index)} has {came}; each needs a number from 0 up")
+        labels[index] = int(text)
+    return labels
+
+
+def _common_folder(names: Sequence[PurePosixPath]) -> int:
+    """How many folders, one in the other, hold all ``names``; a split is none of them."""
+    count = 0
+    while all(len(name.parts) > count + 1 for name in names) and len({name.parts[count] for name in names}) == 1:
+        if split_of(names[0].parts[count]) is not None:
+            break
+        count += 1
+    return count
+
+
+def _classes(listing: Listing) -> tuple[np.ndarray | None, int | None]:
+    """The labels and the number of classes of a folder; one of a class that is empty is refused."""
     folder, files = listing.folder, listing.files
     if not files:
         raise DataError(
             f"the folder {printable(folder)} holds no images, files that end in {', '.join(EXTENSIONS)} count, or "
             "whose content is an image"
         )
-    flat = [file for file in files if file.parent == folder]
+    labels, count = _labels(folder, files)
+    if labels is not None:
+        passed = {path for paths in listing.left_out.values() for path in paths}  # hidden, or read under another name
+        classes = {entry.name for entry in folder.iterdir() if entry.is_dir() and entry not in passed}
+        empty = sorted(classes - {file.relative_to(folder).parts[0] for file in files})
+        if empty:
+            raise DataError(f"the class folder {printable(folder / empty[0])} holds no images, remove it or fill it")
+    return labels, count
+
+
+def _labels(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, int | None]:
+    """The number of the first folder below ``folder`` that each of ``files`` lies in, among the sorted ones."""
+    flat = [file for file in files if len(file.parts) == len(folder.parts) + 1]
     if len(flat) == len(files):
         return None, None
     if flat:
@@ -162,13 +232,5 @@ def _classes(listing: Listing) -> tuple[list[int] | None, int | None]:
             f"({printable(nested.relative_to(folder))}): put all of them in class folders or none"
         )
     names = [file.relative_to(folder).parts[0] for file in files]
-    passed = {path for paths in listing.left_out.values() for path in paths}  # hidden, or read under another name
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry not in passed)
-    empty = sorted(set(classes) - set(names))
-    if empty:
-        raise DataError(f"the class folder {printable(folder / empty[0])} holds no images, remove it or fill it")
-    return [classes.index(name) for name in names], len(classes)
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[2]}x{image.shape[1]}"
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([numbers[name] for name in names], np.int64), len(numbers)

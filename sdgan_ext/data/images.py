@@ -18,7 +18,7 @@ from sdgan_ext.data.sources import check_memory
 from sdgan_ext.data.values import to_float
 
 __all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images", "labelled"]
-__all__ += ["OVER_WHITE", "read_colour"]
+__all__ += ["OVER_WHITE", "read_colour", "resize_images"]
 
 CHANNELS = (1, 3, 4)
 """Grey, RGB, RGBA."""
@@ -162,7 +162,7 @@ def fit_images(
         height, width = check_image_size(image_size)
         if (height, width) != tuple(images.shape[2:]):
             check_memory(f"{len(images):,} images of {width}x{height}", images.shape[:2].numel() * height * width)
-            images = _resize(_centre_crop(images, height / width), height, width)
+            images = resize_images(_centre_crop(images, height / width), height, width)
     return convert_channels(images, channels, colour)
 
 
@@ -228,7 +228,8 @@ def _centre_crop(images: Tensor, aspect: float) -> Tensor:
     return images[:, :, top : top + new_height, left : left + new_width]
 
 
-def _resize(images: Tensor, height: int, width: int) -> Tensor:
+def resize_images(images: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [N, C, H, W] -> [N, C, height, width], bicubic and antialiased."""
     resized = images.new_empty(*images.shape[:2], height, width)
     for part, target in zip(torch.split(images, 1024), torch.split(resized, 1024), strict=True):
         resize = torch.nn.functional.interpolate

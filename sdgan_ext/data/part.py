@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 from sdgan_ext._errors import DataError
 from sdgan_ext.data._seeds import seeded
 from sdgan_ext.data.items import name_of
+from sdgan_ext.data.lazy import LazyImages
 from sdgan_ext.data.protocols import MapDataset
 
-__all__ = ["Part", "hold_out"]
+__all__ = ["Part", "hold_out", "lazy_images"]
 
 
 class Part(Dataset[Any]):
@@ -67,3 +68,9 @@ def hold_out(dataset: MapDataset, count: int) -> tuple[Part, Part]:
         )
     order = torch.randperm(len(dataset), generator=seeded("held out"))
     return Part(dataset, order[count:].sort().values), Part(dataset, order[:count])
+
+
+def lazy_images(dataset: object) -> LazyImages | None:
+    """``dataset``, or what it is a part of, if its images are decoded as they are asked for."""
+    whole = dataset.dataset if isinstance(dataset, Part) else dataset
+    return whole if isinstance(whole, LazyImages) and not whole.held else None

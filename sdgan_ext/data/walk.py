@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdgan_ext._errors import DataError, printable
 
-__all__ = ["EXTENSIONS", "Listing", "has_images", "list_images"]
+__all__ = ["EXTENSIONS", "Listing", "begins_like_an_image", "has_images", "list_images", "order_of"]
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
@@ -50,6 +50,9 @@ class Listing:
     files: list[Path] = field(default_factory=list)
     left_out: dict[str, list[Path]] = field(default_factory=dict)
 
+    def leave_out(self, reason: str, path: Path) -> None:
+        self.left_out.setdefault(reason, []).append(path)
+
     def describe_left_out(self) -> str:
         """One sentence, or "" where nothing is left out."""
         parts = []
@@ -74,7 +77,8 @@ def list_images(folder: Path, avoid: Iterable[Path] = ()) -> Listing:
         DataError: a folder that cannot be listed.
     """
     listing = Listing(folder)
-    listing.files = sorted(_walk(listing, avoid), key=lambda file: _order(file.relative_to(folder)))
+    depth = len(folder.parts)
+    listing.files = sorted(_walk(listing, avoid), key=lambda file: order_of(file.parts[depth:]))
     return listing
 
 
@@ -83,15 +87,16 @@ def has_images(folder: str | Path) -> bool:
     return next(_walk(Listing(Path(folder)), ()), None) is not None
 
 
-def _order(path: Path) -> list[tuple[bool, str]]:
-    """Files before folders, as os.walk goes: the order of the images decides the bits of a training."""
-    return [*((True, name) for name in path.parts[:-1]), (False, path.name)]
+def order_of(parts: Sequence[str]) -> list[tuple[bool, str]]:
+    """A key to sort paths by, from their parts: files before folders, as os.walk goes. The order of the images decides
+    the bits of a training."""
+    return [*((True, name) for name in parts[:-1]), (False, parts[-1])]
 
 
 def _walk(listing: Listing, avoid: Iterable[Path]) -> Iterator[Path]:
     folder = listing.folder
     real = folder.resolve()
-    seen = {_identity(path) for path in (real, *real.parents, *avoid)}
+    seen = {_identity(path, path.stat()) for path in (real, *real.parents, *avoid)}
     pending = [folder]
     while pending:
         links: list[Path] = []
@@ -120,7 +125,7 @@ def _walk_real(start: Path, listing: Listing, seen: set[_Identity], links: list[
         for entry in found:
             path = place / entry.name
             if entry.name.startswith("."):
-                _leave_out(listing, _HIDDEN, path)
+                listing.leave_out(_HIDDEN, path)
             elif entry.is_symlink():
                 links.append(path)
             elif entry.is_dir():
@@ -132,9 +137,9 @@ def _walk_real(start: Path, listing: Listing, seen: set[_Identity], links: list[
 
 
 def _is_new(folder: Path, listing: Listing, seen: set[_Identity]) -> bool:
-    known = _known(folder, seen)
+    known = _known(folder, folder.stat(), seen)
     if known:
-        _leave_out(listing, _VISITED, folder)
+        listing.leave_out(_VISITED, folder)
     return not known
 
 
@@ -142,39 +147,38 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
     """Whether it is to be read; if not, it is left out with the reason."""
     named = path.name.lower().endswith(EXTENSIONS)
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             reason = _NOT_REGULAR
-        elif not named and not _begins_like_an_image(path):
+        elif not named and not _is_image_by_content(path):
             reason = _NO_IMAGE
         else:
-            reason = _SAME_FILE if _known(path, seen) else ""
+            reason = _SAME_FILE if _known(path, status, seen) else ""
     except OSError:
         reason = "" if named else _UNREADABLE  # an image that is missing is an error when it is read
     if reason:
-        _leave_out(listing, reason, path)
+        listing.leave_out(reason, path)
     return not reason
 
 
-def _begins_like_an_image(path: Path) -> bool:
+def _is_image_by_content(path: Path) -> bool:
     with path.open("rb") as file:
-        beginning = file.read(12)
+        return begins_like_an_image(file.read(12))
+
+
+def begins_like_an_image(beginning: bytes) -> bool:
+    """Whether 12 bytes are the first of an image of a common format."""
     boxed = beginning[4:] == b"ftypavif" or (beginning[:4], beginning[8:]) == (b"RIFF", b"WEBP")
     return boxed or beginning.startswith(_BEGINNINGS)
 
 
-def _known(path: Path, seen: set[_Identity]) -> bool:
+def _known(path: Path, status: os.stat_result, seen: set[_Identity]) -> bool:
     """Whether it was visited under another name; from now on it was."""
-    identity = _identity(path)
+    identity = _identity(path, status)
     known = identity in seen
     seen.add(identity)
     return known
 
 
-def _identity(path: Path) -> _Identity:
-    status = path.stat()
+def _identity(path: Path, status: os.stat_result) -> _Identity:
     return (status.st_dev, status.st_ino) if status.st_ino else str(path.resolve())
-
-
-def _leave_out(listing: Listing, reason: str, path: Path) -> None:
-    listing.left_out.setdefault(reason, []).append(path)

@@ -16,17 +16,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdgan_ext._errors import DataError
 
-__all__ = ["Batch", "in_processes", "in_threads"]
+__all__ = ["Taken", "in_processes", "in_threads"]
 
-Batch = tuple[Tensor, Tensor]
+Taken = tuple[Tensor, Tensor, dict[int, str]]
+"""Images, labels, and why images in whose place others stand cannot be read, by their numbers."""
+
 _AHEAD = 2  # batches for each worker
 _IN_WORKER = "in DataLoader worker process"  # DataLoader's words about an error that it hands on
 
 
-def in_threads(take: Callable[..., Batch], wanted: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Batch]:
+def in_threads(take: Callable[..., Taken], wanted: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Taken]:
     """``take(*arguments)`` for each of ``wanted``, which has no end."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sdgan-data")
-    pending: collections.deque[Future[Batch]] = collections.deque()
+    pending: collections.deque[Future[Taken]] = collections.deque()
     try:
         while True:
             while len(pending) < _AHEAD * workers:
@@ -37,8 +39,8 @@ def in_threads(take: Callable[..., Batch], wanted: Iterator[tuple[Any, ...]], wo
 
 
 def in_processes(
-    take: Callable[..., Batch], wanted: Iterator[tuple[Any, ...]], workers: int, name: str
-) -> Iterator[Batch]:
+    take: Callable[..., Taken], wanted: Iterator[tuple[Any, ...]], workers: int, name: str
+) -> Iterator[Taken]:
     """The same in torch's DataLoader, whose workers end when this process does, however it ends.
 
     Raises:
@@ -68,8 +70,7 @@ def in_processes(
                 ) from None
             if isinstance(got, DataError):
                 raise got
-            images, labels = got
-            yield images, labels
+            yield tuple(got)
     except Exception as error:
         raise error.with_traceback(None) from None
     finally:
@@ -79,10 +80,10 @@ def in_processes(
 class _Batches(Dataset[Any]):
     """Whose index is the arguments of ``take``."""
 
-    def __init__(self, take: Callable[..., Batch]):
+    def __init__(self, take: Callable[..., Taken]):
         self.take = take
 
-    def __getitem__(self, arguments: tuple[Any, ...]) -> Batch | DataError:
+    def __getitem__(self, arguments: tuple[Any, ...]) -> Taken | DataError:
         try:
             return self.take(*arguments)
         except DataError as error:  # raised here, its sentence would come in a traceback

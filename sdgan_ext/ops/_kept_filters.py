@@ -55,7 +55,7 @@ class KeptFilters:
 
     @property
     def max_bytes(self) -> int:
-        """The limit, 256 MiB at first; may be set, 0 for none."""
+        """The limit, 64 MiB at first, a few layers of 512 channels; may be set, 0 for none."""
         return _C.kept_filters_limit()
 
     @max_bytes.setter

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._errors import ConfigError
-from ..models import VAEGANConfig
-from ..presets import PRESETS, preset
+from ..presets import PRESETS, Preset
+from ..training.autoencoder_config import LAYERS, AutoencoderConfig
 from ..training.config import TrainConfig
+from ..training.runs import model_config
 
 __all__ = ["train_command"]
 
@@ -22,23 +23,28 @@ def train_command(config: Mapping[str, Mapping[str, Any]]) -> str | None:
     """
     source = config["data"].get("source")
     try:
-        model, train = VAEGANConfig.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
+        run = Preset(model_config(config["model"]), TrainConfig.from_dict(config["train"]))
     except ConfigError:  # of a program's own networks, or of a newer version
         return None
-    if not isinstance(source, str):
+    of_object = isinstance(run.model, AutoencoderConfig) and run.model.diffusers and not run.model.init
+    if not isinstance(source, str) or of_object:  # the weights it began with, or the images, are a program's
         return None
-    size, channels = "x".join(map(str, model.size)), str(model.channels)
+    size, channels = "x".join(map(str, run.model.size)), str(run.model.channels)
     given = ["sdgan-ext", "train", "--data", source, "--image-size", size, "--channels", channels]
-    candidates = [["--preset", name, *_flags(name, model, train)] for name in PRESETS]
+    same_kind = {name: preset for name, preset in PRESETS.items() if type(preset.model) is type(run.model)}
+    candidates = [["--preset", name, *_flags(preset, run)] for name, preset in same_kind.items()]
     return shlex.join([*given, *min(candidates, key=len)])
 
 
-def _flags(name: str, model: VAEGANConfig, train: TrainConfig) -> list[str]:
-    base, schedule = preset(name)
-    theirs = {**schedule.to_dict(), **base.for_mode(train.mode).to_dict()}
+def _flags(preset: Preset, run: Preset) -> list[str]:
+    """What makes of a preset this run."""
+    theirs = {**preset.train.to_dict(), **preset.model.for_mode(run.train.mode).to_dict()}
+    said = {"image_size", "channels", "diffusers"}
+    if isinstance(run.model, AutoencoderConfig) and run.model.init:
+        said |= set(LAYERS)  # by the folder of --init
     words = []
-    for field, value in {**train.to_dict(), **model.to_dict()}.items():
-        if theirs[field] != value and field not in ("image_size", "channels"):
+    for field, value in {**run.train.to_dict(), **run.model.to_dict()}.items():
+        if theirs[field] != value and field not in said:
             words += [f"--{field.replace('_', '-')}", _text(value)]
     return words
 

@@ -32,7 +32,7 @@ class Facts:
     """
     Attributes:
         folder: the run folder.
-        config: of config.yaml, with the mappings model, train, data and versions, which may be empty.
+        config: of config.yaml, with the mappings model, train, data, parameters and versions, which may be empty.
         history: of each scalar of log.jsonl its values, those that end an interval, such as ``seconds``, among them.
         step: the last that is logged or has a checkpoint.
         steps: how many there shall be; None: unknown.
@@ -73,7 +73,7 @@ def read_facts(path: str | Path) -> Facts:
     run = open_run(path)
     folder = run.folder
     assert folder is not None
-    facts = Facts(folder, {"model": {}, "train": {}, "data": {}, "versions": {}})
+    facts = Facts(folder, {"model": {}, "train": {}, "data": {}, "parameters": {}, "versions": {}})
     facts.running = run.is_being_trained()  # first: what it writes meanwhile is newer than what is read
     try:
         config = run.read_config()
@@ -110,12 +110,14 @@ def read_facts(path: str | Path) -> Facts:
 
 def _records(run: Run, facts: Facts) -> Iterator[dict[str, float]]:
     """The lines of log.jsonl, their finite numbers; a line that is being written is none yet."""
-    damaged = 0
+    damaged = unreadable = 0
     try:
         with open_regular(run.log_file) as file:
             for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
                 record = _record(line)
-                if record is not None:
+                if record is not None and "image" in record:
+                    unreadable += 1
+                elif record is not None:
                     yield record
                 elif line.endswith(b"\n") or not facts.running:
                     damaged += 1
@@ -123,6 +125,8 @@ def _records(run: Run, facts: Facts) -> Iterator[dict[str, float]]:
         facts.notices.append(f"cannot read {run.log_file}: {error.strerror or error}")
     if damaged:
         facts.notices.append(f"damaged lines of {run.log_file} are left out: {damaged}")
+    if unreadable:
+        facts.notices.append(f"images that could not be read, and in whose places others stood: {unreadable}")
 
 
 def _record(line: bytes) -> dict[str, float] | None:

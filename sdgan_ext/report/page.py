@@ -11,10 +11,10 @@ from typing import Any
 
 from .. import __version__
 from .._config import Config
-from .._errors import ConfigError, printable
+from .._errors import printable
 from ..evaluation.units import unit_of
-from ..models import VAEGANConfig
 from ..training.config import TrainConfig
+from ..training.runs import config_kind
 from .command import train_command
 from .curves import curve, number
 from .facts import Facts, is_number
@@ -58,8 +58,8 @@ def _head(facts: Facts) -> str:
         numbers["training time"] = _duration(seconds)
     if speed:
         numbers["images a second"] = number(round(1000 / speed, 1))
-    parameters = _parameters(facts)
-    if parameters:
+    parameters = facts.config["parameters"].get("total")
+    if type(parameters) is int:
         numbers["parameters"] = f"{parameters:,}"
     if is_number(facts.best.get("value")):
         numbers[f"best {facts.best.get('metric')}"] = number(facts.best["value"])
@@ -87,7 +87,8 @@ def _summary(facts: Facts) -> str:
     """One sentence: what was trained, on what."""
     train, data = facts.config["train"], facts.config["data"]
     kind = _KINDS.get(str(train.get("mode")), "model")
-    own = " of a program's own networks" if facts.config["model"].get("model") == "Networks" else ""
+    networks = {"Networks": " of a program's own networks", "AutoencoderKL": " of diffusers' AutoencoderKL"}
+    own = networks.get(str(facts.config["model"].get("model")), "")
     channels, images = data.get("channels"), data.get("images")
     held_out = train.get("validation_images")
     count = f"{images - (held_out if type(held_out) is int else 0):,} " if type(images) is int else ""
@@ -199,7 +200,10 @@ def _data(facts: Facts) -> str:
 
 def _configuration(facts: Facts) -> str:
     columns = []
-    for title, name, kind in (("Training", "train", TrainConfig), ("Model", "model", VAEGANConfig)):
+    for title, name, kind in (
+        ("Training", "train", TrainConfig),
+        ("Model", "model", config_kind(facts.config["model"])),
+    ):
         values = {key: value for key, value in facts.config[name].items() if key != "format_version"}
         usual = _defaults(kind)
         own = {key: value for key, value in values.items() if usual.get(key, usual) != value}
@@ -286,13 +290,6 @@ def _duration(seconds: float) -> str:
     parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
     first = next((i for i, (count, _) in enumerate(parts) if count), 3)
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
-
-
-def _parameters(facts: Facts) -> int | None:
-    try:
-        return VAEGANConfig.from_dict(facts.config["model"]).parameters
-    except ConfigError:
-        return None
 
 
 def _defaults(kind: type[Config]) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .._config import Config, option
 from .._errors import ConfigError
 from ..data.augment import AUGMENTATIONS as OF_IMAGES
+from ..data.frame import CROPS
+from ..data.lazy import CACHES
 from ..losses.augment import AUGMENTATIONS
 from ..losses.likelihood import PIXEL_LOSSES
 from ..models.config import Mode
@@ -44,7 +46,25 @@ class TrainConfig(Config):
         "how the training images are augmented, separated by commas; unlike diffaugment, the model learns it",
         choices=OF_IMAGES,
     )
+    resize: int | None = option(
+        None,
+        "what an image's shorter side is resized to before image_size is cropped out of it; 0: nothing is resized; "
+        "none: as far as image_size needs",
+        minimum=0,
+    )
+    crop: str = option("centre", "what part of an image is trained on: its centre, or any", choices=CROPS)
     workers: int = option(0, "threads or processes that read images ahead; the same bits with any number", minimum=0)
+    cache: str = option(
+        "auto",
+        "images of files are held in memory, or (none) decoded when it is their turn; auto: held below a quarter of "
+        "the free memory and 1 GB; the same bits",
+        choices=CACHES,
+    )
+    max_bad: int = option(
+        0,
+        "images of files that may be unreadable; the next one stands in the place of each, and it is named",
+        minimum=0,
+    )
 
     lr_encoder: float = option(2e-4, "Adam's learning rate of the encoder", above=0)
     lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)

@@ -92,6 +92,7 @@ class Monitor:
         self._since = time.perf_counter()
         self._tracked = (trackers, config or {})
         self._bar = self._trackers = self._log = None
+        self._unreadable = 0
 
     def __enter__(self) -> Monitor:
         if self.run.folder is not None:
@@ -160,10 +161,7 @@ class Monitor:
         self._bar.set_postfix_str(words)
         if self._bar.disable:
             self.say(f"step {step}/{self.steps} {images:,} images {words}")
-        if self._log is not None:
-            with write_errors_named(self.run.log_file):
-                self._log.write(to_json(self.run.metrics) + "\n")
-                self._log.flush()
+        self._record(self.run.metrics)
         if self._trackers is not None:
             self._trackers.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
         return self.run.metrics
@@ -173,12 +171,15 @@ class Monitor:
         self.run.metrics = {**self.run.metrics, **values}
         words = ", ".join(f"{name.rpartition('/')[2]} {value:.5g}" for name, value in values.items())
         self.say(f"step {self.run.step}/{self.steps} held-out {words}")
-        if self._log is not None:
-            with write_errors_named(self.run.log_file):
-                self._log.write(to_json({"step": self.run.step, **values}) + "\n")
-                self._log.flush()
+        self._record({"step": self.run.step, **values})
         if self._trackers is not None:
             self._trackers.scalars(self.run.step, values)
+
+    def unreadable(self, images: Mapping[int, str]) -> None:
+        """A record in log.jsonl of each that is new: why it cannot be read; others stand in their places."""
+        for index, reason in list(images.items())[self._unreadable :]:
+            self._unreadable += 1
+            self._record({"step": self.run.step, "image": index, "unreadable": reason})
 
     def picture(self, name: str, grid: Tensor) -> None:
         """Keeps a uint8 [C, H, W] grid as ``samples/<name>-<step>.png`` and in the trackers."""
@@ -186,6 +187,13 @@ class Monitor:
             save_png(self.run.samples / f"{name}-{self.run.step:08d}.png", grid)
         if self._trackers is not None:
             self._trackers.image(self.run.step, name, grid)
+
+    def _record(self, values: Mapping[str, object]) -> None:
+        """A line of log.jsonl."""
+        if self._log is not None:
+            with write_errors_named(self.run.log_file):
+                self._log.write(to_json(values) + "\n")
+                self._log.flush()
 
     def _tick(self) -> None:
         now = time.perf_counter()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import batches
+from ..data import LazyImages, batches
+from ..data.loader import orders
+from ..data.part import Part, lazy_images
 from ..pictures import columns_of, image_grid, pairs_grid, seeded_latents
 from .monitor import Monitor
 from .networks import SavedModel
@@ -18,6 +20,7 @@ __all__ = ["Previews"]
 
 _SAMPLES = 64  # images in a grid
 _PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
+_PRIOR_NUMBERS = 2**26  # of their pixels, at most: they stay in memory
 _WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latents of each, frames between two
 
 
@@ -34,7 +37,7 @@ class Previews:
         self.model = model
         self.device = next(model.parameters()).device
         shape, classes = model.traits.latent_shape, model.traits.classes
-        self.eps = seeded_latents(range(_SAMPLES), math.prod(shape)).unflatten(1, shape).to(self.device)
+        self.eps = seeded_latents(range(_SAMPLES), shape).to(self.device)
         self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
         self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
         self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
@@ -42,8 +45,9 @@ class Previews:
 
         self.prior_data = None
         if model.prior is not None:
-            count = min(_PRIOR_IMAGES, len(dataset))
-            self.prior_data = next(batches(dataset, count, seed=seed))
+            most = max(2, _PRIOR_NUMBERS // math.prod(model.traits.image_shape))
+            count = min(_PRIOR_IMAGES, most, len(dataset))
+            self.prior_data = _lazily(dataset, count, seed) or next(batches(dataset, count, seed=seed))
 
     @property
     def latents(self) -> Tensor:
@@ -73,3 +77,31 @@ class Previews:
             for stops, label in zip(self.latents[: _WALKS * _STOPS].split(_STOPS), labels, strict=True)
         ]
         return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]
+
+
+class _Unread:
+    """Images that are read lazily as one tensor of which parts are taken: thousands would take gigabytes as floats."""
+
+    def __init__(self, images: LazyImages, indices: Tensor, device: torch.device | None = None):
+        self.images, self.indices, self.device = images, indices, device
+
+    def to(self, device: torch.device) -> _Unread:
+        return _Unread(self.images, self.indices, device)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.images.batch(self.indices[rows])[0].to(self.device)
+
+
+def _lazily(dataset: Dataset, count: int, seed: int) -> tuple[_Unread, Tensor] | None:
+    """The first batch of ``count``, of a dataset that is read lazily."""
+    images = lazy_images(dataset)
+    if images is None:
+        return None
+    _, indices = next(orders(len(dataset), count, seed, 0, True))
+    if isinstance(dataset, Part):
+        indices = dataset.indices[indices]
+    labels = torch.full((count,), -1) if images.labels is None else images.labels[indices]
+    return _Unread(images, indices), labels

@@ -73,6 +73,9 @@ def _test_split(config: TrainConfig, model: Model, source: str | None) -> Datase
             channels=channels,
             background=config.background,
             need_labels=bool(model.traits.classes),
+            resize=config.resize,
+            cache=config.cache,
+            max_bad=config.max_bad,
         )
     except DataError as error:
         raise ConfigError(

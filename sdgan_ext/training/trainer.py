@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ import sdgan_ext
 from sdgan_ext._console import guarded_console
 from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
-from sdgan_ext.data import NAMES, batches, open_dataset
+from sdgan_ext.data import NAMES, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
+from sdgan_ext.data.hugging import is_hugging
+from sdgan_ext.data.part import lazy_images
 from sdgan_ext.models.labels import as_labels
 from sdgan_ext.models.weights import check_weights
 from sdgan_ext.nn.sync_batch_norm import synchronise
@@ -58,9 +60,10 @@ class Trainer:
     (:mod:`sdgan_ext.training.graph`) unless ``config.cuda_graph`` is False.
 
     Args:
-        model: a :class:`~sdgan_ext.models.VAEGAN`, or :class:`~sdgan_ext.training.networks.Networks` of your own, on
-            the device to train on; changed in place. Parameters with ``requires_grad=False`` stay as they are, and a
-            network that has no others is neither trained nor put into training mode.
+        model: a :class:`~sdgan_ext.models.VAEGAN`, an :func:`~sdgan_ext.training.autoencoder.autoencoder` of diffusers,
+            or :class:`~sdgan_ext.training.networks.Networks` of your own, on the device to train on; changed in place.
+            Parameters with ``requires_grad=False`` stay as they are, and a network that has no others is neither
+            trained nor put into training mode.
         config: how to train.
         out: the folder that holds run folders; None writes no file at all.
         progress: show a bar on a terminal, a line per log interval elsewhere.
@@ -89,6 +92,7 @@ class Trainer:
         self.progress = progress and self.first
         self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
+        self._index_file: Path | None = None  # of the run's images
         self.rows = slice(None)
         check_float32(model)
         check_installed(self.config.tracker)
@@ -113,6 +117,8 @@ class Trainer:
         device: torch.device | str | None = None,
         cuda_graph: bool | None = None,
         workers: int | None = None,
+        cache: str | None = None,
+        max_bad: int | None = None,
         tracker: Sequence[str] | None = None,
         progress: bool = True,
         processes: Processes | None = None,
@@ -121,11 +127,12 @@ class Trainer:
 
         Args:
             folder: the run folder.
-            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN is made
-                from the run's configuration.
+            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN or an
+                Autoencoder is made from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
-            cuda_graph, workers, tracker: as in the configuration; None leaves what the run was started with.
+            cuda_graph, workers, cache, max_bad, tracker: as in the configuration; None leaves what the run was started
+                with.
             progress, processes: as for a new trainer.
 
         Raises:
@@ -135,7 +142,8 @@ class Trainer:
         """
         run = open_run(folder)
         path, state, config = read_run(run)
-        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "tracker": tracker}
+        changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
+        changes["tracker"] = tracker
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
@@ -147,6 +155,7 @@ class Trainer:
             model = model.to(device or "cpu")
         trainer = cls(model, config, out=run.folder.parent, progress=progress, processes=processes)
         trainer.run = run if trainer.first else Run()
+        trainer._index_file = run.data_index
         trainer._load(state, path)
         return trainer
 
@@ -204,23 +213,22 @@ class Trainer:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
         dataset, _ = split(self._open(dataset, source), self.config)
         next(batches(dataset, self.config.batch_size, seed=self.config.seed))
-        counts = {
-            name: sum(parameter.numel() for parameter in network.parameters())
-            for name, network in self.model.named_children()
-            if name != "prior"
-        }
-        return to_yaml({**self._description(), "parameters": counts | {"total": sum(counts.values())}})
+        return to_yaml({**self._description(), "parameters": self._parameters()})
 
     # ------------------------------------------------------------------------------------------------ the loop
     def _fit(self, dataset: Dataset, held_out: Dataset | None, profile: bool) -> Run:
         run, config = self.run, self.config
         order = {"seed": config.seed, "start": run.step, "rows": self.rows}
-        stream = batches(dataset, config.batch_size, **order, augment=config.augment, workers=config.workers)
+        looks = {"augment": config.augment, "random_crop": config.crop == "random"}
+        stream = batches(dataset, config.batch_size, **order, **looks, workers=config.workers)
+        lazy = lazy_images(dataset)
         previews = Previews(self.ema.module, dataset, config.seed)
-        described = {**self._description(), "versions": _versions()}
+        described = {**self._description(), "parameters": self._parameters(), "versions": _versions()}
         if run.folder is not None:
             run.sweep()
             run.write_config(described)
+            if lazy is not None and lazy.index is not None:
+                lazy.index.save(run.data_index)
             if not list_checkpoints(run.checkpoints):
                 self._save()
             if self.processes is not None:
@@ -245,7 +253,9 @@ class Trainer:
             exhausted = False
             while run.step < config.steps:
                 with record_function("sdgan/data"):
-                    images, labels = next(stream)
+                    images, labels = self._next(stream, monitor)
+                if lazy is not None:
+                    monitor.unreadable(lazy.bad)
                 losses = take(images, step=run.step, labels=self._labels(labels), generator=self.generator)
                 run.step += 1
                 stopping = signals.caught is not None or exhausted
@@ -256,6 +266,7 @@ class Trainer:
                     profiler.step()
                 if selection is not None and selection.due(run.step):
                     with monitor.paused(), undisturbed(self.model):
+                        previews.fit_prior(self.model)  # it is sampled from, and saved with the best model
                         monitor.evaluation(selection.take(self.ema.module, run.step))
                     exhausted = selection.exhausted
                 # With several processes all hear of it in the next step.
@@ -269,10 +280,11 @@ class Trainer:
                     monitor.check()
                     self._check_weights()
                 with monitor.paused():
-                    if draw and self.first:
+                    if (draw or save) and self.first:
                         with undisturbed(self.model):
                             previews.fit_prior(self.model)
-                            previews.show(monitor)
+                            if draw:
+                                previews.show(monitor)
                     if save:
                         self._save()
                 if last:
@@ -310,6 +322,17 @@ class Trainer:
             self.ema.update_parameters(self.model)
         return losses
 
+    def _next(self, stream: Iterator[tuple[Tensor, Tensor]], monitor: Monitor) -> tuple[Tensor, Tensor]:
+        """A batch. Where the data break, the steps that have been taken are saved first."""
+        try:
+            return next(stream)
+        except DataError:
+            with contextlib.suppress(DivergedError):  # then the last good checkpoint stays
+                monitor.check()
+                self._check_weights()
+                self._save()
+            raise
+
     def _labels(self, labels: Tensor) -> Tensor | None:
         """The labels of a batch as the networks take them; -1 stands for an image without one."""
         if not self.model.traits.classes:
@@ -324,6 +347,15 @@ class Trainer:
         for name, weight in self.model.state_dict().items():
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise DivergedError(f"training diverged by step {self.run.step}: {name} holds NaN or infinity")
+
+    def _parameters(self) -> dict[str, int]:
+        """How many each network has, and all."""
+        counts = {
+            name: sum(parameter.numel() for parameter in network.parameters())
+            for name, network in self.model.named_children()
+            if name != "prior"
+        }
+        return counts | {"total": sum(counts.values())}
 
     def _description(self) -> dict:
         return {"model": self.model.config.to_dict(), "train": self.config.to_dict(), "data": self.data}
@@ -365,16 +397,29 @@ class Trainer:
 
     def _open(self, dataset: Dataset | str | Path, source: str | Path | None) -> Dataset:
         """The dataset, checked against the model and against the one that a resumed run was started with."""
-        if not isinstance(dataset, Dataset):
+        config = self.config
+        if isinstance(dataset, (str, Path)):
             source = dataset
+        elif not isinstance(dataset, (ImageDataset, LazyImages, RenderedDigits)) and not is_hugging(dataset):
+            for name, plain in (("resize", None), ("crop", "centre")):
+                if (value := getattr(config, name)) != plain:
+                    raise ConfigError(
+                        f"{name} is {value!r}, but the data are a {type(dataset).__name__}, which hands out images as "
+                        "it has made them: resize and crop them there"
+                    )
         channels, *size = self.model.traits.image_shape
         dataset = open_dataset(
             dataset,
             image_size=tuple(size),
             channels=channels,
-            seed=self.config.seed,
-            background=self.config.background,
+            seed=config.seed,
+            background=config.background,
             need_labels=bool(self.model.traits.classes),
+            resize=config.resize,
+            crop=config.crop,
+            cache=config.cache,
+            max_bad=config.max_bad,
+            index_file=self._index_file,
         )
         images, _ = next(batches(dataset, 1, seed=0))
         data = {

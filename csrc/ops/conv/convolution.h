@@ -37,8 +37,8 @@ struct ConvCall {
   Convolution conv;
   ConvProblem problem;
   Sizes input, output;
-  bool keeps_filter = false;  // what is made of the weight, for the next call with it: kept_filters.h
-  OptionalTensor residual;    // of the forward pass, as the output
+  bool keeps_filter = false;               // what is made of the weight, for the next call with it: kept_filters.h
+  OptionalTensor residual = std::nullopt;  // of the forward pass, as the output
 };
 
 struct Wanted {

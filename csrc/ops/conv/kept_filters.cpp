@@ -13,7 +13,7 @@
 namespace sdgan {
 namespace {
 
-constexpr int64_t kDefaultLimit = int64_t{256} << 20;
+constexpr int64_t kDefaultLimit = int64_t{64} << 20;
 constexpr int64_t kLongAgo = 4096;     // calls after which a filter gives its memory to another
 constexpr int64_t kLongestPause = 32;  // calls in which a weight that changes is not looked at
 constexpr size_t kMostEntries = 4096;
