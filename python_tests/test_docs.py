@@ -44,7 +44,8 @@ def test_documents_that_the_sources_point_to_exist(path):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "reconstruct", "interpolate", "evaluate", "pack", "export", "bench", "doctor"]
+    "command",
+    ["train", "sample", "reconstruct", "interpolate", "evaluate", "report", "pack", "export", "bench", "doctor"],
 )
 def test_flags_exist(command):
     words = [sys.executable, "-m", "sdgan_ext", command, "--help"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .models import VAEGAN, VAEGANConfig
     from .ops import conv_backend, get_conv_backend, kept_filters
     from .presets import preset
+    from .training.autoencoder import Autoencoder, autoencoder
+    from .training.autoencoder_config import AutoencoderConfig
     from .training.config import TrainConfig
     from .training.networks import Networks
     from .training.trainer import Trainer
@@ -31,6 +33,9 @@ _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
     "preset": "presets",
+    "Autoencoder": "training.autoencoder",
+    "AutoencoderConfig": "training.autoencoder_config",
+    "autoencoder": "training.autoencoder",
     "Networks": "training.networks",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
@@ -44,6 +49,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
     "Networks",
     "TrainConfig",
     "Trainer",
@@ -51,6 +58,7 @@ __all__ = [
     "VAEGANConfig",
     "__version__",
     "accelerate",
+    "autoencoder",
     "build_info",
     "conv_backend",
     "data",

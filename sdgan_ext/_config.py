@@ -116,7 +116,7 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any
             raise ConfigError(
                 f"{name} is {shown(value)}; allowed are {allowed}{_nearest_word(value, limits['choices'])}"
             )
-    elif type(value) is not hint or not _within(value, limits):
+    elif type(value) is not (typing.get_origin(hint) or hint) or not _within(value, limits):
         if hint in (int, float):
             what = _numbers(hint, limits, article=True)
         else:

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from ._files import replacing
 from ._torch_internals import OpOverload
 from .models.vae_gan import VAEGAN
 from .ops.reference import DECOMPOSITIONS
+
+if TYPE_CHECKING:
+    from .training.autoencoder import Autoencoder
 
 __all__ = ["FORMATS", "decompositions", "export_networks", "stock_program", "write_onnx", "write_torch"]
 
@@ -176,7 +179,7 @@ def check_format(format: str) -> None:
         _require_onnx()
 
 
-def export_networks(model: VAEGAN, folder: str | Path, format: ExportFormat = "onnx") -> list[Path]:
+def export_networks(model: VAEGAN | Autoencoder, folder: str | Path, format: ExportFormat = "onnx") -> list[Path]:
     """Writes every network of ``model`` to a file of its own, each complete or not at all, in evaluation mode.
 
     ``encoder``: x ``[N, channels, H, W]`` to mean and logvar ``[N, latent_dim]``. ``generator``: z ``[N, latent_dim]``
@@ -190,11 +193,16 @@ def export_networks(model: VAEGAN, folder: str | Path, format: ExportFormat = "o
         The files written.
 
     Raises:
-        ConfigError: the format is neither, or the networks are conditioned on classes.
+        ConfigError: the format is neither, or the networks are conditioned on classes or diffusers'.
         ImportError: onnx or onnxscript are not installed.
         CheckpointError: a file cannot be written.
     """
     check_format(format)
+    if not isinstance(model, VAEGAN):
+        raise ConfigError(
+            "the networks are those of diffusers' AutoencoderKL, which do other things with 64 images and more; export "
+            "what AutoencoderKL.from_pretrained reads, for the batch that you need"
+        )
     if model.config.classes:
         raise ConfigError(
             f"the model is conditioned on {model.config.classes} classes; one that takes labels is not exported"

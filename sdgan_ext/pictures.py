@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,9 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SHORT_SIDE = 112  # smaller pictures are enlarged in a GIF, for viewers do not
 
 
-def seeded_latents(seeds: Iterable[int], latent_dim: int) -> Tensor:
-    """[len(seeds), latent_dim] from N(0, I); each row is what ``VAEGAN.sample(1, seed=seed)`` decodes."""
-    return torch.cat([torch.randn(1, latent_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+def seeded_latents(seeds: Iterable[int], latent_shape: Sequence[int]) -> Tensor:
+    """[len(seeds), *latent_shape] from N(0, I); each row is what ``VAEGAN.sample(1, seed=seed)`` decodes."""
+    return torch.cat([torch.randn(1, *latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def image_grid(images: Tensor, columns: int, *, gap: int = 2) -> Tensor:

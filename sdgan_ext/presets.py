@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ._errors import ConfigError, nearest
 from .models import VAEGANConfig
+from .training.autoencoder_config import AutoencoderConfig
 from .training.config import TrainConfig
 
 __all__ = ["OWN_SIZE", "PRESETS", "Preset", "preset"]
@@ -17,7 +18,7 @@ __all__ = ["OWN_SIZE", "PRESETS", "Preset", "preset"]
 class Preset(NamedTuple):
     """A model and how to train it."""
 
-    model: VAEGANConfig
+    model: VAEGANConfig | AutoencoderConfig
     train: TrainConfig
 
 
@@ -185,6 +186,29 @@ PRESETS = {
             learned_variance=True,
             init="torch",
         ),
+        TrainConfig(
+            steps=6_000,
+            batch_size=16,
+            lr_encoder=5e-4,
+            lr_generator=5e-4,
+            lr_discriminator=2e-4,
+            betas=(0.5, 0.9),
+            lr_warmup_steps=200,
+            lr_hold_steps=4_000,
+            lr_cosine_steps=2_000,
+            lr_final=0.1,
+            objective="hinge",
+            prior_images=False,
+            disc_start=4_000,
+            disc_warmup=500,
+            adaptive_weight=0.1,
+            kl_weight=1e-6,
+            pixel_loss="l1",
+        ),
+    ),
+    # diffusers' AutoencoderKL in small, latents of a quarter of the side; trained like sd-kl.
+    "kl-f4": Preset(
+        AutoencoderConfig(),
         TrainConfig(
             steps=6_000,
             batch_size=16,

@@ -31,7 +31,7 @@ from ._tuning_plot import draw_trials
 from .data import MapDataset, batches, open_dataset
 from .evaluation import choose_net, evaluate, refusals
 from .evaluation.features import NetName
-from .models import VAEGAN
+from .models import VAEGAN, VAEGANConfig
 from .models.config import Mode
 from .presets import OWN_SIZE, preset
 from .training.config import MODES, TrainConfig
@@ -196,6 +196,8 @@ class _Objective:
     def __init__(self, search: Search):
         check_metric(search.metric)
         architecture, config = preset(search.preset)
+        if not isinstance(architecture, VAEGANConfig):
+            raise ConfigError(f"--preset is {search.preset!r}, whose networks are diffusers'; tune takes the others")
         self.base = config.replace(mode=search.mode, steps=search.steps, seed=search.seed)
         self.search = search
         self.score = SCORES[search.metric]
@@ -215,7 +217,7 @@ class _Objective:
             self.base = self.base.replace(validation_images=min(search.n, max(1, len(self.dataset) // 10)))
             parts: Any = split(self.dataset, self.base)
             rest, self.held_out = parts
-        self.architecture = architecture.replace(image_size=size, channels=channels).for_mode(search.mode)
+        self.architecture: VAEGANConfig = architecture.replace(image_size=size, channels=channels).for_mode(search.mode)
         self.n = min(search.n, len(self.held_out))
         self.net = self.score.net or choose_net(channels, size)
         self.name = self.score.name.format(net=self.net)

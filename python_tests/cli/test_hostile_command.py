@@ -48,7 +48,7 @@ def sentence(capsys, *argv):
         (["--encoder-channels", ",".join(["4"] * 5000)], "encoder_channels is (4, 4"),
         (["--threads", "1000000"], "--threads is 1000000; it must be at least 1, and at most 1,024"),
         (["--threads", "9" * 30], "argument --threads: 999"),
-        (["--init", "\x1b[2J\n"], r"init is '\x1b[2J\n'; allowed are"),
+        (["--init", "\x1b[2J\n"], r"--init is '\x1b[2J\n'; preset 'mnist-small' takes dcgan, glorot, torch"),
         (["--\x1b[2J"], r"--\x1b[2J is not a flag of sdgan-ext train"),
         (["\x1b[2J"], r"'\x1b[2J' is one argument too many"),
     ],

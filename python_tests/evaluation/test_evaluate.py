@@ -13,9 +13,9 @@ import torch
 import sdgan_ext as sd
 from sdgan_ext._errors import EvaluationError
 from sdgan_ext.cli import main
-from sdgan_ext.cli.evaluate import _UNITS
 from sdgan_ext.data import ImageDataset
 from sdgan_ext.evaluation import METRICS, NETS, elbo, evaluate, refusals
+from sdgan_ext.evaluation.units import UNITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"latent_dim": 4, "encoder_channels": (4, 4), "generator_channels": (4, 4), "discriminator_channels": None}
@@ -59,7 +59,7 @@ def test_numbers(everything):
 
 def test_every_number_is_explained(everything):
     names = {name.removeprefix("lenet-").removesuffix("_by_lenet") for name in everything}
-    assert names <= _UNITS.keys()
+    assert names <= UNITS.keys()
 
 
 def test_a_seed_means_the_same_numbers_and_the_model_keeps_its_mode(held_out):

@@ -8,6 +8,7 @@ import pytest
 from sdgan_ext._errors import ConfigError
 from sdgan_ext.models import VAEGANConfig
 from sdgan_ext.presets import PRESETS, preset
+from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.config import TrainConfig
 
 
@@ -108,7 +109,7 @@ def test_values_are_normalised():
         config.channels = 3
 
 
-@pytest.mark.parametrize("kind", [VAEGANConfig, TrainConfig])
+@pytest.mark.parametrize("kind", [VAEGANConfig, TrainConfig, AutoencoderConfig])
 def test_every_field_has_help(kind):
     assert all(item.metadata["help"] for item in fields(kind))
 

@@ -207,7 +207,7 @@ def test_a_header_that_promises_more_than_the_file_has(folder):
 
 # ----------------------------------------------------------------------------------------------- the parameters
 CHANGES = {
-    **{name: preset.model for name, preset in PRESETS.items()},
+    **{name: preset.model for name, preset in PRESETS.items() if isinstance(preset.model, VAEGANConfig)},
     "spectral": make_model(discriminator_norm="spectral", classes=3, minibatch_stddev=2).config,
     "group": make_model(encoder_norm="group", generator_norm="group", residual_blocks=2, learned_variance=True).config,
     "conv head": make_model(generator_head="conv", generator_channels=(8, 4, 6), kernel_size=5, channels=3).config,

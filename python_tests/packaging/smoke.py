@@ -1,6 +1,7 @@
 """A wheel's smoke test, run by the Python that it is installed in: python smoke.py
 
-Every operator against its reference (``sdgan_ext doctor``), then two steps of a training; prints which torch it was.
+Every operator against its reference (``sdgan_ext doctor``), then two steps of a training and a page
+about it; prints which torch it was.
 """
 
 import subprocess
@@ -24,6 +25,8 @@ def main() -> None:
         command("doctor", folder)
         command(TRAIN, folder)
         (run,) = Path(folder, "runs").iterdir()
+        command(f"report {run}", folder)
+        assert "2 of 2" in (run / "report.html").read_text()
         images = sd.VAEGAN.from_pretrained(run / "model").sample(4, seed=0)
         assert images.shape == (4, 1, 28, 28) and images.isfinite().all()
     info = sd.build_info()

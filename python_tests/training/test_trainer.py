@@ -9,11 +9,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import make_config, make_dataset, make_model
+from tiny import Interrupting, make_config, make_dataset, make_model
 
 import sdgan_ext
 from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
-from sdgan_ext.data import ImageDataset
 from sdgan_ext.training import trainer as trainer_module
 from sdgan_ext.training.state import list_checkpoints, load_checkpoint
 from sdgan_ext.training.trainer import Trainer
@@ -25,20 +24,6 @@ def start(out, mode="vae-gan", model=None, **changes):
 
 def weights(run):
     return (run.model / "model.safetensors").read_bytes()
-
-
-class Interrupting(ImageDataset):
-    """``make_dataset()`` that sends this process a signal with its fourth batch: the second step's."""
-
-    def __init__(self, number):
-        super().__init__(make_dataset().images, name="dots")
-        self.number, self.calls = number, 0
-
-    def batch(self, indices):
-        self.calls += 1
-        if self.calls == 4:
-            signal.raise_signal(self.number)
-        return super().batch(indices)
 
 
 class Fives(torch.utils.data.Dataset):
@@ -199,14 +184,34 @@ def test_tensorboard_has_the_scalars_and_the_pictures(tmp_path):
     events.Reload()
     assert {"samples", "reconstructions"} <= set(events.Tags()["images"])
     assert [event.step for event in events.Scalars("encoder_generator/kl")] == [2, 4, 6, 8]
+    first, second = (event.tensor_proto.string_val[0].decode() for event in events.Tensors("config"))
+    assert "\n  batch_size: 4\n  steps: 6\n" in first and "\n  batch_size: 4\n  steps: 8\n" in second
 
 
-def test_without_tensorboard_training_goes_on(tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_training_goes_on(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"] + ["tensorboard"]:
         monkeypatch.setitem(sys.modules, name, None)
-    run = Trainer(make_model(), make_config(), out=tmp_path).fit(make_dataset())
+    monkeypatch.delitem(sys.modules, "sdgan_ext.training.trackers.tensorboard", raising=False)
+    with pytest.warns(UserWarning, match="tensorboard is not installed; `pip install tensorboard`"):
+        run = start(tmp_path).fit(make_dataset())
     assert run.step == 6 and not list(run.folder.glob("events*"))
-    assert "tensorboard is not installed" in capsys.readouterr().out
+
+
+def test_a_full_disk_under_tensorboard_ends_no_training(tmp_path, monkeypatch):
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+    whole, wrote = writer.write, []
+
+    def write(self, data):
+        wrote.append(data)
+        if len(wrote) > 4:
+            raise OSError(28, "No space left on device")
+        whole(self, data)
+
+    monkeypatch.setattr(writer, "write", write)
+    with pytest.warns(UserWarning, match="without the tracker tensorboard: .*No space left") as caught:
+        run = start(tmp_path).fit(make_dataset())
+    assert run.step == 6 and len(run.log_file.read_text().splitlines()) == 3
+    assert len(wrote) == 5 and len(caught) == 1
 
 
 def test_out_none_writes_nothing(tmp_path, monkeypatch):

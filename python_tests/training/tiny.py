@@ -1,5 +1,7 @@
 """A model and a dataset that train in milliseconds."""
 
+import signal
+
 import torch
 
 from sdgan_ext.data import ImageDataset
@@ -24,3 +26,17 @@ def make_dataset(count=16, size=8, name="dots", classes=None):
 def make_config(**changes):
     defaults = {"steps": 6, "batch_size": 4, "log_every": 2, "sample_every": 100, "checkpoint_every": 2}
     return TrainConfig(**{**defaults, **changes})
+
+
+class Interrupting(ImageDataset):
+    """``make_dataset()`` that sends this process a signal with its fourth batch: the second step's."""
+
+    def __init__(self, number):
+        super().__init__(make_dataset().images, name="dots")
+        self.number, self.calls = number, 0
+
+    def batch(self, indices):
+        self.calls += 1
+        if self.calls == 4:
+            signal.raise_signal(self.number)
+        return super().batch(indices)

@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": (
         "Measure a model on held-out images: likelihood, feature distances, classes; print a table and write JSON."
     ),
+    "report": "Write a page about a run: what was trained, on what, how it went, how good it is, how to repeat it.",
     "pack": "Put a folder of images into tar shards: a few large files in the place of many small ones.",
     "tune": "Search learning rates, batch size and loss weights of a preset with Optuna, or go on with a search.",
     "export": (
@@ -47,11 +48,13 @@ examples:
   sdgan-ext train --data mnist --preset seed --mode gan --batch-size 128 --dry-run
   sdgan-ext train --config runs/00000-vaegan-digits/config.yaml --seed 1
   sdgan-ext train --resume runs/00000-vaegan-digits --steps 4000
+  sdgan-ext train --data photos --init stable-diffusion/vae --train decoder --image-size 256
   torchrun --nproc-per-node 2 -m sdgan_ext train --data digits --sync-batch-norm true
   sdgan-ext sample runs/00000-vaegan-digits --seeds 0-31
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
   sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
+  sdgan-ext report runs/00000-vaegan-mnist
   sdgan-ext pack photos --out shards
   sdgan-ext train --data shards --image-size 64 --crop random --flip --workers 2
   sdgan-ext tune --data mnist --mode vae --steps 500 --trials 30 --out study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _NOTES = ("versions", "parameters")  # of a run's config.yaml and of --dry-run
 
 def read_config_file(
     path: str | Path,
-    sections: Mapping[str, type[Config]],
+    sections: Mapping[str, Sequence[type[Config]]],
     options: Mapping[str, type],
     reader: Callable[[Any], Callable[[str], Any]],
 ) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def read_config_file(
     and ``data:`` may hold a ``source:``, as in the config.yaml of a run.
 
     Args:
-        sections: the configuration dataclass of each section.
+        sections: the configuration dataclasses whose fields each section may give.
         options: further names that may be given, with the types of their values.
         reader: makes of a field's type what reads it from text, as a flag does.
 
@@ -49,8 +49,14 @@ def read_config_file(
         raise ConfigError(f"--config {path} holds a {type(values).__name__}; it must be a mapping of flags to values")
     if isinstance(values.get("data"), Mapping):
         values = {**values, "data": values["data"].get("source")}
-    hints = {name: typing.get_type_hints(config) for name, config in sections.items()}
-    fields = {name: {field.name for field in dataclasses.fields(config)} for name, config in sections.items()}
+    hints = {
+        section: {
+            field.name: typing.get_type_hints(config)[field.name]
+            for config in configs
+            for field in dataclasses.fields(config)
+        }
+        for section, configs in sections.items()
+    }
 
     def read(key: object, value: Any, names: Collection[str], where: str = "") -> tuple[str, Any]:
         name = str(key).replace("-", "_")
@@ -62,7 +68,7 @@ def read_config_file(
                 what = "an integer" if options[name] is int else "text"
                 raise ConfigError(f"--config {path}: {key} is {shown(value)}; it must be {what}")
             return name, value
-        hint = next(hints[section][name] for section in sections if name in fields[section])
+        hint = next(hints[section][name] for section in sections if name in hints[section])
         return name, reader(hint)(value) if isinstance(value, str) else value
 
     given: dict[str, Any] = {}
@@ -70,12 +76,13 @@ def read_config_file(
         if key in _NOTES:
             continue
         if key not in sections:
-            given |= [read(key, value, {*options, *sections, *set().union(*fields.values())})]
+            given |= [read(key, value, {*options, *sections, *set().union(*hints.values())})]
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"--config {path}: {key} holds a {type(value).__name__}; it must be a mapping")
         value = dict(value)
         version = value.pop("format_version", FORMAT_VERSION)
-        sections[key].from_dict({"format_version": version})
-        given |= [read(name, entry, fields[key], f"{key}.") for name, entry in value.items()]
+        sections[key][0].from_dict({"format_version": version})
+        value.pop("model", None)  # the kind of a run's model; its fields tell
+        given |= [read(name, entry, hints[key], f"{key}.") for name, entry in value.items()]
     return given

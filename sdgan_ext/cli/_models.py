@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ..data import Opened
     from ..models import VAEGAN, VAEGANConfig
+    from ..training.autoencoder import Autoencoder
+    from ..training.autoencoder_config import AutoencoderConfig
 
 __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
 __all__ += ["read_seeds"]
@@ -44,7 +46,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", type=integer, help="as in train")
 
 
-def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
+def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Path]:
     """The model, and the folder to write to."""
     set_threads(arguments)
     from ..training.runs import load_model
@@ -55,7 +57,7 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN, Path]:
     return model, out
 
 
-def open_split(arguments: argparse.Namespace, config: VAEGANConfig) -> Opened:
+def open_split(arguments: argparse.Namespace, config: VAEGANConfig | AutoencoderConfig) -> Opened:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
 
@@ -91,7 +93,7 @@ def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | N
         return torch.cat([function(*part) for part in zip(*given, strict=True)])
 
 
-def read_labels(arguments: argparse.Namespace, model: VAEGAN, n: int) -> Tensor | None:
+def read_labels(arguments: argparse.Namespace, model: VAEGAN | Autoencoder, n: int) -> Tensor | None:
     """What ``--labels`` means for n images, [n]; None for a model without classes."""
     from ..models.labels import as_labels
 

@@ -15,39 +15,12 @@ from .._errors import ConfigError
 from .._files import replacing, to_json, user_path
 from ..data import Opened
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
+from ..evaluation.units import unit_of
 from ..models import VAEGAN
+from ..training.autoencoder import Autoencoder
 from ..training.runs import load_model
 from ._common import add_threads, integer, say, set_threads
 from ._models import add_data, add_model, open_split
-
-_UNITS = {
-    "neg_elbo": "nats, lower is better",
-    "reconstruction": "nats, E_q[-log p(x|z)]",
-    "kl": "nats, KL(q(z|x) || N(0, I))",
-    "binarised_neg_elbo": "nats, lower is better",
-    "binarised_nll": "nats, IWAE-{k}, lower is better",
-    "binarised_nll_se": "nats, its standard error",
-    "mse": "pixels in [0, 1], 0 at best",
-    "psnr": "dB, higher is better",
-    "ssim": "1 at best",
-    "fd": "0 at best, at equal n alone",
-    "kid": "0 at best, +- the next over subsets",
-    "kid_std": "",
-    "precision": "samples near real images, 1 at best",
-    "recall": "real images near samples, 1 at best",
-    "density": "about 1 for real images",
-    "coverage": "1 at best",
-    "top_probability": "the net's confidence",
-    "class_entropy": "nats",
-    "rarest_class": "least share of a class",
-    "class_balance": "total variation from real images' classes, 0 at best",
-    "agreement": "reconstructions that keep the class the net saw",
-    "label_agreement": "reconstructions that keep their label",
-    "cas": "trained on samples, tested on real images",
-    "cas_reverse": "trained on real images, tested on samples",
-    "cas_real": "trained and tested on real images",
-    "inception-fid": "0 at best, at equal n alone",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(model: VAEGAN, dataset: Opened, arguments: argparse.Namespace) -> Path:
+def _evaluate(model: VAEGAN | Autoencoder, dataset: Opened, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = user_path(arguments.json) if arguments.json else None
@@ -128,6 +101,5 @@ def table(values: dict[str, float], k: int) -> str:
     width = max(map(len, values))
     lines = []
     for name, value in values.items():
-        unit = _UNITS.get(name) or _UNITS.get(re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name), "")
-        lines.append(f"{name:{width}}  {value:>11.4f}  {unit.format(k=k)}".rstrip())
+        lines.append(f"{name:{width}}  {value:>11.4f}  {unit_of(name, k)}".rstrip())
     return "\n".join(lines)

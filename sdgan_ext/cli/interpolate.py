@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..pictures import image_grid, save_gif, save_png, seeded_latents
 
-    latents = model.latents(seeded_latents(seeds, model.config.latent_dim))
+    latents = model.latents(seeded_latents(seeds, model.traits.latent_shape))
     labels = read_labels(arguments, model, len(seeds) - 1)
     stretches = [
         model.interpolate(latents[i], latents[i + 1], arguments.steps, None if labels is None else labels[i])

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..pictures import columns_of, image_grid, save_png, seeded_latents
 
     labels = read_labels(arguments, model, len(seeds))
-    latents = model.latents(seeded_latents(seeds, model.config.latent_dim))
+    latents = model.latents(seeded_latents(seeds, model.traits.latent_shape))
     images = in_parts(model.decode, latents, labels)
     for seed, image in zip(seeds, images, strict=True):
         save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))

@@ -8,7 +8,7 @@ import os
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,14 +17,21 @@ from .._config import Config
 from .._errors import ConfigError, DataError, shown
 from ..data import NAMES, Opened, open_dataset
 from ..data.archives import expand_braces
-from ..models import VAEGAN, VAEGANConfig
+from ..models import VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
+from ..training.autoencoder import check_trained
+from ..training.autoencoder_config import AutoencoderConfig
 from ..training.config import TrainConfig
 from ..training.denormals import flushed_denormals
+from ..training.diffusers_files import config_of, read_autoencoder
 from ..training.distributed import Processes
+from ..training.runs import make_model
 from ..training.trainer import Trainer
 from ._common import SIGNAL_CODES, add_threads, say, set_threads
 from ._config_file import read_config_file
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 _DATA = (
     "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files, images or .tar shards, a "
@@ -32,21 +39,42 @@ _DATA = (
 )
 
 
+_OWN, _DIFFUSERS = "mnist-small", "kl-f4"  # the presets that are taken unless one is given
+_MODELS = (VAEGANConfig, AutoencoderConfig)
+_INITS = typing.get_args(typing.get_type_hints(VAEGANConfig)["init"])
+_OF_FILES = "diffusers"  # the field of AutoencoderConfig that only a file can give
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "sdgan-ext train --data DATA | --resume RUN [flag ...]"
     parser.add_argument("--data", help=f"{_DATA}; beside --resume, where the run's data have moved to")
     parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)}; mnist-small unless given")
+    parser.add_argument(
+        "--preset",
+        help=f"{', '.join(PRESETS)}; {_OWN} unless given, or {_DIFFUSERS} with --init or a flag of an autoencoder's",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="begin with the weights of this AutoencoderKL: a folder of diffusers, a run, or a file of the original "
+        f"layout; of other models {', '.join(_INITS)}: how random weights are drawn",
+    )
     parser.add_argument("--out", help="the folder that holds run folders; runs unless given")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, to --steps steps in all")
     parser.add_argument("--dry-run", action="store_true", help="check all, print what would be done, write nothing")
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to RUN/profile, for Chrome")
     parser.add_argument("--flip", action="store_true", help="adds flip to --augment")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; cpu unless given")
-    for title, config in (("training", TrainConfig), ("model", VAEGANConfig)):
-        group = parser.add_argument_group(title, "what is not given is the preset's")
+    known = {"init", _OF_FILES}
+    for title, config in (("training", TrainConfig), ("model", VAEGANConfig), ("autoencoder", AutoencoderConfig)):
+        words = "" if config is not AutoencoderConfig else "; beside flags of the model that have the same meaning"
+        group = parser.add_argument_group(title, f"what is not given is the preset's{words}")
         hints = typing.get_type_hints(config)
         for field in dataclasses.fields(config):
+            if field.name in known:
+                continue
+            known.add(field.name)
             group.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 dest=field.name,
@@ -74,7 +102,7 @@ def _metavar(field: dataclasses.Field[Any], hint: Any) -> str:
         return "true|false"
     kinds = typing.get_args(hint) or (hint,)
     if any(typing.get_origin(kind) is tuple for kind in (hint, *kinds)):
-        return "HxW" if int in kinds else "N,N,..."
+        return "HxW" if int in kinds and typing.get_origin(hint) is not tuple else "N,N,..."
     return "N" if int in kinds else "X"
 
 
@@ -84,8 +112,8 @@ def _reader(hint: Any) -> Callable[[str], Any]:
         return lambda text: {"true": True, "false": False}.get(text.lower(), text)
     if typing.get_origin(hint) is typing.Literal:
         return str
-    options = typing.get_args(hint) or (hint,)
-    alone = any(kind in options for kind in (int, float, str)) and typing.get_origin(hint) is not tuple
+    options = (hint,) if typing.get_origin(hint) is tuple else typing.get_args(hint) or (hint,)
+    alone = any(kind in options for kind in (int, float, str))
 
     def read(text: str) -> Any:
         if text.lower() == "none" and type(None) in options:
@@ -152,16 +180,16 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         if trainer.first:
             say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
         return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
-    name = arguments.preset or "mnist-small"
+    name = arguments.preset or _preset_of_flags(arguments)
     model_config, config = preset(name)
     config = config.replace(**_given(arguments, TrainConfig))
-    given = _given(arguments, VAEGANConfig)
-    wanted = model_config.replace(**given)
+    given = _given(arguments, type(model_config))
+    wanted, vae = _wanted(arguments, name, model_config, given)
     cropped = "image_size" in given or config.resize is not None or config.crop != "centre"
     source, dataset = _open_data(
         arguments.data,
         image_size=wanted.image_size if cropped else None,
-        channels=wanted.channels if "channels" in given else None,
+        channels=wanted.channels if "channels" in given or vae is not None else None,
         seed=config.seed,
         background=config.background,
         need_labels=bool(wanted.classes),
@@ -178,8 +206,42 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         )
     model_config = wanted.replace(image_size=size, channels=dataset.channels).for_mode(config.mode)
     torch.manual_seed(config.seed)
-    trainer = Trainer(VAEGAN(model_config).to(device), config, out=arguments.out or "runs", processes=processes)
+    model: Any = make_model(model_config, vae)
+    trainer = Trainer(model.to(device), config, out=arguments.out or "runs", processes=processes)
     return _fit(trainer, dataset, source, arguments)
+
+
+def _preset_of_flags(arguments: argparse.Namespace) -> str:
+    """The preset that is taken where none is named: by the kind of model that the flags are of."""
+    of_diffusers = getattr(arguments, "init", _INITS[0]) not in _INITS or _strays(arguments, VAEGANConfig)
+    return _DIFFUSERS if of_diffusers and not _strays(arguments, AutoencoderConfig) else _OWN
+
+
+def _wanted(
+    arguments: argparse.Namespace, name: str, model: VAEGANConfig | AutoencoderConfig, given: dict[str, Any]
+) -> tuple[VAEGANConfig | AutoencoderConfig, AutoencoderKL | None]:
+    """The model that flags make of a preset's, and with ``--init`` the autoencoder that it is to begin with."""
+    init = getattr(arguments, "init", None)
+    for flag in _strays(arguments, type(model)):
+        raise ConfigError(f"--{flag.replace('_', '-')} does not go with preset {name!r}, whose networks lack it")
+    if not isinstance(model, AutoencoderConfig):
+        if init is not None and init not in _INITS:
+            raise ConfigError(
+                f"--init is {shown(init)}; preset {name!r} takes {', '.join(_INITS)}, and preset {_DIFFUSERS!r} the "
+                "folder of an AutoencoderKL"
+            )
+        return model.replace(**given), None
+    if init is None:
+        wanted = model.replace(**given)
+        check_trained(wanted)
+        return wanted, None
+    vae, source = read_autoencoder(init)
+    return AutoencoderConfig.of_diffusers(config_of(vae), source, **given), vae
+
+
+def _strays(arguments: argparse.Namespace, kind: type[Config]) -> list[str]:
+    """Fields of a model of another kind that were given."""
+    return [name for other in _MODELS for name in _given(arguments, other) if name not in _given(arguments, kind)]
 
 
 def read_config(arguments: argparse.Namespace) -> None:
@@ -187,7 +249,7 @@ def read_config(arguments: argparse.Namespace) -> None:
     if arguments.config is None or arguments.resume is not None:
         return
     options = {"data": str, "preset": str, "out": str, "threads": int, "device": str}
-    sections = {"train": TrainConfig, "model": VAEGANConfig}
+    sections = {"train": (TrainConfig,), "model": _MODELS}
     for name, value in read_config_file(arguments.config, sections, options, _reader).items():
         flag = name in arguments and (name not in options or getattr(arguments, name) is not None)
         if not flag:
@@ -209,9 +271,12 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers", "cache", "max_bad")}
+    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers", "cache", "max_bad", "tracker")}
     trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
-    for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, VAEGANConfig))):
+    kind = type(trainer.model.config)
+    if strays := _strays(arguments, kind):
+        raise ConfigError(f"--{strays[0].replace('_', '-')} does not go with the run, whose networks lack it")
+    for saved, changes in ((trainer.config, given), (trainer.model.config, _given(arguments, kind))):
         for name, value in changes.items():
             was = getattr(saved, name)
             if getattr(saved.replace(**{name: value}), name) != was:

@@ -138,9 +138,13 @@ def _takes_labels(model: Any) -> bool:
     return "labels" in inspect.signature(model.sample).parameters if classes is None else classes > 0
 
 
+def _unbounded(model: Any) -> bool:
+    return getattr(getattr(model, "traits", None), "unbounded_images", False)  # of an Autoencoder
+
+
 # ---------------------------------------------------------------------------------------------------- the metrics
 def _elbo(context: EvalContext) -> dict[str, float]:
-    if context.real.shape[1] == 1:
+    if context.real.shape[1] == 1 and not _unbounded(context.model):
         return elbo(context.model, context.real, likelihood="bernoulli", **context.bound_options)
     return elbo(context.model, context.real, likelihood="gaussian", scale=context.scale, **context.bound_options)
 
@@ -228,7 +232,12 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "elbo": Metric(_elbo, True, True, "-ELBO; grey images as soft targets, others under N(x^, scale^2)"),
+    "elbo": Metric(
+        _elbo,
+        True,
+        True,
+        "-ELBO; grey images as soft targets, others, and any of a decoder without tanh, under N(x^, scale^2)",
+    ),
     "nll": Metric(_nll, False, True, "-ELBO and IWAE-k bound of binarised images"),
     "errors": Metric(_errors, True, True, "MSE, PSNR and SSIM of reconstructions"),
     "fd": Metric(_fd, True, False, "Frechet distance of features"),
@@ -325,6 +334,8 @@ def refusals(model: Any, dataset: MapDataset, *, n: int | None = None, net: NetN
             reasons |= dict.fromkeys(("fd", "kid", "prdc", "classes", "agreement", "cas"), small)
     if channels not in (None, 1):
         reasons["nll"] = "binarised images are grey, these have colour"
+    elif _unbounded(model):
+        reasons["nll"] = "the decoder's images are not bounded to [-1, 1], so that they are no probabilities"
     for name, least in (("kid", 2), ("prdc", 6), ("cas", 4), ("inception-fid", 2049)):
         if n < least:
             reasons[name] = f"n is {n}; it needs {least} images or more"

@@ -1,6 +1,6 @@
 """A model's folder: config.json and model.safetensors.
 
-The header of model.safetensors has a digest among its metadata: the SHA-256 of the file's bytes, with zeros in the
+The header of the file of weights has a digest among its metadata: the SHA-256 of the file's bytes, with zeros in the
 digest's own place. A file with one byte changed, anywhere, is refused. Other programs' files have none, and load.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from .._errors import CheckpointError, DivergedError, sentence
 from .._files import open_regular, read_bytes, replacing, write_errors_named
 
-__all__ = ["read_config", "read_weights", "save_folder"]
+__all__ = ["check_digest", "read_config", "read_weights", "save_folder"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _MOST_BYTES = 2**16  # of config.json
@@ -32,8 +32,13 @@ _METADATA = {"format": "pt", "sdgan_sha256": "0" * 64, "writer": "sdgan_ext"}
 _DIGEST = re.compile(rb'(?<="sdgan_sha256":")[0-9a-f]{64}(?=")')
 
 
-def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_folder(
+    folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], *, file_name: str = _WEIGHTS
+) -> None:
     """Writes ``weights`` and ``config`` into ``folder``, each complete or not at all.
+
+    Args:
+        file_name: of the weights.
 
     Raises:
         DivergedError: a weight is NaN or infinite; nothing is written.
@@ -58,7 +63,7 @@ def save_folder(folder: str | Path, weights: Mapping[str, Tensor], config: Mappi
     text = json.dumps({"__metadata__": _METADATA, **json.loads(header[8:])}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
-    with replacing(folder / _WEIGHTS) as file:
+    with replacing(folder / file_name) as file:
         file.write(_DIGEST.sub(_digest(header, data), header, count=1))
         file.write(data)
     with replacing(folder / _CONFIG) as file:
@@ -88,13 +93,7 @@ def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:
         CheckpointError: it is missing, or damaged: its digest is that of other bytes.
     """
     path = Path(folder) / _WEIGHTS
-    with _read_errors_named(path), open_regular(path) as file:
-        content = file.read()
-    header = _header(content)
-    saved = _DIGEST.search(header)
-    ours = saved is not None or b'"sdgan_ext"' in header
-    if ours and (saved is None or saved[0] != _digest(header, memoryview(content)[len(header) :])):
-        raise CheckpointError(f"{path} is damaged: its bytes are not those that its digest was taken of")
+    content, ours = _read_whole(path)
     try:
         weights = safetensors.torch.load(content)
     except Exception as error:
@@ -103,6 +102,28 @@ def read_weights(folder: str | Path) -> tuple[dict[str, Tensor], Path]:
         said = f"{path} has no digest, so whether its weights have changed is not known"
         warnings.warn(sentence(said), stacklevel=3)
     return dict(sorted(weights.items())), path
+
+
+def check_digest(path: Path) -> None:
+    """That a safetensors file is as it was written, where it has a digest; one that is not there has none.
+
+    Raises:
+        CheckpointError: its digest is that of other bytes, or it cannot be read.
+    """
+    if path.exists():
+        _read_whole(path)
+
+
+def _read_whole(path: Path) -> tuple[bytes, bool]:
+    """The bytes of a safetensors file, and whether they have a digest, which then is that of these bytes."""
+    with _read_errors_named(path), open_regular(path) as file:
+        content = file.read()
+    header = _header(content)
+    saved = _DIGEST.search(header)
+    ours = saved is not None or b'"sdgan_ext"' in header
+    if ours and (saved is None or saved[0] != _digest(header, memoryview(content)[len(header) :])):
+        raise CheckpointError(f"{path} is damaged: its bytes are not those that its digest was taken of")
+    return content, ours
 
 
 def _header(content: bytes) -> bytes:

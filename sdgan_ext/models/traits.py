@@ -18,6 +18,7 @@ class Traits(NamedTuple):
         classes: that the networks are conditioned on; 0: none.
         memory_format: of image batches, the one that the layers compute in.
         learned_variance: whether the generator has a trained scalar ``log_scale``, see ``losses.pixel_nll``.
+        unbounded_images: whether images may leave [-1, 1], there being no tanh behind the generator.
         generator_mixes_images: whether an image depends on the others of its batch, as with batch norm: all latents of
             a step then go through the generator as one batch.
         discriminator_mixes_images: likewise of a logit: real and generated images then go through the discriminator as
@@ -32,6 +33,7 @@ class Traits(NamedTuple):
     classes: int = 0
     memory_format: torch.memory_format = torch.contiguous_format
     learned_variance: bool = False
+    unbounded_images: bool = False
     generator_mixes_images: bool = False
     discriminator_mixes_images: bool = False
     discriminator_batch_norm: bool = False

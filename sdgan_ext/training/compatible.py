@@ -33,6 +33,12 @@ def check_compatible(model: Model, config: TrainConfig) -> None:
             f"learned_variance must be false: it is the scale of the distance of pixels, but {reason}, so that nothing "
             "would train it"
         )
+    if traits.unbounded_images and (config.pixel_loss == "bernoulli" or config.binarise):
+        field = "binarise is true" if config.binarise else "pixel_loss is 'bernoulli'"
+        raise ConfigError(
+            f"{field}, but the generator's images are not bounded to [-1, 1], so that they are no probabilities; take "
+            "l1 or mse, without binarise"
+        )
     if traits.learned_variance and config.pixel_loss == "bernoulli":
         raise ConfigError("learned_variance must be false: pixel_loss is 'bernoulli', which has no scale")
     if config.binarise and channels != 1:

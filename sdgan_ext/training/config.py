@@ -13,6 +13,7 @@ from ..losses.augment import AUGMENTATIONS
 from ..losses.likelihood import PIXEL_LOSSES
 from ..models.config import Mode
 from ..ops.adversarial_loss import OBJECTIVES
+from .trackers import TRACKERS
 
 __all__ = ["MODES", "TrainConfig"]
 
@@ -154,6 +155,11 @@ class TrainConfig(Config):
     log_every: int = option(50, "steps between log lines", minimum=1)
     sample_every: int = option(500, "steps between pictures", minimum=1)
     checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
+    tracker: tuple[str, ...] = option(
+        ("tensorboard",),
+        "where scalars, pictures and the configuration go beside log.jsonl and samples, separated by commas",
+        choices=tuple(TRACKERS),
+    )
     validation_images: int = option(
         0,
         "training images that are held out, for evaluate_every to judge by; 0: it judges by the test split",

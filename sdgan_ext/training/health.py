@@ -17,11 +17,11 @@ from .config import TrainConfig
 from .discriminator_phase import discriminate
 from .networks import Model
 
-__all__ = ["Health", "measure"]
+__all__ = ["FIRST_STEPS", "PATIENCE", "Health", "complaints", "measure"]
 
 _ACTIVE = 0.01  # variance of a latent unit's mean over images from which it counts (Burda et al. 2015, sec. 5.2)
-_PATIENCE = 3  # intervals in a row until a warning
-_FIRST_STEPS = 200  # in which all that is warned of is usual
+PATIENCE = 3  # intervals in a row until a warning
+FIRST_STEPS = 200  # in which all that is warned of is usual
 
 
 class Health:
@@ -54,13 +54,13 @@ class Health:
     def examine(self, step: int) -> dict[str, float]:
         """The numbers of :func:`measure` after ``step`` steps, named "health/..."; warns."""
         numbers = measure(self._model, self._config, *self._inputs)
-        found = _complaints(numbers, self._config) if step >= _FIRST_STEPS else {}
+        found = complaints(numbers, self._config) if step >= FIRST_STEPS else {}
         for kind in list(self._lasting):
             if kind not in found:
                 del self._lasting[kind]  # it is over, and may be said again
         for kind, words in found.items():
             self._lasting[kind] += 1
-            if self._lasting[kind] == _PATIENCE:
+            if self._lasting[kind] == PATIENCE:
                 self._say(f"step {step}: {words}")
         return {f"health/{name}": value for name, value in numbers.items()}
 
@@ -131,7 +131,8 @@ def _spread(images: Tensor) -> float:
     return torch.pdist(images.flatten(1).float()).mean().item() if len(images) > 1 else 0.0
 
 
-def _complaints(numbers: Mapping[str, float], config: TrainConfig) -> dict[str, str]:
+def complaints(numbers: Mapping[str, float], config: TrainConfig) -> dict[str, str]:
+    """What is wrong by the ``numbers`` of :func:`measure`, by its kind, in words."""
     found = {}
     accuracies = [numbers.get(f"accuracy_{kind}", 0.0) for kind in ("real", "fake")]
     if min(accuracies) >= 0.99 and numbers["logit_margin"] > 8:

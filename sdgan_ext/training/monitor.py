@@ -1,27 +1,27 @@
-"""What a training run reports: a progress bar, log.jsonl, TensorBoard events, pictures."""
+"""What a training run reports: a progress bar, log.jsonl, pictures, and all of it to the trackers."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 import os
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from sdgan_ext._files import open_regular, replacing, to_json, write_errors_named
-from sdgan_ext.pictures import save_png, to_pillow
+from sdgan_ext.pictures import save_png
 from sdgan_ext.training.runs import Run
 from sdgan_ext.training.steps import check_finite
+from sdgan_ext.training.trackers import Trackers
 
-__all__ = ["EventWriter", "LossMeter", "Monitor"]
+__all__ = ["LossMeter", "Monitor"]
 
 _LONGEST_LINE = 2**20  # bytes of log.jsonl
 
@@ -72,20 +72,33 @@ class Monitor:
         steps: how many it will have taken in the end.
         batch_size: images in a step.
         progress: show a bar on a terminal, or print a line per log interval where there is none.
+        trackers: names of :data:`~sdgan_ext.training.trackers.TRACKERS`.
+        config: for the trackers.
     """
 
-    def __init__(self, run: Run, *, steps: int, batch_size: int, progress: bool = True):
+    def __init__(
+        self,
+        run: Run,
+        *,
+        steps: int,
+        batch_size: int,
+        progress: bool = True,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ):
         self.run, self.steps, self.batch_size, self.progress = run, steps, batch_size, progress
         self._meter = LossMeter()
         self._logged = (run.step, run.seconds)
         self._since = time.perf_counter()
-        self._bar = self._events = self._log = None
+        self._tracked = (trackers, config or {})
+        self._bar = self._trackers = self._log = None
         self._unreadable = 0
 
     def __enter__(self) -> Monitor:
         if self.run.folder is not None:
             self._log = open_log(self.run.log_file, self.run.step)
-            self._events = open_events(self.run.folder, self.run.step, self.say)
+            names, config = self._tracked
+            self._trackers = Trackers(names, self.run.folder, self.run.step, config)
         terminal = self.progress and sys.stderr.isatty()
         self._bar = tqdm(
             total=self.steps * self.batch_size,
@@ -98,12 +111,13 @@ class Monitor:
         self._since = time.perf_counter()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         self._bar.close()
-        for file in (self._log, self._events):
-            if file is not None:
-                with contextlib.suppress(OSError):  # every write was flushed, or its failure reported
-                    file.close()
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # every write was flushed, or its failure reported
+                self._log.close()
+        if self._trackers is not None:
+            self._trackers.end("failed" if kind else "stopped" if self.run.stopped_by else "finished")
 
     def say(self, line: str) -> None:
         """A line for the user, above the bar."""
@@ -133,7 +147,7 @@ class Monitor:
         self._meter.check()
 
     def log(self, more: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Ends a log interval: its record, with ``more``; also in ``run.metrics``, log.jsonl and TensorBoard."""
+        """Ends a log interval: its record, with ``more``; also in ``run.metrics``, log.jsonl and the trackers."""
         more = more or {}
         losses = self._meter.means()
         self._tick()
@@ -148,18 +162,18 @@ class Monitor:
         if self._bar.disable:
             self.say(f"step {step}/{self.steps} {images:,} images {words}")
         self._record(self.run.metrics)
-        if self._events is not None:
-            self._events.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
+        if self._trackers is not None:
+            self._trackers.scalars(step, {"timing/s_per_kimg": s_per_kimg} | losses | more)
         return self.run.metrics
 
     def evaluation(self, values: Mapping[str, float]) -> None:
-        """A record of its own, also in ``run.metrics``, log.jsonl and TensorBoard, and a line for the user."""
+        """A record of its own, also in ``run.metrics``, log.jsonl and the trackers, and a line for the user."""
         self.run.metrics = {**self.run.metrics, **values}
         words = ", ".join(f"{name.rpartition('/')[2]} {value:.5g}" for name, value in values.items())
         self.say(f"step {self.run.step}/{self.steps} held-out {words}")
         self._record({"step": self.run.step, **values})
-        if self._events is not None:
-            self._events.scalars(self.run.step, values)
+        if self._trackers is not None:
+            self._trackers.scalars(self.run.step, values)
 
     def unreadable(self, images: Mapping[int, str]) -> None:
         """A record in log.jsonl of each that is new: why it cannot be read; others stand in their places."""
@@ -168,11 +182,11 @@ class Monitor:
             self._record({"step": self.run.step, "image": index, "unreadable": reason})
 
     def picture(self, name: str, grid: Tensor) -> None:
-        """Keeps a uint8 [C, H, W] grid as ``samples/<name>-<step>.png`` and in TensorBoard."""
+        """Keeps a uint8 [C, H, W] grid as ``samples/<name>-<step>.png`` and in the trackers."""
         if self.run.folder is not None:
             save_png(self.run.samples / f"{name}-{self.run.step:08d}.png", grid)
-        if self._events is not None:
-            self._events.image(self.run.step, name, grid)
+        if self._trackers is not None:
+            self._trackers.image(self.run.step, name, grid)
 
     def _record(self, values: Mapping[str, object]) -> None:
         """A line of log.jsonl."""
@@ -214,56 +228,3 @@ def _step_of(line: bytes) -> int | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if type(step) is int else None
-
-
-def open_events(folder: Path, step: int, say) -> EventWriter | None:
-    try:
-        return EventWriter(folder, step)
-    except ImportError:
-        say("tensorboard is not installed, no event files are written; `pip install tensorboard` brings it")
-        return None
-
-
-class EventWriter:
-    """A TensorBoard event file, written in this thread: torch's SummaryWriter reports a full disk from another one.
-
-    Args:
-        folder: where the file is made.
-        step: events of later steps, left by a process that was killed, are void.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        with write_errors_named(self._path):
-            self._file = open(self._path, "xb")
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-        if step:
-            self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
-        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in finite.items()]
-        self._write(step=step, summary=self._summary(value=entries))
-
-    def image(self, step: int, tag: str, grid: Tensor) -> None:
-        """``grid``: uint8 [C, H, W]."""
-        png = io.BytesIO()
-        to_pillow(grid).save(png, format="PNG")
-        channels, height, width = grid.shape
-        image = self._summary.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
-        )
-        self._write(step=step, summary=self._summary(value=[self._summary.Value(tag=tag, image=image)]))
-
-    def _write(self, **content) -> None:
-        with write_errors_named(self._path):
-            self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
-            self._records.flush()
-
-    def close(self) -> None:
-        self._file.close()

@@ -42,6 +42,7 @@ __all__ = [
     "Network",
     "Networks",
     "NetworksConfig",
+    "NetworksModel",
     "PosteriorLike",
     "SavedModel",
     "check_same_shapes",
@@ -197,7 +198,116 @@ class NetworksConfig(Config):
         return super().from_dict({name: value for name, value in values.items() if name != "model"})
 
 
-class Networks(torch.nn.Module):
+class NetworksModel(torch.nn.Module):
+    """What a model of three plain modules does with them, checking what they answer: it encodes, decodes, samples.
+
+    Attributes:
+        encoder, generator, discriminator: the networks; None where one is left out.
+        config: with ``image_shape``, ``latent_shape`` and ``classes``.
+    """
+
+    encoder: torch.nn.Module | None
+    generator: torch.nn.Module
+    discriminator: torch.nn.Module | None
+    config: Any
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``decode(encode(x).mode())``, differentiable."""
+        return self.decode(self.encode(x, labels).mode(), labels)
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> PosteriorLike:
+        """The posterior q(z|x), differentiable.
+
+        Raises:
+            ValueError: there is no encoder.
+            ConfigError: the encoder's answer is no posterior of z.
+        """
+        if self.encoder is None:
+            raise ValueError("these networks have no encoder (encoder is None), so they cannot encode an image")
+        answer = self.encoder(x) if labels is None else self.encoder(x, labels)
+        posterior = answers.as_posterior(answer)
+        answers.check_shape("the encoder's mean", posterior.mean, (len(x), *self.config.latent_shape))
+        return posterior
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The generator's images, differentiable. [N, *latent_shape] -> [N, *image_shape]
+
+        Raises:
+            ConfigError: the generator's answer is something else.
+        """
+        images = self.generator(z) if labels is None else self.generator(z, labels)
+        answers.check_shape("the generator's answer", images, (len(z), *self.config.image_shape))
+        return images
+
+    def latents(self, eps: Tensor) -> Tensor:
+        """z of the prior, N(0, I): ``eps`` itself."""
+        return eps
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: int | Sequence[int] | Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n images of z of the prior, in evaluation mode. [n, *image_shape]
+
+        N(0, I) is drawn on the CPU: from a generator seeded by ``seed``, from ``generator``, or from torch's own
+        state. ``labels`` is a class for each image, or one for all.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"n is {n!r}; it must be an integer of at least 0")
+        if seed is not None and generator is not None:
+            raise ValueError("seed and generator are both given; one of them decides")
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        labels = self._labels(labels, n)
+        z = torch.randn(n, *self.config.latent_shape, generator=generator).to(**answers.placement(self.generator))
+        with evaluation_mode(self):
+            return self.decode(self.latents(z), labels)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """The images of the posterior's mode, in evaluation mode. Same shape as x."""
+        labels = self._labels(labels, len(x))
+        with evaluation_mode(self):
+            return self(x, labels)
+
+    @torch.no_grad()
+    def interpolate(
+        self, a: Tensor, b: Tensor, steps: int, labels: int | Sequence[int] | Tensor | None = None
+    ) -> Tensor:
+        """Images on the way from latent a to b, both included, in evaluation mode.
+
+        The way is that of :meth:`sdgan_ext.models.VAEGAN.interpolate`; a map is taken as one vector.
+
+        Args:
+            a, b: [*latent_shape].
+            steps: images in all, at least 2.
+            labels: with classes, as in :meth:`sample`.
+
+        Returns:
+            [steps, *image_shape].
+        """
+        shape = self.config.latent_shape
+        for name, z in (("a", a), ("b", b)):
+            if z.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(z.shape)}; it must be {shape}")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+            raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
+        labels = self._labels(labels, steps)
+        t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
+        with evaluation_mode(self):
+            return self.decode(slerp(a.flatten(), b.flatten(), t).unflatten(1, shape), labels)
+
+    def _labels(self, labels: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
+        labels = as_labels(labels, n, self.config)
+        return None if labels is None else labels.to(answers.placement(self.generator)["device"])
+
+
+class Networks(NetworksModel):
     """A model of your own networks, for :class:`~sdgan_ext.training.trainer.Trainer` and the steps.
 
     ::
@@ -292,97 +402,6 @@ class Networks(torch.nn.Module):
         """The generator's parameter that was named; None where it was not."""
         return None if self.config.last_weight is None else self.generator.get_parameter(self.config.last_weight)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``decode(encode(x).mode())``, differentiable."""
-        return self.decode(self.encode(x, labels).mode(), labels)
-
-    def encode(self, x: Tensor, labels: Tensor | None = None) -> PosteriorLike:
-        """The posterior q(z|x), differentiable.
-
-        Raises:
-            ValueError: there is no encoder.
-            ConfigError: the encoder's answer is no posterior of z.
-        """
-        if self.encoder is None:
-            raise ValueError("these networks have no encoder (encoder is None), so they cannot encode an image")
-        answer = self.encoder(x) if labels is None else self.encoder(x, labels)
-        posterior = answers.as_posterior(answer)
-        answers.check_shape("the encoder's mean", posterior.mean, (len(x), *self.config.latent_shape))
-        return posterior
-
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The generator's images, differentiable. [N, *latent_shape] -> [N, *image_shape]
-
-        Raises:
-            ConfigError: the generator's answer is something else.
-        """
-        images = self.generator(z) if labels is None else self.generator(z, labels)
-        answers.check_shape("the generator's answer", images, (len(z), *self.config.image_shape))
-        return images
-
-    def latents(self, eps: Tensor) -> Tensor:
-        """z of the prior, N(0, I): ``eps`` itself."""
-        return eps
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        *,
-        labels: int | Sequence[int] | Tensor | None = None,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """n images of z ~ N(0, I), in evaluation mode. [n, *image_shape]
-
-        z is drawn on the CPU: from a generator seeded by ``seed``, from ``generator``, or from torch's own state.
-        ``labels`` is a class for each image, or one for all.
-        """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n is {n!r}; it must be an integer of at least 0")
-        if seed is not None and generator is not None:
-            raise ValueError("seed and generator are both given; one of them decides")
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        labels = self._labels(labels, n)
-        z = torch.randn(n, *self.config.latent_shape, generator=generator).to(**answers.placement(self.generator))
-        with evaluation_mode(self):
-            return self.decode(z, labels)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
-        """The images of the posterior's mode, in evaluation mode. Same shape as x."""
-        labels = self._labels(labels, len(x))
-        with evaluation_mode(self):
-            return self(x, labels)
-
-    @torch.no_grad()
-    def interpolate(
-        self, a: Tensor, b: Tensor, steps: int, labels: int | Sequence[int] | Tensor | None = None
-    ) -> Tensor:
-        """Images on the way from latent a to b, both included, in evaluation mode.
-
-        The way is that of :meth:`sdgan_ext.models.VAEGAN.interpolate`; a map is taken as one vector.
-
-        Args:
-            a, b: [*latent_shape].
-            steps: images in all, at least 2.
-            labels: with classes, as in :meth:`sample`.
-
-        Returns:
-            [steps, *image_shape].
-        """
-        shape = self.config.latent_shape
-        for name, z in (("a", a), ("b", b)):
-            if z.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(z.shape)}; it must be {shape}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-            raise ValueError(f"steps is {steps!r}; it must be an integer of at least 2")
-        labels = self._labels(labels, steps)
-        t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
-        with evaluation_mode(self):
-            return self.decode(slerp(a.flatten(), b.flatten(), t).unflatten(1, shape), labels)
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json (classes and shapes) and model.safetensors into ``folder``.
 
@@ -409,10 +428,6 @@ class Networks(torch.nn.Module):
         check_same_shapes(self.config, saved, path)
         load_into(self, *read_weights(folder))
         return self.eval()
-
-    def _labels(self, labels: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
-        labels = as_labels(labels, n, self.config)
-        return None if labels is None else labels.to(answers.placement(self.generator)["device"])
 
 
 def check_same_shapes(own: NetworksConfig, saved: NetworksConfig, path: Path) -> None:

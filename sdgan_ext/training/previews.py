@@ -20,6 +20,7 @@ __all__ = ["Previews"]
 
 _SAMPLES = 64  # images in a grid
 _PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
+_PRIOR_NUMBERS = 2**26  # of their pixels, at most: they stay in memory
 _WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latents of each, frames between two
 
 
@@ -36,7 +37,7 @@ class Previews:
         self.model = model
         self.device = next(model.parameters()).device
         shape, classes = model.traits.latent_shape, model.traits.classes
-        self.eps = seeded_latents(range(_SAMPLES), math.prod(shape)).unflatten(1, shape).to(self.device)
+        self.eps = seeded_latents(range(_SAMPLES), shape).to(self.device)
         self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
         self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
         self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
@@ -44,7 +45,8 @@ class Previews:
 
         self.prior_data = None
         if model.prior is not None:
-            count = min(_PRIOR_IMAGES, len(dataset))
+            most = max(2, _PRIOR_NUMBERS // math.prod(model.traits.image_shape))
+            count = min(_PRIOR_IMAGES, most, len(dataset))
             self.prior_data = _lazily(dataset, count, seed) or next(batches(dataset, count, seed=seed))
 
     @property

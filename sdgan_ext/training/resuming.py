@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .._errors import CheckpointError, ConfigError, shown
-from ..models import VAEGAN
-from ..models.vae_gan import check_enough
 from .config import TrainConfig
 from .networks import NetworksConfig, SavedModel, check_same_shapes
-from .runs import Run, is_of_networks, read_configs
+from .runs import Run, check_enough, is_of_networks, make_model, read_configs
 from .saved_state import check_state
 from .state import load_newest
 
@@ -44,7 +42,7 @@ def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
 
 
 def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedModel:
-    """The model to go on with: ``given``, or a VAEGAN of the run's configuration.
+    """The model to go on with: ``given``, or one of the run's configuration.
 
     Raises:
         CheckpointError: the run is of a user's own networks and none are given, or of another model.
@@ -53,10 +51,10 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
     if given is None:
         config, _ = read_configs(state["config"], path)
         check_enough(config, state["model"], path)
-        return VAEGAN(config)
+        return make_model(config)
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
-        kinds = ("your own networks" if values.get("model") else "a VAEGAN" for values in (saved, own))
+        kinds = (_kind_of(values.get("model")) for values in (saved, own))
         raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
     if is_of_networks(state["config"]):
         try:
@@ -68,6 +66,13 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
         if value != saved.get(name):
             raise CheckpointError(f"{path} is of another model: {name} is {saved.get(name)} there and {value} in yours")
     return given
+
+
+def _kind_of(model: object) -> str:
+    """Of a saved entry, which may be anything, in words."""
+    if model is None:
+        return "a VAEGAN"
+    return {"'Networks'": "your own networks", "'AutoencoderKL'": "an Autoencoder"}.get(shown(model), "another model")
 
 
 def freeze_as(model: SavedModel, frozen: Iterable[str], path: Path, *, given: bool) -> None:

@@ -5,13 +5,13 @@
     00000-vaegan-mnist/
         config.yaml               what was asked for, resolved, with the data and the versions
         log.jsonl                 one JSON object per log interval
-        events.out.tfevents.*     the same for TensorBoard
+        events.out.tfevents.*     the same for TensorBoard; wandb/, wandb.id, mlflow.id: of the other trackers
         data-index.npz            of images that are read lazily: where they lie, what their headers say
         console.log               what could not be printed, if anything
         samples/*.png, *.gif      grids on the way
         checkpoints/step-*.pt     what a resumed run goes on from
-        model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks):
-                                  the averaged (EMA) weights
+        model/                    what VAEGAN.from_pretrained reads (Networks.load_weights, of a user's own networks;
+                                  AutoencoderKL.from_pretrained of diffusers): the averaged (EMA) weights
         profile/*.pt.trace.json   of fit(..., profile=True): ten steps, for Chrome or TensorBoard
 """
 
@@ -24,7 +24,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from torch import Tensor
 
 from sdgan_ext._errors import CheckpointError, ConfigError, sentence
 from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
@@ -32,19 +34,27 @@ from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import NAMES
 from sdgan_ext.data.index import INDEX_NAME
 from sdgan_ext.data.sources import data_path
-from sdgan_ext.models import VAEGAN, VAEGANConfig
-from sdgan_ext.models.vae_gan import check_enough
+from sdgan_ext.models import VAEGAN, VAEGANConfig, vae_gan
+from sdgan_ext.models.folder import read_config
 from sdgan_ext.models.weights import load_into
+from sdgan_ext.training import autoencoder
+from sdgan_ext.training.autoencoder import Autoencoder
+from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.diffusers_files import is_diffusers_folder
 from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: nothing guards a run from a second process there
     fcntl = None
 
-__all__ = ["Run", "create_run", "load_model", "open_run", "is_of_networks", "read_configs", "resolve_source", "to_yaml"]
+__all__ = ["Run", "check_enough", "create_run", "load_model", "make_model", "open_run", "is_of_networks"]
+__all__ += ["config_kind", "model_config", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as replacing() calls what it has not finished
@@ -129,6 +139,19 @@ class Run:
                     with write_errors_named(leftover):
                         leftover.unlink(missing_ok=True)
 
+    def is_being_trained(self) -> bool:
+        """Whether a process trains it now; False where the file system does not say."""
+        if fcntl is None:
+            return False
+        try:
+            with open_regular(self.folder / ".lock", NOFOLLOW) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time trains a run; the lock falls with the process, however it ends, and not with the last
@@ -204,7 +227,7 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig]:
+def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig | AutoencoderConfig, TrainConfig]:
     """The configurations of model and training in what was read from ``path``.
 
     Raises:
@@ -216,9 +239,23 @@ def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig, TrainConfig
             "them on, and load_weights(run / 'model') of Networks loads the averaged weights"
         )
     try:
-        return VAEGANConfig.from_dict(config["model"]), TrainConfig.from_dict(config["train"])
+        return model_config(config["model"]), TrainConfig.from_dict(config["train"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+def model_config(values: Mapping) -> VAEGANConfig | AutoencoderConfig:
+    """Of a saved ``model`` entry, by the kind that it names.
+
+    Raises:
+        ConfigError: it is not one of these two, or of a newer version.
+    """
+    return config_kind(values).from_dict(values)
+
+
+def config_kind(values: Mapping) -> type[VAEGANConfig] | type[AutoencoderConfig]:
+    """The class of a saved ``model`` entry's configuration."""
+    return AutoencoderConfig if values.get("model") == "AutoencoderKL" else VAEGANConfig
 
 
 def is_of_networks(config: Mapping) -> bool:
@@ -227,7 +264,22 @@ def is_of_networks(config: Mapping) -> bool:
     return isinstance(model, Mapping) and model.get("model") == "Networks"
 
 
-def load_model(path: str | Path) -> VAEGAN:
+def make_model(config: VAEGANConfig | AutoencoderConfig, vae: AutoencoderKL | None = None) -> VAEGAN | Autoencoder:
+    """The model of a configuration, with random weights, or those of ``vae``."""
+    return Autoencoder(config, vae) if isinstance(config, AutoencoderConfig) else VAEGAN(config)
+
+
+def check_enough(config: VAEGANConfig | AutoencoderConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    """That the ``weights`` of a file are enough for a model of ``config``, before any memory is taken for it.
+
+    Raises:
+        CheckpointError: they are not; the first one that is missing or smaller is named.
+    """
+    module = autoencoder if isinstance(config, AutoencoderConfig) else vae_gan
+    module.check_enough(config, weights, path)
+
+
+def load_model(path: str | Path) -> VAEGAN | Autoencoder:
     """The averaged (EMA) model of a run's newest complete checkpoint, or the one in a ``save_pretrained`` folder.
 
     Raises:
@@ -235,13 +287,15 @@ def load_model(path: str | Path) -> VAEGAN:
     """
     path = user_path(path)
     if (path / "config.json").is_file():
+        if is_diffusers_folder(read_config(path)[0]):
+            return autoencoder.autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
     config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
     check_enough(config, weights, checkpoint)
-    model = VAEGAN(config)
+    model = make_model(config)
     load_into(model, weights, checkpoint)
     return model.eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ from sdgan_ext.training.selection import Selection, held_out_images, split
 from sdgan_ext.training.signals import StopSignals
 from sdgan_ext.training.state import list_checkpoints, save_checkpoint
 from sdgan_ext.training.step import train_step
+from sdgan_ext.training.trackers import check_installed
 
 __all__ = ["Trainer"]
 
@@ -59,9 +60,10 @@ class Trainer:
     (:mod:`sdgan_ext.training.graph`) unless ``config.cuda_graph`` is False.
 
     Args:
-        model: a :class:`~sdgan_ext.models.VAEGAN`, or :class:`~sdgan_ext.training.networks.Networks` of your own, on
-            the device to train on; changed in place. Parameters with ``requires_grad=False`` stay as they are, and a
-            network that has no others is neither trained nor put into training mode.
+        model: a :class:`~sdgan_ext.models.VAEGAN`, an :func:`~sdgan_ext.training.autoencoder.autoencoder` of diffusers,
+            or :class:`~sdgan_ext.training.networks.Networks` of your own, on the device to train on; changed in place.
+            Parameters with ``requires_grad=False`` stay as they are, and a network that has no others is neither
+            trained nor put into training mode.
         config: how to train.
         out: the folder that holds run folders; None writes no file at all.
         progress: show a bar on a terminal, a line per log interval elsewhere.
@@ -69,8 +71,8 @@ class Trainer:
             everyone's at the start; rank 0 alone writes, shows and draws.
 
     Raises:
-        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, or torch's default dtype or
-            a trained weight is no float32.
+        ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, torch's default dtype or a
+            trained weight is no float32, or a tracker is not installed.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Trainer:
         self._index_file: Path | None = None  # of the run's images
         self.rows = slice(None)
         check_float32(model)
+        check_installed(self.config.tracker)
         if processes is not None:
             self.rows = processes.rows(self.config.batch_size)
             if self.config.sync_batch_norm:
@@ -116,6 +119,7 @@ class Trainer:
         workers: int | None = None,
         cache: str | None = None,
         max_bad: int | None = None,
+        tracker: Sequence[str] | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -123,11 +127,12 @@ class Trainer:
 
         Args:
             folder: the run folder.
-            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN is made
-                from the run's configuration.
+            model: of a run of your own networks: made as it was for the run, its weights are replaced. A VAEGAN or an
+                Autoencoder is made from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
-            cuda_graph, workers, cache, max_bad: as in the configuration; None leaves what the run was started with.
+            cuda_graph, workers, cache, max_bad, tracker: as in the configuration; None leaves what the run was started
+                with.
             progress, processes: as for a new trainer.
 
         Raises:
@@ -138,6 +143,7 @@ class Trainer:
         run = open_run(folder)
         path, state, config = read_run(run)
         changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
+        changes["tracker"] = tracker
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
@@ -207,12 +213,7 @@ class Trainer:
         """What :meth:`fit` would do, as YAML; what it would say of the data and the model, it says here."""
         dataset, _ = split(self._open(dataset, source), self.config)
         next(batches(dataset, self.config.batch_size, seed=self.config.seed))
-        counts = {
-            name: sum(parameter.numel() for parameter in network.parameters())
-            for name, network in self.model.named_children()
-            if name != "prior"
-        }
-        return to_yaml({**self._description(), "parameters": counts | {"total": sum(counts.values())}})
+        return to_yaml({**self._description(), "parameters": self._parameters()})
 
     # ------------------------------------------------------------------------------------------------ the loop
     def _fit(self, dataset: Dataset, held_out: Dataset | None, profile: bool) -> Run:
@@ -222,9 +223,10 @@ class Trainer:
         stream = batches(dataset, config.batch_size, **order, **looks, workers=config.workers)
         lazy = lazy_images(dataset)
         previews = Previews(self.ema.module, dataset, config.seed)
+        described = {**self._description(), "parameters": self._parameters(), "versions": _versions()}
         if run.folder is not None:
             run.sweep()
-            run.write_config({**self._description(), "versions": _versions()})
+            run.write_config(described)
             if lazy is not None and lazy.index is not None:
                 lazy.index.save(run.data_index)
             if not list_checkpoints(run.checkpoints):
@@ -232,7 +234,14 @@ class Trainer:
             if self.processes is not None:
                 self.processes.note_run(run.folder)
         train_mode(self.model)
-        monitor = Monitor(run, steps=config.steps, batch_size=config.batch_size, progress=self.progress)
+        monitor = Monitor(
+            run,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            progress=self.progress,
+            trackers=config.tracker,
+            config=described,
+        )
         profiler = StepProfiler(run, self.device, monitor.say) if profile and self.first else contextlib.nullcontext()
         with StopSignals(self.progress) as signals, contextlib.closing(stream), monitor, profiler:
             take = self._stepper(monitor)
@@ -257,6 +266,7 @@ class Trainer:
                     profiler.step()
                 if selection is not None and selection.due(run.step):
                     with monitor.paused(), undisturbed(self.model):
+                        previews.fit_prior(self.model)  # it is sampled from, and saved with the best model
                         monitor.evaluation(selection.take(self.ema.module, run.step))
                     exhausted = selection.exhausted
                 # With several processes all hear of it in the next step.
@@ -270,10 +280,11 @@ class Trainer:
                     monitor.check()
                     self._check_weights()
                 with monitor.paused():
-                    if draw and self.first:
+                    if (draw or save) and self.first:
                         with undisturbed(self.model):
                             previews.fit_prior(self.model)
-                            previews.show(monitor)
+                            if draw:
+                                previews.show(monitor)
                     if save:
                         self._save()
                 if last:
@@ -336,6 +347,15 @@ class Trainer:
         for name, weight in self.model.state_dict().items():
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise DivergedError(f"training diverged by step {self.run.step}: {name} holds NaN or infinity")
+
+    def _parameters(self) -> dict[str, int]:
+        """How many each network has, and all."""
+        counts = {
+            name: sum(parameter.numel() for parameter in network.parameters())
+            for name, network in self.model.named_children()
+            if name != "prior"
+        }
+        return counts | {"total": sum(counts.values())}
 
     def _description(self) -> dict:
         return {"model": self.model.config.to_dict(), "train": self.config.to_dict(), "data": self.data}
