@@ -1,15 +1,12 @@
 """Models of diffusers and blocks of theirs, small; how to call them, and what a call should run of ours."""
 
 import copy
-from collections import Counter
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import sdgan_ext as sd
-from sdgan_ext.ops._enums import ACTIVATIONS
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -130,24 +127,6 @@ def pair(make):
     fast = copy.deepcopy(stock)
     report = sd.accelerate(fast)
     return fast, stock, report
-
-
-def operators(call, *inputs):
-    """What a call runs of ours."""
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.namespace == "sdgan_ext":
-                name = func._schema.name.partition("::")[2]
-                # which of the two upsamples is for ops.upsample_conv2d to choose
-                seen[name.replace("upsample_conv2d", "conv_transpose2d"), names[args[-2]]] += 1
-            return func(*args, **(kwargs or {}))
-
-    names = {code: name for name, code in ACTIVATIONS.items()}
-    seen = Counter()
-    with torch.no_grad(), Watch():
-        call(*inputs)
-    return seen
 
 
 def near(got, want, tolerance=1e-5):

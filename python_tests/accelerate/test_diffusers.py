@@ -28,11 +28,11 @@ from diffusers_models import (  # noqa: E402
     conditional_u_net,
     gradients,
     near,
-    operators,
     pair,
     randn,
     resnet,
 )
+from operators_run import operators  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -11,7 +11,8 @@ import sdgan_ext as sd
 diffusers = pytest.importorskip("diffusers")
 
 from diffusers.models.upsampling import Upsample2D  # noqa: E402
-from diffusers_models import SHAPE, blocks, near, operators, pair, randn, resnet  # noqa: E402
+from diffusers_models import SHAPE, blocks, near, pair, randn, resnet  # noqa: E402
+from operators_run import operators  # noqa: E402
 
 
 class WithLora(nn.Module):

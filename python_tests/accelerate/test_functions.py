@@ -3,17 +3,15 @@
 import copy
 import functools
 import pickle
-from collections import Counter
 
 import pytest
 import torch
 import torch.nn.functional as F
+from operators_run import operators
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sdgan_ext as sd
-from sdgan_ext.ops._enums import ACTIVATIONS
 
 X = torch.randn(1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -36,24 +34,6 @@ def pair(model):
     stock = model.eval()
     fast = copy.deepcopy(stock)
     return fast, stock, sd.accelerate(fast)
-
-
-def operators(model, x):
-    """What a call runs of ours."""
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.namespace == "sdgan_ext":
-                name = func._schema.name.partition("::")[2]
-                # which of the two upsamples is for ops.upsample_conv2d to choose
-                seen[name.replace("upsample_conv2d", "conv_transpose2d"), names[args[-2]]] += 1
-            return func(*args, **(kwargs or {}))
-
-    names = {code: name for name, code in ACTIVATIONS.items()}
-    seen = Counter()
-    with torch.no_grad(), Watch():
-        model(x)
-    return dict(seen)
 
 
 def assert_alike(fast, stock, x=X):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,21 @@ def empty_gradients(input: Tensor, weight: Tensor | None, bias: Tensor | None) -
     return empty_output(input), *(
         input.new_empty(0) if t is None else input.new_empty(input.shape[1], dtype=t.dtype) for t in (weight, bias)
     )
+
+
+def first_derivative(forward: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Of grad_output, input, weight and bias: the gradients of the last three, which can be differentiated again.
+
+    Args:
+        forward: the reference's output of input, weight and bias.
+    """
+
+    def gradients(grad_output: Tensor, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = [t for t in given if t is not None]
+        grads: Any = iter(torch.autograd.grad(forward(*given), wanted, grad_output, create_graph=True))
+        return tuple(None if t is None else next(grads) for t in given)
+
+    return gradients
 
 
 def of_given(

@@ -12,7 +12,15 @@ from . import reference
 from ._autograd import autograd_function, differentiable, reference_vjp
 from ._checks import check_activation
 from ._enums import ACTIVATIONS, Activation
-from ._norm import check_image, check_vector, empty_gradients, empty_output, empty_statistics, of_given
+from ._norm import (
+    check_image,
+    check_vector,
+    empty_gradients,
+    empty_output,
+    empty_statistics,
+    first_derivative,
+    of_given,
+)
 
 __all__ = ["batch_norm"]
 
@@ -159,16 +167,11 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, input, weight, bias, mean, var = ctx.saved_tensors
 
-    def first_derivative(
-        grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def forward(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         statistics = (None, None) if ctx.training else (mean, var)
-        output = reference.batch_norm_native(input, weight, bias, *statistics, *ctx.settings)[0]
-        wanted = [t for t in (input, weight, bias) if t is not None]
-        grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-        return tuple(None if t is None else next(grads) for t in (input, weight, bias))
+        return reference.batch_norm_native(input, weight, bias, *statistics, *ctx.settings)[0]
 
-    grads = reference_vjp(first_derivative, (grad_output, input, weight, bias), grad_grads)
+    grads = reference_vjp(first_derivative(forward), (grad_output, input, weight, bias), grad_grads)
     return *grads, *[None] * 6
 
 

@@ -11,7 +11,15 @@ from . import reference
 from ._autograd import differentiable, reference_vjp
 from ._checks import check_activation
 from ._enums import ACTIVATIONS, Activation
-from ._norm import check_image, check_vector, empty_gradients, empty_output, empty_statistics, of_given
+from ._norm import (
+    check_image,
+    check_vector,
+    empty_gradients,
+    empty_output,
+    empty_statistics,
+    first_derivative,
+    of_given,
+)
 
 __all__ = ["group_norm"]
 
@@ -114,15 +122,10 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    def first_derivative(
-        grad_output: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        output = reference.group_norm_native(input, ctx.num_groups, weight, bias, *ctx.settings)[0]
-        wanted = [t for t in (input, weight, bias) if t is not None]
-        grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-        return tuple(None if t is None else next(grads) for t in (input, weight, bias))
+    def forward(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return reference.group_norm_native(input, ctx.num_groups, weight, bias, *ctx.settings)[0]
 
-    grad_output, grad_input, *vectors = reference_vjp(first_derivative, ctx.saved_tensors, grad_grads)
+    grad_output, grad_input, *vectors = reference_vjp(first_derivative(forward), ctx.saved_tensors, grad_grads)
     return grad_output, grad_input, None, *vectors, *[None] * 5
 
 
