@@ -55,14 +55,13 @@ def draw(
     mean: float = 0.0,
     std: float = 1.0,
     shift: float = 1.0,
-    stratified: bool = True,
     condition_dropout: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Draws:
     """For a batch of latents of this shape, [N, ...].
 
     Args:
-        distribution, mean, std, shift, stratified: of :func:`~sdgan_ext.diffusion.draw_times`.
+        distribution, mean, std, shift: of :func:`~sdgan_ext.diffusion.draw_times`.
         condition_dropout: the probability that a condition is dropped; 0.1 is usual. Whatever it is, the other numbers
             are the same.
         generator: the source, on the CPU; torch's own state by default.
@@ -70,7 +69,7 @@ def draw(
     Raises:
         ConfigError: as :func:`~sdgan_ext.diffusion.draw_times`, or ``condition_dropout`` is not in [0, 1].
     """
-    t = draw_times(shape[0], distribution, mean=mean, std=std, shift=shift, stratified=stratified, generator=generator)
+    t = draw_times(shape[0], distribution, mean=mean, std=std, shift=shift, generator=generator)
     dropped = draw_dropped(shape[0], condition_dropout, generator=generator)
     eps = torch.randn(tuple(shape), generator=generator)
     return Draws(t, eps, dropped if condition_dropout > 0 else None)

@@ -108,8 +108,7 @@ def diffusers_scheduler(path: Parametrization, solver: SolverName, *, shift: flo
         raise ConfigError(
             f"solver {shown(solver)} is no scheduler of diffusers; allowed are {_listed(SOLVERS[2:], solver)}"
         )
-    if shift != 1 and path.name != "flow":
-        raise ConfigError(f"shift is {shown(shift)}, which samples the parametrization 'flow' alone; leave it at 1")
+    _check_shift(path, shift)
     try:
         import diffusers
     except ImportError as error:
@@ -144,6 +143,7 @@ def make_solver(path: Parametrization, solver: SolverName, steps: int, *, shift:
         raise ConfigError(f"solver is {shown(solver)}; allowed are {_listed(SOLVERS, solver)}")
     if type(steps) is not int or not 1 <= steps <= 1000:
         raise ConfigError(f"steps is {shown(steps)}; it must be an integer from 1 to 1000")
+    _check_shift(path, shift)
     if solver == "ddim" and path.name == "v" and path.num_train_timesteps % steps:
         raise ConfigError(
             f"steps is {steps}; diffusers' DDIM ends its steps at other times than it begins them unless steps divides "
@@ -159,6 +159,11 @@ def make_solver(path: Parametrization, solver: SolverName, steps: int, *, shift:
             "solver 'heun' samples the parametrization 'flow' alone; 'dpm++' and 'unipc' are of order 2 too"
         )
     return Heun(times)
+
+
+def _check_shift(path: Parametrization, shift: float) -> None:
+    if shift != 1 and path.name != "flow":
+        raise ConfigError(f"shift is {shown(shift)}, which samples the parametrization 'flow' alone; leave it at 1")
 
 
 def _scalar(t: float) -> Tensor:

@@ -37,14 +37,13 @@ def draw_times(
     mean: float = 0.0,
     std: float = 1.0,
     shift: float = 1.0,
-    stratified: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """``n`` times, [n] of float32 on the CPU: ``shift_times(t, shift)`` of t ~ U(0, 1) or t = sigmoid(N(mean, std^2)).
 
-    Stratified, the batch has one time in each of n parts of equal probability, in random order: each time has the same
-    distribution as without, so the loss is the same on average, and it varies less from batch to batch, since the parts
-    differ (docs/diffusion.md has how much).
+    They are stratified: one time in each of n parts of equal probability, in random order. Each alone has the whole
+    distribution, so the loss is the same on average as with independent times. It varies less from batch to batch, and
+    every batch says something of every part; the gradient varies as much as before (docs/diffusion.md).
 
     Args:
         mean, std: of logit_normal; a negative mean is nearer to the data.
@@ -60,9 +59,7 @@ def draw_times(
         raise ConfigError(f"distribution of the times is {shown(distribution)}; allowed are {allowed}")
     if not 0 < std < math.inf:
         raise ConfigError(f"std of the times is {shown(std)}; it must be a number above 0")
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
-    if stratified:
-        u = (torch.randperm(n, generator=generator) + u) / n
+    u = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator, dtype=torch.float64)) / n
     if distribution == "logit_normal":
         u = torch.sigmoid(mean + std * torch.special.ndtri(u))
     return shift_times(u, shift).float()
