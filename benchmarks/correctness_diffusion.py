@@ -4,8 +4,8 @@
 
 Where the answer is known: latents of one number, two overlapping classes, each image's posterior a normal distribution,
 so that the latents of a class are N(+-3, 2^2). A network of 5,000 weights learns their flow in seconds. Prints a table
-and writes benchmarks/results/correctness_diffusion.csv. The right way is sdgan_ext.diffusion; python_tests/diffusion holds
-each mistake to a number that the right way does not have.
+and writes benchmarks/results/correctness_diffusion.csv. The right way is sdgan_ext.diffusion; the tests of that package
+have the numbers that catch each mistake.
 """
 
 import argparse

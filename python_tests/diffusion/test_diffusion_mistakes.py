@@ -1,4 +1,4 @@
-"""Mistakes in latent diffusion, planted in the trainings of benchmarks/correctness_diffusion.py: a number catches each."""
+"""Mistakes in latent diffusion, planted by benchmarks/correctness_diffusion.py: each is caught by a number."""
 
 import sys
 from pathlib import Path

@@ -115,12 +115,13 @@ def diffusers_scheduler(path: Parametrization, solver: SolverName, *, shift: flo
         raise ImportError(
             f"the solver {solver!r} needs {error.name}; run `pip install 'sdgan_ext[diffusion]'`"
         ) from error
+    settings: dict[str, Any] = {"steps_offset": 1}  # without effect; StableDiffusionPipeline warns of any other
     if path.name == "flow":
-        settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        settings |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
         if solver == "ddim":
             settings["solver_order"] = 1
     else:
-        settings = {
+        settings |= {
             "prediction_type": "v_prediction",
             "beta_schedule": "squaredcos_cap_v2",
             "rescale_betas_zero_snr": True,
