@@ -63,6 +63,19 @@ def test_a_part_imports_nothing_above_it(part, above):
     assert not set(found) - allowed
 
 
+@pytest.mark.parametrize("name", ["guidance", "latents", "loss", "paths", "sampling", "solvers", "times"])
+def test_the_functions_of_diffusion_stand_alone(name):
+    """They know tensors and a network that is called; no data, no model of ours, no trainer."""
+    above = ("data", "models", "evaluation", "training", "cli", "presets", "tuning")
+    assert not imports_of(PACKAGE / "diffusion" / f"{name}.py", *above)
+
+
+def test_importing_diffusion_imports_no_diffusers():
+    code = "import sys, sdgan_ext.diffusion; print(*{'diffusers', 'transformers', 'tokenizers'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "\n", ran.stderr
+
+
 def test_nothing_imports_the_command_line():
     found = {relative(path): imports_of(path, "cli") for path in modules(".") if path.parent != PACKAGE / "cli"}
     assert {path for path, names in found.items() if names} == {"__main__.py"}

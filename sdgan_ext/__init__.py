@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, evaluation, export, losses, models, nn, ops, training
+    from . import data, diffusion, evaluation, export, losses, models, nn, ops, training
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .training.networks import Networks
     from .training.trainer import Trainer
 
-_MODULES = ("data", "evaluation", "export", "losses", "models", "nn", "ops", "training")
+_MODULES = ("data", "diffusion", "evaluation", "export", "losses", "models", "nn", "ops", "training")
 _HOMES = {
     "VAEGAN": "models",
     "VAEGANConfig": "models",
@@ -62,6 +62,7 @@ __all__ = [
     "build_info",
     "conv_backend",
     "data",
+    "diffusion",
     "evaluation",
     "explain",
     "export",

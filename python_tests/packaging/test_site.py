@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 pytest.importorskip("mkdocs")
-MODULES = ("ops", "nn", "losses", "models", "data", "evaluation")
+MODULES = ("ops", "nn", "losses", "models", "data", "diffusion", "evaluation")
 
 
 @pytest.fixture(scope="module")
