@@ -180,7 +180,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         trainer = Trainer.resume(noted, device=device, processes=processes)
         assert trainer.run is not None
         if trainer.first:
-            say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
+            say(f"start {processes.start} by torchrun: {noted} goes on from step {trainer.run.step}")
         return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
     name = arguments.preset or _preset_of_flags(arguments)
     model_config, config = preset(name)
