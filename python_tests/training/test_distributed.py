@@ -197,6 +197,7 @@ def test_a_lost_peer_is_one_sentence(monkeypatch):
         raise RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:1234\nmore")
 
     monkeypatch.setattr(dist, "all_reduce", closed)
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PeerLostError, match=r"^process 0 of 2 has lost another one \(\[gloo\] Conn.*resume"):
         processes.average({"a/b": torch.ones(())}, False)
