@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError
 from sdgan_ext.data._seeds import uniforms
+from sdgan_ext.data.captions import Captions, as_items
 from sdgan_ext.data.values import to_float
 
 __all__ = ["RenderedDigits"]
@@ -29,7 +30,7 @@ _CACHE_BYTES = 256 << 20
 _CHUNK = 256
 
 
-class RenderedDigits(Dataset[tuple[Tensor, int]]):
+class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
     """White digits on black, centred, labelled, endless; the interface of ``ImageDataset``.
 
     ``length`` is what an epoch means; any index >= 0 can be drawn. Images are drawn when first asked for and kept as
@@ -49,6 +50,8 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
 
     name = "digits"
     num_classes = 10
+    captions: Captions | None = None
+    """A text for each digit, for who sets it."""
 
     def __init__(
         self, seed: int = 0, length: int = 60_000, image_size: int = 28, channels: int = 1, *, first_index: int = 0
@@ -76,18 +79,16 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(float32 [C, H, W] in [-1, 1], label 0 to 9)."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int | str]:
+        """(float32 [C, H, W] in [-1, 1], caption or label 0 to 9)."""
         # Python stops iterating over a sequence at its first IndexError: an endless one has to end somewhere.
         if index >= self.length:
             raise IndexError(f"index {index} is beyond the epoch of {self.length:,} digits, batch() draws it too")
-        images, labels = self.batch(torch.tensor([index + self.length if index < 0 else index]))
-        return images[0], int(labels[0])
+        return self.__getitems__([index + self.length if index < 0 else index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | str]]:
         """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
-        images, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return as_items(*self.batch(torch.as_tensor(indices, dtype=torch.int64)), self.captions)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B], each >= 0 -> (float32 [B, C, H, W] in [-1, 1], int64 [B])."""

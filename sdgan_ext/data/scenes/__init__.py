@@ -3,6 +3,7 @@
 from sdgan_ext.data.scenes.compose import ATTRIBUTES, Spot
 from sdgan_ext.data.scenes.dataset import DigitScenes
 from sdgan_ext.data.scenes.grammar import LANGUAGES, describe, parse
+from sdgan_ext.data.scenes.pool import SPLITS
 from sdgan_ext.data.scenes.scene import (
     COLOURS,
     GROUNDS,
@@ -22,6 +23,7 @@ __all__ = [
     "PLACES",
     "RELATIONS",
     "SIZES",
+    "SPLITS",
     "DigitScenes",
     "Scene",
     "SceneObject",

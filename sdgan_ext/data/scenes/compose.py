@@ -95,8 +95,12 @@ def compose(numbers: Iterable[float], plan: Plan) -> Composition:
     ground = draws.choose(tuple(GROUNDS)) if "ground" in plan.attributes else "black"
     related = count == 3 or (count == 2 and ("place" not in plan.attributes or draws.below(0.5)))
     relation = draws.choose(RELATIONS) if related else None
-    places = [None] * count if relation else _places(draws, count)
-    centres = _beside(draws, relation, sides) if relation else [_at(draws, *pair) for pair in zip(places, sides)]
+    places: list[str | None] = [None] * count
+    if relation is not None:
+        centres = _beside(draws, relation, sides)
+    else:
+        places[:] = found = _places(draws, count)
+        centres = [_at(draws, place, side) for place, side in zip(found, sides, strict=True)]
     objects = [
         SceneObject(digit, colour, size, place)
         for (colour, digit), size, place in zip(pairs, sizes, places, strict=True)
@@ -157,7 +161,7 @@ def _beside(draws: _Draws, relation: str, sides: Sequence[float]) -> list[tuple[
 
 
 def _said(draws: _Draws, scene: Scene, attributes: Sequence[str]) -> Scene:
-    """As much of ``scene`` as its caption says: sizes and ground of every other one, the place of a lone digit mostly."""
+    """As much of ``scene`` as its caption says: sizes and ground of every other one, a lone digit's place mostly."""
     size = draws.below(0.5) and "size" in attributes and len(scene.objects) < 3
     place = draws.below(0.75) and "place" in attributes or len(scene.objects) > 1
     ground = draws.below(0.5) and "ground" in attributes

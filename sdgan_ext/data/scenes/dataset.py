@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdgan_ext._errors import DataError, nearest, shown
+from sdgan_ext._errors import DataError, nearest, printable, shown
 from sdgan_ext.data._seeds import hashed, uniforms
+from sdgan_ext.data.captions import as_items
 from sdgan_ext.data.scenes.compose import ATTRIBUTES, DRAWS, Composition, Plan, Spot, compose
 from sdgan_ext.data.scenes.grammar import LANGUAGES
 from sdgan_ext.data.scenes.pool import SPLITS, DigitPool
@@ -27,7 +28,7 @@ _OVERSAMPLING = 2
 _FIRST = {split: number << 40 for number, split in enumerate(SPLITS)}  # of the endless sequence of scenes
 
 
-class DigitScenes(Dataset[tuple[Tensor, str]]):
+class DigitScenes(Dataset[tuple[Tensor, int | str]]):
     """Coloured digits on a ground, each image with a caption such as "a small red seven left of a blue three".
 
     Scene i follows from (seed, split, i) alone, whatever the length and whatever was drawn before it. In a batch a
@@ -77,7 +78,6 @@ class DigitScenes(Dataset[tuple[Tensor, str]]):
         _check("languages", languages, tuple(LANGUAGES))
         _check("attributes", attributes, ATTRIBUTES, least=0)
         _check("split", (split,), SPLITS)
-        self.name = "digits-scenes"
         self.seed, self.length, self._side = int(seed), int(length), int(image_size)
         # In one order, so that the same choice is the same scenes.
         self.plan = Plan(
@@ -86,9 +86,18 @@ class DigitScenes(Dataset[tuple[Tensor, str]]):
             tuple(attribute for attribute in ATTRIBUTES if attribute in attributes),
             split,
         )
+        self.name = self._name(digits)
         self._pool = DigitPool(digits, split, self.seed)
         self._seed = hashed("scenes", self.seed)
         self.captions = SceneCaptions(self)
+
+    def _name(self, digits: str | Path | None) -> str:
+        """With what is not as by default: a run on other scenes is not resumed on these."""
+        usual = Plan((1, 2), ("en",), ATTRIBUTES, "train")._asdict() | {"split": self.plan.split}
+        chosen = {key: value for key, value in self.plan._asdict().items() if value != usual[key]}
+        words = [f"{key}={'+'.join(map(str, value)) or 'none'}" for key, value in chosen.items()]
+        words += [] if digits is None else [f"digits={printable(Path(digits).resolve().name)}"]
+        return " ".join(["digits-scenes", *words])
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -97,18 +106,16 @@ class DigitScenes(Dataset[tuple[Tensor, str]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | str]:
         """(float32 [3, H, W] in [-1, 1], caption)."""
         # Python stops iterating over a sequence at its first IndexError: an endless one has to end somewhere.
         if index >= self.length:
             raise IndexError(f"index {index} is beyond the epoch of {self.length:,} scenes, batch() draws it too")
-        number = index + self.length if index < 0 else index
-        return self.batch(torch.tensor([number]))[0][0], self.captions[number]
+        return self.__getitems__([index + self.length if index < 0 else index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, str]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | str]]:
         """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
-        images, _ = self.batch(torch.as_tensor(indices, dtype=torch.int64))
-        return [(image, self.captions[index]) for image, index in zip(images, indices, strict=True)]
+        return as_items(*self.batch(torch.as_tensor(indices, dtype=torch.int64)), self.captions)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B], each >= 0 -> (float32 [B, 3, H, W] in [-1, 1], the numbers of their captions, int64 [B])."""

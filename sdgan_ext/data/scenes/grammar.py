@@ -55,9 +55,7 @@ _EN = _Language(
             "in_the_bottom_left at_the_bottom in_the_bottom_right",
         ),
         "relation": _words(RELATIONS, "left_of/to_the_left_of right_of/to_the_right_of above/over below/under"),
-        "order": _words(
-            RELATIONS, "from_left_to_right from_right_to_left from_top_to_bottom from_bottom_to_top"
-        ),
+        "order": _words(RELATIONS, "from_left_to_right from_right_to_left from_top_to_bottom from_bottom_to_top"),
     },
     articles=("a ",),
     thing="{size}{colour} {digit}",
@@ -146,7 +144,7 @@ def _scene(found: Mapping[str, str | None], language: _Language) -> Scene:
         text = found.get(slot)
         return None if text is None else next(v for v, words in language.words[kind].items() if text in words)
 
-    objects = []
+    objects: list[SceneObject] = []
     while (digit := found.get(f"digit{len(objects)}")) is not None:
         k = len(objects)
         colour = value("colour", f"colour{k}")
@@ -173,10 +171,6 @@ def _patterns(name: str) -> list[re.Pattern[str]]:
     def slot(match: re.Match[str]) -> str:
         return thing(match[1]) if match[1].isdigit() else group(match[1].rstrip("012"), match[1])
 
-    scenes = [_SLOT.sub(slot, template) for templates in language.scenes.values() for template in templates]
-    grounded = [
-        _SLOT.sub(lambda match: scene if match[1] == "scene" else group("ground", "ground"), ground)
-        for ground in language.grounds
-        for scene in scenes
-    ]
-    return [re.compile(pattern) for pattern in scenes + grounded]
+    scenes = [scene for phrasings in language.scenes.values() for scene in phrasings]
+    grounded = [ground.replace("{scene}", scene) for ground in language.grounds for scene in scenes]
+    return [re.compile(_SLOT.sub(slot, template)) for template in scenes + grounded]

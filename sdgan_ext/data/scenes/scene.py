@@ -81,8 +81,8 @@ class Scene:
 
 
 def held_out_pairs() -> frozenset[tuple[str, int]]:
-    """The (colour, digit) that no scene for training shows: two digits of each colour, one or two colours of each digit,
-    so that each colour and each digit alone is there."""
+    """The (colour, digit) that no scene for training shows: two digits of each colour, one or two colours of each
+    digit, so that each colour and each digit alone is there."""
     return frozenset(_held_out())
 
 
