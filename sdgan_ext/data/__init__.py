@@ -132,10 +132,10 @@ def open_dataset(
             60,000 to train and 10,000 others to test. ``"digits-scenes"``, ``"emoji"``: images with captions; a name
             may have options, as in ``"digits-scenes:size=64,languages=en+zh"``. A folder of IDX files or of images, or
             one of several sets of IDX files by its image file; where its subfolders are named train, test, validation
-            or alike, in any letter case, the one that ``split`` names is meant. A ``.npz`` or ``.npy`` file. A ``.zip`` or ``.tar``
-            archive of images, a folder of ``.tar`` shards or a name of theirs with ``{00000..00012}`` in it. A Hugging
-            Face ``Dataset`` or ``DatasetDict``, or the folder that its ``save_to_disk`` wrote. A torch Dataset comes
-            back as it is.
+            or alike, in any letter case, the one that ``split`` names is meant. A ``.npz`` or ``.npy`` file. A
+            ``.zip`` or ``.tar`` archive of images, a folder of ``.tar`` shards or a name of theirs with
+            ``{00000..00012}`` in it. A Hugging Face ``Dataset`` or ``DatasetDict``, or the folder that its
+            ``save_to_disk`` wrote. A torch Dataset comes back as it is.
         split: "train" or "test".
         image_size: side or (height, width) to crop and resize to; None leaves the size.
         channels: 1, 3 or 4 to convert to; None leaves them.
