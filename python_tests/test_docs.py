@@ -13,7 +13,16 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("csrc/*.md"), *ROOT.glob("benchmarks/*.md")]
 )
 #: Their Python blocks are run, in order, as one program; a block that opens with ```python notest is only shown.
-PROGRAMS = ("README.md", "docs/index.md", "docs/seed-walkthrough.md", "docs/quickstart.zh.md", "docs/torch.md")
+PROGRAMS = (
+    *(
+        "README.md",
+        "docs/index.md",
+        "docs/data.md",
+        "docs/seed-walkthrough.md",
+        "docs/quickstart.zh.md",
+        "docs/torch.md",
+    ),
+)
 
 
 def relative(path: Path) -> str:

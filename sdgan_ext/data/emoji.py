@@ -26,7 +26,7 @@ from sdgan_ext._files import replacing
 from sdgan_ext.data.arrays import read_member
 from sdgan_ext.data.download import cache_root
 from sdgan_ext.data.frame import Frame
-from sdgan_ext.data.images import CHANNELS, convert_channels, read_colour
+from sdgan_ext.data.images import convert_channels, read_colour
 from sdgan_ext.data.lazy import LazyImages
 
 __all__ = ["EMOJI_LANGUAGES", "LICENCE", "open_emoji"]
@@ -70,8 +70,6 @@ def open_emoji(
     if split != "train":
         raise MissingSplitError(f"emoji are one set of drawings, {split!r} is none of its splits, 'train' is")
     channels = 3 if channels is None else channels
-    if channels not in CHANNELS:
-        raise DataError(f"emoji have 1, 3 or 4 channels, channels={channels} came")
     found = _find(languages)
     images: list[Tensor] = []
     captions: list[str] = []
