@@ -262,6 +262,75 @@ def test_the_words():
     assert not [caption for caption in captions if re.search("  | a a|a orange", caption)]
 
 
+def one(digit, colour, size=None, place=None, ground=None):
+    return Scene((SceneObject(digit, colour, size, place),), None, ground)
+
+
+#: Written by hand: the table of words is checked against them.
+MEANT = {
+    "a small red zero in the top left": one(0, "red", "small", "top left"),
+    "小的红色的零在左上角": one(0, "red", "small", "top left"),
+    "an orange one at the top": one(1, "orange", place="top"),
+    "橙色的一在顶部": one(1, "orange", place="top"),
+    "a yellow two in the top right": one(2, "yellow", place="top right"),
+    "黄色的二在右上角": one(2, "yellow", place="top right"),
+    "a green three on the left": one(3, "green", place="left"),
+    "绿色的三在左边": one(3, "green", place="left"),
+    "a large cyan four in the middle": one(4, "cyan", "large", "middle"),
+    "大的青色的四在中间": one(4, "cyan", "large", "middle"),
+    "a blue five on the right": one(5, "blue", place="right"),
+    "蓝色的五在右边": one(5, "blue", place="right"),
+    "a purple six in the bottom left": one(6, "purple", place="bottom left"),
+    "紫色的六在左下角": one(6, "purple", place="bottom left"),
+    "a pink seven at the bottom": one(7, "pink", place="bottom"),
+    "粉色的七在底部": one(7, "pink", place="bottom"),
+    "a red eight in the bottom right": one(8, "red", place="bottom right"),
+    "一个红色的八在右下角": one(8, "red", place="bottom right"),
+    "a red nine on a black background": one(9, "red", ground="black"),
+    "黑色的背景上红色的九": one(9, "red", ground="black"),
+    "a red nine, the background is grey": one(9, "red", ground="grey"),
+    "红色的九，背景是灰色": one(9, "red", ground="grey"),
+    "a red nine on a dark blue background": one(9, "red", ground="dark blue"),
+    "红色的九，背景是深蓝色": one(9, "red", ground="dark blue"),
+    "红色的九，背景是深红色": one(9, "red", ground="dark red"),
+    "红色的九，背景是深绿色": one(9, "red", ground="dark green"),
+}
+THREE = (SceneObject(7, "red"), SceneObject(3, "blue"), SceneObject(1, "pink"))
+TWO = THREE[:2]
+MEANT |= {
+    f"a red seven {words} a blue three": Scene(TWO, relation)
+    for relation in ("left of", "right of", "above", "below")
+    for words in (relation, f"is {relation}")
+}
+MEANT |= {
+    f"红色的七在蓝色的三{word}": Scene(TWO, relation)
+    for words, relation in (
+        ("左边 左侧", "left of"),
+        ("右边 右侧", "right of"),
+        ("上面 上方", "above"),
+        ("下面 下方", "below"),
+    )
+    for word in words.split()
+}
+MEANT |= {"蓝色的三的左边是红色的七": Scene(TWO, "left of"), "a red seven under a blue three": Scene(TWO, "below")}
+MEANT |= {
+    f"{words}{rest}": Scene(THREE, relation)
+    for relation, words, rest in (
+        ("left of", "from left to right", " a red seven, a blue three and a pink one"),
+        ("below", "from bottom to top", " a red seven, a blue three and a pink one"),
+        ("left of", "从左到右", "是红色的七、蓝色的三和粉色的一"),
+        ("right of", "从右到左", "是红色的七、蓝色的三和粉色的一"),
+        ("above", "从上到下", "是红色的七、蓝色的三和粉色的一"),
+        ("below", "从下到上", "是红色的七、蓝色的三和粉色的一"),
+    )
+}
+
+
+@pytest.mark.parametrize("caption", MEANT)
+def test_what_captions_mean(caption):
+    assert parse(caption) == MEANT[caption]
+
+
 @pytest.mark.parametrize(
     "caption", ["", "a red seven left of", "a red elephant", "红色", "a red seven left of a blue three!"]
 )
