@@ -87,6 +87,7 @@ def open_dataset(
     max_bad: int = 0,
     index_file: Path | None = None,
     captions: str | None = None,
+    pad: int = 0,
 ) -> Opened: ...
 
 
@@ -106,6 +107,7 @@ def open_dataset(
     max_bad: int = 0,
     index_file: Path | None = None,
     captions: str | None = None,
+    pad: int = 0,
 ) -> _Given: ...
 
 
@@ -124,6 +126,7 @@ def open_dataset(
     max_bad: int = 0,
     index_file: Path | None = None,
     captions: str | None = None,
+    pad: int = 0,
 ) -> Dataset[Any]:
     """What ``--data`` names, as a dataset.
 
@@ -156,6 +159,7 @@ def open_dataset(
         captions: items are (image, caption): the captions are those of ``metadata.jsonl`` or ``.txt`` files beside the
             images, or this, such as "a photo of a {class}", with the names of the classes. None: items have labels.
             Scenes and emoji have captions in any case.
+        pad: pixels that are added on each side by repeating the edge; ``image_size`` counts them.
 
     Returns:
         ``ImageDataset``, ``LazyImages``, ``RenderedDigits``, ``DigitScenes``, or ``spec`` itself.
@@ -179,7 +183,7 @@ def open_dataset(
         raise DataError(f"split must be 'train' or 'test', {split!r} came")
     if cache not in CACHES:
         raise DataError(f"cache must be one of {', '.join(map(repr, CACHES))}, {cache!r} came")
-    frame = make_frame(image_size, channels, background, resize, crop)
+    frame = make_frame(image_size, channels, background, resize, crop, pad)
     options = Options(frame, background, cache, max_bad)
     if captions is not None:
         check_template(captions)
@@ -191,7 +195,7 @@ def open_dataset(
             raise DataError(
                 f"{named.name} are rendered at their image_size: there is nothing to resize or to crop at random"
             )
-        return open_rendered(named, split, image_size, channels, seed, background, captions)
+        return open_rendered(named, split, image_size, channels, seed, background, captions, pad)
     if named is not None:
         root = cache_root() / "mnist"
         found: ImageDataset | Source = load_idx_folder(find_mnist(root) or download_mnist(root), split)
@@ -216,6 +220,7 @@ def find_images(
     need_labels: bool = True,
     index_file: Path | None = None,
     captions: str | None = None,
+    pad: int = 0,
 ) -> ImageDataset | Source:
     """What a folder or a file holds, as it is: arrays, or images that are not decoded yet; see :func:`open_dataset`."""
     path = data_path(spec)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from sdgan_ext._errors import DataError
 from sdgan_ext.data._seeds import uniforms
 from sdgan_ext.data.captions import Captions, as_items
+from sdgan_ext.data.images import pad_images
 from sdgan_ext.data.values import to_float
 
 __all__ = ["RenderedDigits"]
@@ -42,6 +43,7 @@ class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
         length: images in an epoch, at least 1.
         image_size: the side of the square image, at least 8.
         channels: 1, or 3 equal ones.
+        pad: black pixels around each image, more than ``image_size``.
         first_index: where in the endless sequence index 0 lies: two sets that do not overlap share no image.
 
     Raises:
@@ -54,7 +56,14 @@ class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
     """A text for each digit, for who sets it."""
 
     def __init__(
-        self, seed: int = 0, length: int = 60_000, image_size: int = 28, channels: int = 1, *, first_index: int = 0
+        self,
+        seed: int = 0,
+        length: int = 60_000,
+        image_size: int = 28,
+        channels: int = 1,
+        *,
+        first_index: int = 0,
+        pad: int = 0,
     ):
         if length < 1:
             raise DataError(f"digits: length must be at least 1, {length} came")
@@ -68,13 +77,14 @@ class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
         self.first_index = int(first_index)
         self.length = int(length)
         self.channels = int(channels)
+        self.pad = int(pad)
         self._side = int(image_size)
         self._glyphs = _glyphs(self._side)
         self._forget()
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self._side, self._side
+        return self._side + 2 * self.pad, self._side + 2 * self.pad
 
     def __len__(self) -> int:
         return self.length
@@ -95,7 +105,7 @@ class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
         indices = torch.as_tensor(indices, dtype=torch.int64)
         if len(indices) and int(indices.min()) < 0:
             raise IndexError(f"digits have indices from 0 up, {int(indices.min())} came")
-        images = to_float(self._bytes(indices))
+        images = to_float(pad_images(self._bytes(indices), self.pad))
         return images if self.channels == 1 else images.repeat(1, self.channels, 1, 1), self.labels_of(indices)
 
     def labels_of(self, indices: Tensor) -> Tensor:

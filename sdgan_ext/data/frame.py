@@ -8,7 +8,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sdgan_ext._errors import DataError
-from sdgan_ext.data.images import CHANNELS, check_image_size, convert_channels, fit_images, read_colour, resize_images
+from sdgan_ext.data.images import (
+    CHANNELS,
+    check_image_size,
+    convert_channels,
+    fit_images,
+    pad_images,
+    read_colour,
+    resize_images,
+)
 
 __all__ = ["CROPS", "Frame", "make_frame"]
 
@@ -24,6 +32,7 @@ class Frame(NamedTuple):
         random: the part lies anywhere, by :meth:`crop`'s ``place``.
         channels: 1, 3, 4, or None to leave them.
         colour: what alpha is put over.
+        pad: by how many pixels the part is then widened on each side, its edge repeated.
     """
 
     size: tuple[int, int] | None
@@ -31,6 +40,11 @@ class Frame(NamedTuple):
     random: bool
     channels: int | None
     colour: tuple[int, int, int]
+    pad: int = 0
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of a part of ``height`` and ``width``."""
+        return height + 2 * self.pad, width + 2 * self.pad
 
     def apply(self, image: Tensor, name: str) -> Tensor:
         """uint8 [C, H, W] -> [channels, *size], the middle of it."""
@@ -71,20 +85,20 @@ class Frame(NamedTuple):
             )
 
     def crop(self, image: Tensor, place: Sequence[float] | None = None) -> Tensor:
-        """The part of ``size`` of a scaled image.
+        """The part of ``size`` of a scaled image, padded.
 
         Args:
             place: in [0, 1), of its top and its left among those that there are; None: the middle.
         """
         if self.size is None or self.size == tuple(image.shape[1:]):
-            return image
+            return pad_images(image, self.pad)
         (height, width), (rows, columns) = self.size, image.shape[1:]
         more = (rows - height, columns - width)
         if place is None:
             top, left = (spare // 2 for spare in more)
         else:
             top, left = (int(u * (spare + 1)) for u, spare in zip(place, more, strict=True))
-        return image[:, top : top + height, left : left + width]
+        return pad_images(image[:, top : top + height, left : left + width], self.pad)
 
 
 def make_frame(
@@ -93,20 +107,29 @@ def make_frame(
     background: str | Sequence[int] | None = None,
     resize: int | None = None,
     crop: str = "centre",
+    pad: int = 0,
 ) -> Frame:
     """
     Raises:
         DataError: one of them cannot be, or there is no ``image_size`` to crop to, or it is larger than ``resize``.
     """
+    if not isinstance(pad, int) or pad < 0:
+        raise DataError(f"pad must be an integer of at least 0, {pad!r} came")
     if channels not in (None, *CHANNELS):
         raise DataError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), {channels!r} came")
     if crop not in CROPS:
         raise DataError(f"crop must be {' or '.join(map(repr, CROPS))}, {crop!r} came")
     size = None if image_size is None else check_image_size(image_size)
+    if size is not None and pad:
+        if min(size) <= 2 * pad:
+            raise DataError(
+                f"pad is {pad} on each side, but image_size {size[0]}x{size[1]} leaves nothing inside of it"
+            )
+        size = size[0] - 2 * pad, size[1] - 2 * pad
     for name, value, given in (("resize", resize, resize is not None), ("crop", crop, crop != "centre")):
         if given and size is None:
             raise DataError(f"{name} is {value!r}, but no image_size says how large the part is that is cut out")
     if resize is not None and (not isinstance(resize, int) or resize < 0 or (size and 0 < resize < min(size))):
         least = f"at least {min(size)}, the shorter side of image_size" if size else "at least 0"
         raise DataError(f"resize must be 0, which resizes nothing, or {least}, {resize!r} came")
-    return Frame(size, resize, crop == "random", channels, read_colour(background))
+    return Frame(size, resize, crop == "random", channels, read_colour(background), pad)

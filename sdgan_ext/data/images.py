@@ -19,7 +19,7 @@ from sdgan_ext.data.sources import check_memory
 from sdgan_ext.data.values import to_float
 
 __all__ = ["CHANNELS", "ImageDataset", "check_image_size", "convert_channels", "fit_images", "labelled"]
-__all__ += ["OVER_WHITE", "read_colour", "resize_images"]
+__all__ += ["OVER_WHITE", "pad_images", "read_colour", "resize_images"]
 
 CHANNELS = (1, 3, 4)
 """Grey, RGB, RGBA."""
@@ -126,6 +126,13 @@ class ImageDataset(Dataset[tuple[Tensor, int | str]]):
         if images is self.images:
             return self
         return ImageDataset(images, self.labels, num_classes=self.num_classes, name=self.name, captions=self.captions)
+
+    def padded(self, pad: int) -> ImageDataset:
+        """These images with ``pad`` pixels more on each side (see :func:`pad_images`); itself where that is 0."""
+        if not pad:
+            return self
+        images, classes = pad_images(self.images, pad), self.num_classes
+        return ImageDataset(images, self.labels, num_classes=classes, name=self.name, captions=self.captions)
 
     def __repr__(self) -> str:
         count, channels, height, width = self.images.shape
@@ -241,6 +248,14 @@ def _centre_crop(images: Tensor, aspect: float) -> Tensor:
     new_height, new_width = max(new_height, 1), max(new_width, 1)
     top, left = (height - new_height) // 2, (width - new_width) // 2
     return images[:, :, top : top + new_height, left : left + new_width]
+
+
+def pad_images(images: Tensor, pad: int) -> Tensor:
+    """[..., H, W] -> [..., H + 2 pad, W + 2 pad]: the edge is repeated ``pad`` times on each side."""
+    if not pad:
+        return images
+    rows, columns = (torch.arange(-pad, side + pad).clamp(0, side - 1) for side in images.shape[-2:])
+    return images[..., rows[:, None], columns]
 
 
 def resize_images(images: Tensor, height: int, width: int) -> Tensor:

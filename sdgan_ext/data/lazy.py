@@ -264,7 +264,7 @@ def open_source(source: Source, options: Options) -> ImageDataset | LazyImages:
 def fit_held(dataset: ImageDataset, frame: Frame, background: Any = None) -> ImageDataset | LazyImages:
     """Images that are in memory anyway, at another size; ready for crops where ``frame.random`` says so."""
     if frame.size is None or (frame.resize is None and not frame.random):
-        return dataset.fitted(frame.size, frame.channels, background)
+        return dataset.fitted(frame.size, frame.channels, background).padded(frame.pad)
     if dataset.channels == 4 and frame.channels in (1, 3) and background is None:
         warnings.warn(f"{dataset.name}: {OVER_WHITE}", stacklevel=2)
     channels = frame.channels or dataset.channels
@@ -274,7 +274,8 @@ def fit_held(dataset: ImageDataset, frame: Frame, background: Any = None) -> Ima
     names: dict[str, Any] = {"name": dataset.name, "captions": dataset.captions}
     if frame.random:
         held = frame._replace(channels=channels)
-        return LazyImages(images, held, frame.size, labels=labels, num_classes=classes, **names)
+        size = frame.padded_size(*frame.size)
+        return LazyImages(images, held, size, labels=labels, num_classes=classes, **names)
     stacked = torch.stack([frame.crop(image) for image in images])
     return ImageDataset(stacked, labels, num_classes=classes, **names)
 
@@ -346,7 +347,8 @@ def _hold(source: Source, options: Options) -> ImageDataset | LazyImages:
         return ImageDataset(torch.stack(images), labels, num_classes=source.num_classes, **names)
     assert frame.size is not None
     options = options._replace(frame=frame._replace(channels=channels))
-    return LazyImages(images, options.frame, frame.size, labels=labels, num_classes=source.num_classes, **names)
+    size = frame.padded_size(*frame.size)
+    return LazyImages(images, options.frame, size, labels=labels, num_classes=source.num_classes, **names)
 
 
 def _index(source: Source, options: Options) -> LazyImages:
@@ -381,7 +383,7 @@ def _index(source: Source, options: Options) -> LazyImages:
     dataset = LazyImages(
         source,
         frame._replace(channels=frame.channels or max(facts.channels)),
-        frame.size or first,
+        frame.padded_size(*(frame.size or first)),
         labels=source.labels,
         num_classes=source.num_classes,
         name=source.name,

@@ -83,13 +83,18 @@ def open_rendered(
     seed: int,
     background: str | Sequence[int] | None,
     captions: str | None,
+    pad: int = 0,
 ) -> RenderedDigits | DigitScenes | LazyImages:
     """The images of a name, other than "mnist", at ``image_size``; as of :func:`sdgan_ext.data.open_dataset`."""
     name, options = named
+    if pad and name != "digits":
+        raise DataError(f"{name} are drawn at their image_size: there is nothing to pad")
     side = _side(name, image_size, options.pop("size", None))
     if name == "digits":
         length, first = (60_000, 0) if split == "train" else (10_000, _TEST_DIGITS)
-        digits = RenderedDigits(seed, length, side or 28, 1 if channels is None else channels, first_index=first)
+        inner = 28 if side is None else side - 2 * pad
+        channels = 1 if channels is None else channels
+        digits = RenderedDigits(seed, length, inner, channels, first_index=first, pad=pad)
         digits.captions = None if captions is None else class_captions(captions, DIGIT_NAMES)
         return digits
     if name == "emoji":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import EvaluationError, nearest
+from ..data.captions import captions_of
 from ..data.loader import batches
 from ..data.protocols import MapDataset
 from ._images import as_bytes, check_whole, float_parts
@@ -33,11 +34,19 @@ class EvalContext:
     """What the metrics of one evaluation share: images, labels, the feature net's outputs; each made when first used.
 
     Args:
-        model, dataset, n, seed, k, net, batch_size: as of :func:`evaluate`, checked.
+        model, dataset, n, seed, k, net, batch_size, pad: as of :func:`evaluate`, checked.
     """
 
     def __init__(
-        self, model: Any, dataset: MapDataset, n: int, seed: int, net: NetName | None, batch_size: int, k: int
+        self,
+        model: Any,
+        dataset: MapDataset,
+        n: int,
+        seed: int,
+        net: NetName | None,
+        batch_size: int,
+        k: int,
+        pad: int = 0,
     ):
         self.model = model
         self.dataset = dataset
@@ -46,6 +55,7 @@ class EvalContext:
         self.batch_size = batch_size
         self.k = k
         self._net = net
+        self._pad = pad
 
     @functools.cached_property
     def _real(self) -> tuple[Tensor, Tensor]:
@@ -66,6 +76,11 @@ class EvalContext:
     def real(self) -> Tensor:
         """n images of the dataset, without repeats, uint8."""
         return self._real[0]
+
+    def unpadded(self, images: Tensor) -> Tensor:
+        """The images without ``pad`` pixels on each side."""
+        height, width = images.shape[2:]
+        return images[:, :, self._pad : height - self._pad, self._pad : width - self._pad]
 
     @property
     def labels(self) -> Tensor | None:
@@ -97,8 +112,11 @@ class EvalContext:
         parts = []
         for start in range(0, self.n, self.batch_size):
             count = min(self.batch_size, self.n - start)
-            labels = {} if self.condition is None else {"labels": self.condition[start : start + count]}
-            parts.append(_finite_bytes(self.model.sample(count, generator=generator, **labels), "generated"))
+            asked = {} if self.condition is None else {"labels": self.condition[start : start + count]}
+            if not asked and _takes_captions(self.model) and self.labels is not None:
+                texts = captions_of(self.dataset)
+                asked = {"captions": [texts[number] for number in self.labels[start : start + count].tolist()]}
+            parts.append(_finite_bytes(self.model.sample(count, generator=generator, **asked), "generated"))
         return torch.cat(parts)
 
     @functools.cached_property
@@ -114,17 +132,17 @@ class EvalContext:
 
     @functools.cached_property
     def net(self) -> FeatureNet:
-        return load_net(self._net or choose_net(self.real.shape[1], self.real.shape[2:]))
+        return load_net(self._net or choose_net(self.real.shape[1], self.unpadded(self.real).shape[2:]))
 
     @functools.cached_property
     def real_output(self) -> NetOutput:
         """The net's output for ``real``."""
-        return apply_net(self.net, self.real, name="real images")
+        return apply_net(self.net, self.unpadded(self.real), name="real images")
 
     @functools.cached_property
     def generated_output(self) -> NetOutput:
         """The net's output for ``generated``."""
-        return apply_net(self.net, self.generated, name="generated images")
+        return apply_net(self.net, self.unpadded(self.generated), name="generated images")
 
 
 def _finite_bytes(images: Tensor, kind: str) -> Tensor:
@@ -136,6 +154,10 @@ def _finite_bytes(images: Tensor, kind: str) -> Tensor:
 def _takes_labels(model: Any) -> bool:
     classes = getattr(getattr(model, "config", None), "classes", None)  # of a VAEGAN: 0 without
     return "labels" in inspect.signature(model.sample).parameters if classes is None else classes > 0
+
+
+def _takes_captions(model: Any) -> bool:
+    return "captions" in inspect.signature(model.sample).parameters
 
 
 def _unbounded(model: Any) -> bool:
@@ -157,7 +179,8 @@ def _nll(context: EvalContext) -> dict[str, float]:
 
 
 def _errors(context: EvalContext) -> dict[str, float]:
-    return image_errors(context.reconstructions, context.real, batch_size=context.batch_size)
+    images = context.unpadded(context.reconstructions), context.unpadded(context.real)
+    return image_errors(*images, batch_size=context.batch_size)
 
 
 def _fd(context: EvalContext) -> dict[str, float]:
@@ -180,11 +203,25 @@ def _classes(context: EvalContext) -> dict[str, float]:
 
 def _agreement(context: EvalContext) -> dict[str, float]:
     real = context.real_output.probabilities
-    reconstructed = apply_net(context.net, context.reconstructions, name="reconstructed images").probabilities
+    images = context.unpadded(context.reconstructions)
+    reconstructed = apply_net(context.net, images, name="reconstructed images").probabilities
     metrics = {"agreement": agreement(reconstructed, real.argmax(1))}
     if context.labels is not None and agreement(real, context.labels) >= _SAME_CLASSES:
         metrics["label_agreement"] = agreement(reconstructed, context.labels)
     return metrics
+
+
+def _asked(context: EvalContext) -> dict[str, float]:
+    """Where the net knows the classes, by its answers to the real images."""
+    labels = context.labels
+    assert labels is not None
+    known = agreement(context.real_output.probabilities, labels)
+    if known < _SAME_CLASSES:
+        raise EvaluationError(
+            f"metric 'asked' cannot be taken: {context.net.name} names {known:.0%} of these images as they are "
+            "labelled, it is of other classes"
+        )
+    return {"asked_agreement": agreement(context.generated_output.probabilities, labels)}
 
 
 def _cas(context: EvalContext) -> dict[str, float]:
@@ -198,9 +235,10 @@ def _cas(context: EvalContext) -> dict[str, float]:
         labels = context.real_output.probabilities.argmax(1)
         generated_labels = context.generated_output.probabilities.argmax(1)
         suffix = f"_by_{context.net.name}"
-    learn, test = (context.real[:half], labels[:half]), (context.real[half:], labels[half:])
-    generated_learn = (context.generated[:half], generated_labels[:half])
-    generated_test = (context.generated[half:], generated_labels[half:])
+    real, generated = context.unpadded(context.real), context.unpadded(context.generated)
+    learn, test = (real[:half], labels[:half]), (real[half:], labels[half:])
+    generated_learn = (generated[:half], generated_labels[:half])
+    generated_test = (generated[half:], generated_labels[half:])
     accuracy = functools.partial(
         classification_accuracy, steps=max(50, 20 * half // 64), batch_size=64, seed=context.seed
     )
@@ -212,7 +250,7 @@ def _cas(context: EvalContext) -> dict[str, float]:
 
 
 def _inception(context: EvalContext) -> dict[str, float]:
-    return {"inception-fid": inception_fid(context.real, context.generated)}
+    return {"inception-fid": inception_fid(context.unpadded(context.real), context.unpadded(context.generated))}
 
 
 class Metric(NamedTuple):
@@ -245,6 +283,7 @@ METRICS = {
     "prdc": Metric(_prdc, True, False, "precision, recall, density, coverage"),
     "classes": Metric(_classes, True, False, "top probability, entropy, balance of the samples' classes"),
     "agreement": Metric(_agreement, True, True, "reconstructions that keep their class"),
+    "asked": Metric(_asked, False, False, "samples that have the class that was asked for"),
     "cas": Metric(_cas, False, False, "classification accuracy score, its reverse, and that of real images"),
     "inception-fid": Metric(_inception, False, False, "FID; the extra 'inception' and its download"),
 }
@@ -261,6 +300,7 @@ def evaluate(
     k: int = 200,
     net: NetName | None = None,
     batch_size: int = 250,
+    pad: int = 0,
     on_metric: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Metrics of ``model`` on held-out images: docs/evaluation.md has each one's formula, source and limits.
@@ -278,6 +318,8 @@ def evaluate(
         k: draws of the IWAE bound.
         net: "lenet" or "photos"; None: what :func:`choose_net` says.
         batch_size: images at a time.
+        pad: pixels around the images that feature nets and errors do not see, as of
+            :func:`sdgan_ext.data.open_dataset`.
         on_metric: called with each group's name before it is taken.
 
     Returns:
@@ -293,9 +335,10 @@ def evaluate(
     check_whole(n, "n", 1, count, ", the images of the dataset")
     check_whole(seed, "seed", 0)
     check_whole(k, "k", 1, MOST_K)
+    check_whole(pad, "pad", 0)
     if net is not None:
         load_net(net)
-    reasons = refusals(model, dataset, n=n, net=net)
+    reasons = refusals(model, dataset, n=n, net=net, pad=pad)
     if metrics is None:
         metrics = [name for name, metric in METRICS.items() if metric.default and name not in reasons]
     for name in metrics:
@@ -307,7 +350,7 @@ def evaluate(
             raise EvaluationError(f"metric {name!r} cannot be taken: {reasons[name]}")
     if not metrics:
         raise EvaluationError(f"metrics is empty; there are {', '.join(METRICS)}")
-    context = EvalContext(model, dataset, n, seed, net, batch_size, k)
+    context = EvalContext(model, dataset, n, seed, net, batch_size, k, pad)
     values: dict[str, float] = {}
     with _evaluating(model), torch.no_grad():
         for name in metrics:
@@ -317,12 +360,17 @@ def evaluate(
     return values
 
 
-def refusals(model: Any, dataset: MapDataset, *, n: int | None = None, net: NetName | None = None) -> dict[str, str]:
+def refusals(
+    model: Any, dataset: MapDataset, *, n: int | None = None, net: NetName | None = None, pad: int = 0
+) -> dict[str, str]:
     """The metrics that cannot be taken of this model on n images of this data, and why."""
     reasons = {}
     n = min(len(dataset), _MOST_IMAGES) if n is None else n
     channels, size = (getattr(dataset, name, None) for name in ("channels", "image_size"))
+    if size is not None and min(size) <= 2 * pad:
+        raise EvaluationError(f"pad is {pad} on each side, but the images have {size[0]}x{size[1]} pixels")
     if channels is not None and size is not None:
+        size = size[0] - 2 * pad, size[1] - 2 * pad
         net_name = net or choose_net(channels, size)
         kind = NETS[net_name].build if net_name in NETS else None
         if kind and n <= kind.num_features:
@@ -331,7 +379,7 @@ def refusals(model: Any, dataset: MapDataset, *, n: int | None = None, net: NetN
             )
         if kind and 2 * min(size) < kind.side:
             small = f"images of {size[0]}x{size[1]} are too small for the feature net {net_name!r}"
-            reasons |= dict.fromkeys(("fd", "kid", "prdc", "classes", "agreement", "cas"), small)
+            reasons |= dict.fromkeys(("fd", "kid", "prdc", "classes", "agreement", "asked", "cas"), small)
     if channels not in (None, 1):
         reasons["nll"] = "binarised images are grey, these have colour"
     elif _unbounded(model):
@@ -343,9 +391,14 @@ def refusals(model: Any, dataset: MapDataset, *, n: int | None = None, net: NetN
         reasons["inception-fid"] = reason
     if getattr(getattr(model, "config", None), "classes", 0) and getattr(dataset, "num_classes", 0) is None:
         reasons |= dict.fromkeys(("elbo", "nll"), "the model has p(x | class), and these images have no classes")
+    if not _takes_labels(model):
+        reasons["asked"] = "the model is not conditioned on classes"
+    elif getattr(dataset, "num_classes", 0) is None:
+        reasons["asked"] = "these images have no classes"
     if getattr(model, "encoder", model) is None or not callable(getattr(model, "encode", None)):
         names = (name for name, metric in METRICS.items() if metric.encoder)
-        reasons |= dict.fromkeys(names, "the model has no encoder (mode 'gan')")
+        why = "the model has no encoder (mode 'gan'; the autoencoder of a diffusion model is evaluated by itself)"
+        reasons |= dict.fromkeys(names, why)
     return reasons
 
 

@@ -29,6 +29,7 @@ UNITS = {
     "class_balance": "total variation from real images' classes, 0 at best",
     "agreement": "reconstructions that keep the class the net saw",
     "label_agreement": "reconstructions that keep their label",
+    "asked_agreement": "samples that have the class that was asked for",
     "cas": "trained on samples, tested on real images",
     "cas_reverse": "trained on real images, tested on samples",
     "cas_real": "trained and tested on real images",

@@ -15,7 +15,7 @@ from ..models.config import Mode
 from ..ops.adversarial_loss import OBJECTIVES
 from .trackers import TRACKERS
 
-__all__ = ["MODES", "TrainConfig"]
+__all__ = ["MODES", "LoopConfig", "TrainConfig"]
 
 #: The networks that are trained in each mode.
 MODES = {
@@ -26,14 +26,13 @@ MODES = {
 
 
 @dataclass(frozen=True)
-class TrainConfig(Config):
-    """What ``training.steps`` and the ``Trainer`` need to know.
+class LoopConfig(Config):
+    """What every training needs to know, whatever it trains: steps, data, learning rates, what is written when.
 
     Raises:
         ConfigError: one sentence that names the field, what came and what is allowed.
     """
 
-    mode: Mode = option("vae-gan", "what is trained: a GAN, a VAE or both at once", choices=tuple(MODES))
     batch_size: int = option(64, "images a step", minimum=1)
     steps: int = option(1000, "steps in all", minimum=1)
     seed: int = option(0, "seed of the initial weights, of the noise and of the order of the images", minimum=0)
@@ -53,6 +52,12 @@ class TrainConfig(Config):
         minimum=0,
     )
     crop: str = option("centre", "what part of an image is trained on: its centre, or any", choices=CROPS)
+    pad: int = option(
+        0,
+        "pixels that are added to an image on each side by repeating its edge; image_size counts them, distances of "
+        "features do not see them",
+        minimum=0,
+    )
     workers: int = option(0, "threads or processes that read images ahead; the same bits with any number", minimum=0)
     cache: str = option(
         "auto",
@@ -66,9 +71,6 @@ class TrainConfig(Config):
         minimum=0,
     )
 
-    lr_encoder: float = option(2e-4, "Adam's learning rate of the encoder", above=0)
-    lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
-    lr_discriminator: float = option(2e-4, "Adam's learning rate of the discriminator", above=0)
     betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", minimum=0, maximum=1)
     lr_warmup_steps: int = option(0, "the learning rates grow linearly from 0 over these steps", minimum=0)
     lr_hold_steps: int = option(0, "steps before the learning rates begin to fall", minimum=0)
@@ -83,6 +85,74 @@ class TrainConfig(Config):
     lr_final: float = option(
         0.0, "the share of the learning rates that lr_cosine_steps ends with", minimum=0, maximum=1
     )
+
+    ema_images: int = option(
+        10_000, "images until a weight's share in the average has halved; 0: no average", minimum=0
+    )
+    accumulate: int = option(
+        1,
+        "parts that a batch goes through the networks in, one after another; less memory, the same gradients",
+        minimum=1,
+    )
+    precision: str = option(
+        "float32", "of the convolutions and matrix products; the weights stay float32", choices=("float32", "bfloat16")
+    )
+
+    log_every: int = option(50, "steps between log lines", minimum=1)
+    sample_every: int = option(500, "steps between pictures", minimum=1)
+    checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
+    tracker: tuple[str, ...] = option(
+        ("tensorboard",),
+        "where scalars, pictures and the configuration go beside log.jsonl and samples, separated by commas",
+        choices=tuple(TRACKERS),
+    )
+    validation_images: int = option(
+        0,
+        "training images that are held out, for evaluate_every to judge by; 0: it judges by the test split",
+        minimum=0,
+    )
+    evaluate_every: int = option(
+        0, "steps between evaluations on held-out images, whose best model is kept; 0: none", minimum=0
+    )
+    evaluate_metric: str = option("elbo", "what is evaluated: elbo, or fd, the distance of features of a small net")
+    evaluate_images: int = option(2_000, "held-out images that are evaluated, at most", minimum=2)
+    patience: int = option(0, "evaluations without anything better until the training ends; 0: it goes on", minimum=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if max(self.betas) == 1:
+            raise ConfigError(f"betas is {self.betas}; both must be below 1")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"accumulate is {self.accumulate}; it must divide batch_size, {self.batch_size}")
+        if self.lr_halving_steps and self.lr_cosine_steps:
+            raise ConfigError(
+                f"lr_halving_steps is {self.lr_halving_steps} and lr_cosine_steps {self.lr_cosine_steps}: the learning "
+                "rates fall in one way; leave one of them at 0"
+            )
+        if self.lr_final and not self.lr_cosine_steps:
+            raise ConfigError(f"lr_final is {self.lr_final}, but lr_cosine_steps is 0: there is no fall that it ends")
+        if self.evaluate_metric not in ("elbo", "fd"):
+            why = ""
+            if "adv" in self.evaluate_metric or "loss" in self.evaluate_metric:
+                why = ": an adversarial loss depends on the other network as much as on the images"
+            raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo' and 'fd'{why}")
+        if self.patience and not self.evaluate_every:
+            raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing is evaluated")
+
+
+@dataclass(frozen=True)
+class TrainConfig(LoopConfig):
+    """What ``training.steps`` and the ``Trainer`` need to know.
+
+    Raises:
+        ConfigError: one sentence that names the field, what came and what is allowed.
+    """
+
+    mode: Mode = option("vae-gan", "what is trained: a GAN, a VAE or both at once", choices=tuple(MODES))
+
+    lr_encoder: float = option(2e-4, "Adam's learning rate of the encoder", above=0)
+    lr_generator: float = option(2e-4, "Adam's learning rate of the generator", above=0)
+    lr_discriminator: float = option(2e-4, "Adam's learning rate of the discriminator", above=0)
     clip_encoder: float = option(0.0, "bound on the norm of the encoder's gradient; 0: none", minimum=0)
     clip_generator: float = option(0.0, "bound on the norm of the generator's gradient; 0: none", minimum=0)
     clip_discriminator: float = option(0.0, "bound on the norm of the discriminator's gradient; 0: none", minimum=0)
@@ -138,63 +208,22 @@ class TrainConfig(Config):
     )
     feature_layer: int = option(-1, "the discriminator's layer l; negative counts from the last")
     gamma: float = option(1.0, "weight of the reconstruction beside the adversarial terms in the generator", minimum=0)
-
-    ema_images: int = option(
-        10_000, "images until a weight's share in the average has halved; 0: no average", minimum=0
-    )
-    accumulate: int = option(
-        1,
-        "parts that a batch goes through the networks in, one after another; less memory, the same gradients",
-        minimum=1,
-    )
     checkpointing: bool = option(
         False,
         "of an autoencoder in diffusers' layout: keep of each block its input alone and run the block again for its "
         "gradient; less memory, the same bits",
     )
-    precision: str = option(
-        "float32", "of the convolutions and matrix products; the weights stay float32", choices=("float32", "bfloat16")
-    )
+
     sync_batch_norm: bool = option(False, "with several processes: batch norm over the whole batch, not over a share")
     cuda_graph: bool = option(True, "on CUDA: replay the whole step as one CUDA graph; the same step, sooner done")
-    log_every: int = option(50, "steps between log lines", minimum=1)
-    sample_every: int = option(500, "steps between pictures", minimum=1)
-    checkpoint_every: int = option(500, "steps between checkpoints", minimum=1)
-    tracker: tuple[str, ...] = option(
-        ("tensorboard",),
-        "where scalars, pictures and the configuration go beside log.jsonl and samples, separated by commas",
-        choices=tuple(TRACKERS),
-    )
-    validation_images: int = option(
-        0,
-        "training images that are held out, for evaluate_every to judge by; 0: it judges by the test split",
-        minimum=0,
-    )
-    evaluate_every: int = option(
-        0, "steps between evaluations on held-out images, whose best model is kept; 0: none", minimum=0
-    )
-    evaluate_metric: str = option("elbo", "what is evaluated: elbo, or fd, the distance of features of a small net")
-    evaluate_images: int = option(2_000, "held-out images that are evaluated, at most", minimum=2)
-    patience: int = option(0, "evaluations without anything better until the training ends; 0: it goes on", minimum=0)
 
     def __post_init__(self):
         super().__post_init__()
-        if max(self.betas) == 1:
-            raise ConfigError(f"betas is {self.betas}; both must be below 1")
-        if self.batch_size % self.accumulate:
-            raise ConfigError(f"accumulate is {self.accumulate}; it must divide batch_size, {self.batch_size}")
         if self.real_target != 1 and self.objective not in ("non_saturating", "minimax", "least_squares"):
             raise ConfigError(f"real_target is {self.real_target}, but objective {self.objective!r} has no target")
         self._check_reconstruction()
         self._check_adversarial()
         self._check_evaluation()
-        if self.lr_halving_steps and self.lr_cosine_steps:
-            raise ConfigError(
-                f"lr_halving_steps is {self.lr_halving_steps} and lr_cosine_steps {self.lr_cosine_steps}: the learning "
-                "rates fall in one way; leave one of them at 0"
-            )
-        if self.lr_final and not self.lr_cosine_steps:
-            raise ConfigError(f"lr_final is {self.lr_final}, but lr_cosine_steps is 0: there is no fall that it ends")
 
     def _check_reconstruction(self) -> None:
         if self.mode != "gan" and not (self.pixel_weight or (self.feature_weight and self.mode == "vae-gan")):
@@ -231,12 +260,5 @@ class TrainConfig(Config):
             )
 
     def _check_evaluation(self) -> None:
-        if self.evaluate_metric not in ("elbo", "fd"):
-            why = ""
-            if "adv" in self.evaluate_metric or "loss" in self.evaluate_metric:
-                why = ": an adversarial loss depends on the other network as much as on the images"
-            raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo' and 'fd'{why}")
         if self.evaluate_every and self.evaluate_metric == "elbo" and self.mode == "gan":
             raise ConfigError("evaluate_metric is 'elbo', but in mode 'gan' there is no encoder; use 'fd'")
-        if self.patience and not self.evaluate_every:
-            raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing is evaluated")

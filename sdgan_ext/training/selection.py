@@ -7,7 +7,8 @@ loss, which depends on the other network as much as on the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -17,14 +18,13 @@ from .._modes import evaluation_mode
 from ..data import batches, hold_out, open_dataset
 from ..evaluation import binarise, elbo, evaluate
 from ..evaluation.evaluate import refusals
-from .config import TrainConfig
-from .networks import Model
+from .config import LoopConfig
 from .runs import Run
 
 __all__ = ["Selection", "held_out_images", "split"]
 
 
-def split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+def split(dataset: Dataset, config: LoopConfig) -> tuple[Dataset, Dataset | None]:
     """What is trained on, and the ``config.validation_images`` that are not; None where there are none.
 
     Raises:
@@ -38,9 +38,17 @@ def split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | Non
 
 
 def held_out_images(
-    config: TrainConfig, model: Model, source: str | None, given: Dataset | None, validation: Dataset | None
+    config: LoopConfig,
+    model: Any,
+    source: str | None,
+    given: Dataset | None,
+    validation: Dataset | None,
+    options: Mapping[str, Any],
 ) -> Dataset:
     """What ``config.evaluate_every`` judges by: images ``given``, of :func:`split`, or of the test split of ``source``.
+
+    Args:
+        options: of :func:`~sdgan_ext.data.open_dataset`, what the model asks of the data.
 
     Raises:
         ConfigError: there are none, or two; or what ``config`` evaluates cannot be taken of them, and the reason.
@@ -51,7 +59,7 @@ def held_out_images(
         )
     images = validation if given is None else given
     if images is None:
-        images = _test_split(config, model, source)
+        images = _test_split(config, model, source, options)
     n = min(config.evaluate_images, len(images))
     reason = refusals(model, images, n=n).get(config.evaluate_metric)
     if reason is not None:
@@ -59,7 +67,7 @@ def held_out_images(
     return images
 
 
-def _test_split(config: TrainConfig, model: Model, source: str | None) -> Dataset:
+def _test_split(config: LoopConfig, model: Any, source: str | None, options: Mapping[str, Any]) -> Dataset:
     if source is None:
         raise ConfigError(
             "evaluate_every needs held-out images; give fit(..., held_out=dataset), or set validation_images"
@@ -72,10 +80,11 @@ def _test_split(config: TrainConfig, model: Model, source: str | None) -> Datase
             image_size=tuple(size),
             channels=channels,
             background=config.background,
-            need_labels=bool(model.traits.classes),
             resize=config.resize,
             cache=config.cache,
             max_bad=config.max_bad,
+            pad=config.pad,
+            **options,
         )
     except DataError as error:
         raise ConfigError(
@@ -94,14 +103,14 @@ class Selection:
         say: takes a line for the user.
     """
 
-    def __init__(self, config: TrainConfig, held_out: Dataset, run: Run, say: Callable[[str], None]):
+    def __init__(self, config: LoopConfig, held_out: Dataset, run: Run, say: Callable[[str], None]):
         self._config, self._held_out, self._run, self._say = config, held_out, run, say
         self._images = min(config.evaluate_images, len(held_out))
 
     def due(self, step: int) -> bool:
         return step % self._config.evaluate_every == 0
 
-    def take(self, model: Model, step: int) -> dict[str, float]:
+    def take(self, model: Any, step: int) -> dict[str, float]:
         """The metrics after ``step`` steps, named "evaluation/..."; the smaller the first, the better."""
         values = self._judge(model)
         name, value = next(iter(values.items()))
@@ -113,7 +122,7 @@ class Selection:
             self._run.best = {**best, "since": best["since"] + 1}
         return {f"evaluation/{key}": number for key, number in values.items()}
 
-    def _judge(self, model: Model) -> dict[str, float]:
+    def _judge(self, model: Any) -> dict[str, float]:
         if not (self._config.binarise and self._config.evaluate_metric == "elbo"):
             return evaluate(model, self._held_out, metrics=[self._config.evaluate_metric], n=self._images, seed=0)
         images, labels = next(batches(self._held_out, self._images, seed=0))
@@ -134,7 +143,7 @@ class Selection:
         )
         return True
 
-    def _keep(self, model: Model) -> None:
+    def _keep(self, model: Any) -> None:
         if self._run.folder is None:
             return
         folder = self._run.folder / "best"
