@@ -5,14 +5,16 @@ They stand above both: ``models`` and ``training`` do not import this file.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 from ._errors import ConfigError, nearest
+from .diffusion.model_config import LatentDiffusionConfig
 from .models import VAEGANConfig
 from .training.autoencoder_config import AutoencoderConfig
 from .training.config import TrainConfig
+from .training.diffusion_config import DiffusionTrainConfig
 
-__all__ = ["OWN_SIZE", "PRESETS", "Preset", "preset"]
+__all__ = ["DIFFUSION_PRESETS", "OWN_SIZE", "PRESETS", "DiffusionPreset", "Preset", "preset"]
 
 
 class Preset(NamedTuple):
@@ -20,6 +22,18 @@ class Preset(NamedTuple):
 
     model: VAEGANConfig | AutoencoderConfig
     train: TrainConfig
+
+
+class DiffusionPreset(NamedTuple):
+    """A latent diffusion model and how to train it.
+
+    Attributes:
+        autoencoder: the preset of the autoencoder that is trained first where none is given.
+    """
+
+    model: LatentDiffusionConfig
+    train: DiffusionTrainConfig
+    autoencoder: str
 
 
 PRESETS = {
@@ -229,6 +243,29 @@ PRESETS = {
             pixel_loss="l1",
         ),
     ),
+    # The same for digits of 28x28 with a margin of 2, latents 4x8x8; a VAE, for sharpness is not what digits lack.
+    "kl-digits": Preset(
+        AutoencoderConfig(
+            image_size=32,
+            channels=1,
+            block_out_channels=(16, 32, 64),
+            discriminator_channels=None,
+            learned_variance=False,
+        ),
+        TrainConfig(
+            mode="vae",
+            pad=2,
+            steps=2_000,
+            batch_size=64,
+            lr_encoder=2e-3,
+            lr_generator=2e-3,
+            betas=(0.9, 0.99),
+            lr_warmup_steps=100,
+            lr_cosine_steps=2_000,
+            lr_final=0.1,
+            kl_weight=0.01,
+        ),
+    ),
     # R3GAN (Huang et al. 2024) in small: relativistic pairing, R1 and R2, residual blocks, a discriminator without any
     # normalisation. The generator has group norm, which R3GAN's has not: without it, it forgot z.
     "r3gan-small": Preset(
@@ -261,16 +298,37 @@ PRESETS = {
         ),
     ),
 }
+DIFFUSION_PRESETS = {
+    # Digits by their English names, on the latents of kl-digits: a rectified flow.
+    "ldm-digits": DiffusionPreset(
+        LatentDiffusionConfig(block_out_channels=(128,), layers_per_block=1, norm_num_groups=8, attention_heads=4),
+        DiffusionTrainConfig(steps=3_000, batch_size=128, lr=1e-3, captions="a {class}", pad=2, ema_images=20_000),
+        "kl-digits",
+    ),
+}
+"""Latent diffusion models, by name."""
+
 #: Those that are themselves at one image size only.
 OWN_SIZE = ("seed", "dcgan-64", "sd-kl")
 
 
-def preset(name: str) -> Preset:
-    """The preset called ``name``: one of :data:`PRESETS`.
+@overload
+def preset(name: Literal["ldm-digits"]) -> DiffusionPreset: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def preset(name: str) -> Preset: ...
+
+
+def preset(name: str) -> Preset | DiffusionPreset:
+    """The preset called ``name``: one of :data:`PRESETS` or :data:`DIFFUSION_PRESETS`.
 
     Raises:
         ConfigError: there is none of that name; the nearest one is named.
     """
+    if name in DIFFUSION_PRESETS:
+        return DIFFUSION_PRESETS[name]
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}")
+        names = [*PRESETS, *DIFFUSION_PRESETS]
+        raise ConfigError(f"there is no preset {name!r}{nearest(name, names)}; there are {', '.join(names)}")
     return PRESETS[name]

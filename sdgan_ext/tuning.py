@@ -166,6 +166,12 @@ def _read_range(text: str, flag: str, kind: type) -> Range:
     return span
 
 
+def check_preset(name: str) -> None:
+    """Raises ConfigError where tune cannot search over how the preset is trained."""
+    if not isinstance(preset(name).model, VAEGANConfig):
+        raise ConfigError(f"--preset is {name!r}, whose networks are diffusers'; tune takes the others")
+
+
 def check_metric(metric: str) -> None:
     """
     Raises:
@@ -195,9 +201,9 @@ class _Objective:
 
     def __init__(self, search: Search):
         check_metric(search.metric)
+        check_preset(search.preset)
         architecture, config = preset(search.preset)
-        if not isinstance(architecture, VAEGANConfig):
-            raise ConfigError(f"--preset is {search.preset!r}, whose networks are diffusers'; tune takes the others")
+        assert isinstance(architecture, VAEGANConfig)
         self.base = config.replace(mode=search.mode, steps=search.steps, seed=search.seed)
         self.search = search
         self.score = SCORES[search.metric]

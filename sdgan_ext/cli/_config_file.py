@@ -11,10 +11,11 @@ from typing import Any
 from .._config import FORMAT_VERSION, Config
 from .._errors import ConfigError, nearest, shown
 from .._files import user_path
+from ..diffusion.model_config import DERIVED
 
 __all__ = ["read_config_file"]
 
-_NOTES = ("versions", "parameters")  # of a run's config.yaml and of --dry-run
+_NOTES = ("versions", "parameters", "then")  # of a run's config.yaml and of --dry-run
 
 
 def read_config_file(
@@ -83,6 +84,8 @@ def read_config_file(
         value = dict(value)
         version = value.pop("format_version", FORMAT_VERSION)
         sections[key][0].from_dict({"format_version": version})
-        value.pop("model", None)  # the kind of a run's model; its fields tell
+        if value.pop("model", None) == "LatentDiffusion":  # the kind of a run's model
+            given |= [("autoencoder", source)] if isinstance(source := value.get("autoencoder"), str) else []
+            value = {name: entry for name, entry in value.items() if name not in DERIVED}
         given |= [read(name, entry, hints[key], f"{key}.") for name, entry in value.items()]
     return given

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Opened
-    from ..models import VAEGAN, VAEGANConfig
+    from ..diffusion.model import LatentDiffusion
+    from ..models import VAEGAN
     from ..training.autoencoder import Autoencoder
-    from ..training.autoencoder_config import AutoencoderConfig
+    from ..training.runs import ModelConfig
 
 __all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
-__all__ += ["read_seeds"]
+__all__ += ["open_any_model", "pad_of", "read_seeds", "without_text"]
 
 _BATCH = 64
 _MOST_SEEDS, _MOST_DIGITS = 100_000, 18  # of --seeds: how many, and of how many digits each
@@ -44,10 +45,38 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="as in train")
     parser.add_argument("--background", metavar="COLOUR", help="as in train")
     parser.add_argument("--resize", type=integer, help="as in train")
+    parser.add_argument("--pad", type=integer, help="as in train; a diffusion model knows it")
+
+
+def pad_of(arguments: argparse.Namespace, config: ModelConfig) -> int:
+    """How many pixels the data get on each side: what ``--pad`` says, or the model knows."""
+    given: int | None = arguments.pad
+    return getattr(config, "pad", 0) if given is None else given
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Path]:
     """The model, and the folder to write to."""
+    model, out = open_any_model(arguments)
+    return without_text(model, arguments.model), out
+
+
+def without_text(model: VAEGAN | Autoencoder | LatentDiffusion, path: str) -> VAEGAN | Autoencoder:
+    """
+    Raises:
+        ConfigError: the model is a latent diffusion model.
+    """
+    from ..diffusion.model import LatentDiffusion
+
+    if isinstance(model, LatentDiffusion):
+        raise ConfigError(
+            f"{path} is of a latent diffusion model, which sample and evaluate take; of its autoencoder, "
+            f"{Path(path) / 'autoencoder'}, this command works too"
+        )
+    return model
+
+
+def open_any_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder | LatentDiffusion, Path]:
+    """The model, which may be one of latent diffusion too, and the folder to write to."""
     set_threads(arguments)
     from ..training.runs import load_model
 
@@ -57,9 +86,11 @@ def open_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder, Pat
     return model, out
 
 
-def open_split(arguments: argparse.Namespace, config: VAEGANConfig | AutoencoderConfig) -> Opened:
+def open_split(arguments: argparse.Namespace, config: ModelConfig) -> Opened:
     """The split that ``--split`` names, else test, else, with a line that says so, train; sets ``arguments.split``."""
     from ..data import open_dataset
+
+    captions: str | None = getattr(config, "captions", None)  # of a diffusion model
 
     def opened(split: Literal["train", "test"]) -> Opened:
         arguments.split = split
@@ -71,6 +102,8 @@ def open_split(arguments: argparse.Namespace, config: VAEGANConfig | Autoencoder
             background=arguments.background,
             need_labels=bool(config.classes),
             resize=arguments.resize,
+            pad=pad_of(arguments, config),
+            captions=captions,
         )
 
     source: str = arguments.data
@@ -93,7 +126,7 @@ def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | N
         return torch.cat([function(*part) for part in zip(*given, strict=True)])
 
 
-def read_labels(arguments: argparse.Namespace, model: VAEGAN | Autoencoder, n: int) -> Tensor | None:
+def read_labels(arguments: argparse.Namespace, model: VAEGAN | Autoencoder | LatentDiffusion, n: int) -> Tensor | None:
     """What ``--labels`` means for n images, [n]; None for a model without classes."""
     from ..models.labels import as_labels
 
@@ -102,7 +135,7 @@ def read_labels(arguments: argparse.Namespace, model: VAEGAN | Autoencoder, n: i
         return None
     listed = list(range(classes)) if arguments.labels is None else read_seeds(arguments.labels, "--labels")
     try:
-        return as_labels([listed[i % len(listed)] for i in range(n)], n, model.config)
+        return as_labels([listed[i % len(listed)] for i in range(n)], n, model.config)  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
 

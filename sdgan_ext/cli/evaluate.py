@@ -16,11 +16,9 @@ from .._files import replacing, to_json, user_path
 from ..data import Opened
 from ..evaluation import METRICS, NETS, choose_net, evaluate, refusals
 from ..evaluation.units import unit_of
-from ..models import VAEGAN
-from ..training.autoencoder import Autoencoder
 from ..training.runs import load_model
 from ._common import add_threads, integer, say, set_threads
-from ._models import add_data, add_model, open_split
+from ._models import add_data, add_model, open_split, pad_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,23 +48,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(model: VAEGAN | Autoencoder, dataset: Opened, arguments: argparse.Namespace) -> Path:
+def _evaluate(model: Any, dataset: Opened, arguments: argparse.Namespace) -> Path:
     """Takes the metrics, writes the table and the file; returns the file."""
     wanted = None if arguments.metrics is None else [name for name in arguments.metrics.split(",") if name]
     target = user_path(arguments.json) if arguments.json else None
     if target is not None and not target.parent.is_dir():
         raise ConfigError(f"--json is {arguments.json}; the folder {target.parent} does not exist")
+    pad = pad_of(arguments, model.config)
     if wanted is None:
-        for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net).items():
+        for name, reason in refusals(model, dataset, n=arguments.n, net=arguments.net, pad=pad).items():
             if METRICS[name].default:
                 say(f"{name} is left out: {reason}")
     began = time.perf_counter()
     values = evaluate(
-        model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net
+        model, dataset, metrics=wanted, n=arguments.n, seed=arguments.seed, k=arguments.k, net=arguments.net, pad=pad
     )
     print(table(values, arguments.k))
     target = target or _next_file(user_path(arguments.model))
-    content = {"metrics": values, "settings": _settings(dataset, arguments, began)}
+    content = {"metrics": values, "settings": _settings(dataset, arguments, began, pad)}
     with replacing(target) as file:
         file.write((to_json(content, indent=2) + "\n").encode())
     return target
@@ -79,8 +78,9 @@ def _next_file(folder: Path) -> Path:
     return folder / f"evaluation-{max(taken, default=-1) + 1:05d}.json"
 
 
-def _settings(dataset: Opened, arguments: argparse.Namespace, began: float) -> dict[str, Any]:
-    net = arguments.net or choose_net(dataset.channels, dataset.image_size)
+def _settings(dataset: Opened, arguments: argparse.Namespace, began: float, pad: int) -> dict[str, Any]:
+    height, width = dataset.image_size
+    net = arguments.net or choose_net(dataset.channels, (height - 2 * pad, width - 2 * pad))
     return {
         "model": str(user_path(arguments.model).resolve()),
         "data": arguments.data,
@@ -88,6 +88,7 @@ def _settings(dataset: Opened, arguments: argparse.Namespace, began: float) -> d
         "images": len(dataset),
         "n": arguments.n or min(len(dataset), 10_000),
         "k": arguments.k,
+        "pad": pad,
         "seed": arguments.seed,
         "feature_net": {"name": net, "sha256": NETS[net].sha256},
         "seconds": round(time.perf_counter() - began, 1),

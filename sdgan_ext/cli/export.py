@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .._files import user_path
 from ._common import say
-from ._models import add_model
+from ._models import add_model, without_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_format(arguments.format)
     out = user_path(arguments.out or Path(arguments.model) / "exported")
-    files = export_networks(load_model(arguments.model), out, arguments.format)
+    files = export_networks(without_text(load_model(arguments.model), arguments.model), out, arguments.format)
     say(f"{', '.join(file.name for file in files)}: {out}")
     return 0

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
     if arguments.split not in ("validation", "test"):
         raise ConfigError(f"--split is {arguments.split!r}; it must be validation or test")
+    tuning.check_preset(arguments.preset)
     base = preset(arguments.preset).train
     mode = base.mode if arguments.mode is None else arguments.mode
     steps = base.steps if arguments.steps is None else arguments.steps

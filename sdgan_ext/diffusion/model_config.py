@@ -1,8 +1,7 @@
-"""The configuration of a latent diffusion model: its networks, and what it has from its autoencoder and its captions."""
+"""A latent diffusion model's configuration: its networks, and what it has from its autoencoder and its captions."""
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +148,3 @@ class LatentDiffusionConfig(Config):
         if isinstance(values, Mapping):
             values = {name: value for name, value in values.items() if name != "model"}
         return super().from_dict(values)
-
-    def replace(self, **changes: Any) -> LatentDiffusionConfig:
-        return typing.cast("LatentDiffusionConfig", super().replace(**changes))

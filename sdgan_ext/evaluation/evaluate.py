@@ -112,7 +112,7 @@ class EvalContext:
         parts = []
         for start in range(0, self.n, self.batch_size):
             count = min(self.batch_size, self.n - start)
-            asked = {} if self.condition is None else {"labels": self.condition[start : start + count]}
+            asked: dict[str, Any] = {} if self.condition is None else {"labels": self.condition[start : start + count]}
             if not asked and _takes_captions(self.model) and self.labels is not None:
                 texts = captions_of(self.dataset)
                 asked = {"captions": [texts[number] for number in self.labels[start : start + count].tolist()]}
@@ -215,12 +215,8 @@ def _asked(context: EvalContext) -> dict[str, float]:
     """Where the net knows the classes, by its answers to the real images."""
     labels = context.labels
     assert labels is not None
-    known = agreement(context.real_output.probabilities, labels)
-    if known < _SAME_CLASSES:
-        raise EvaluationError(
-            f"metric 'asked' cannot be taken: {context.net.name} names {known:.0%} of these images as they are "
-            "labelled, it is of other classes"
-        )
+    if agreement(context.real_output.probabilities, labels) < _SAME_CLASSES:
+        return {}
     return {"asked_agreement": agreement(context.generated_output.probabilities, labels)}
 
 
@@ -357,6 +353,10 @@ def evaluate(
             if on_metric is not None:
                 on_metric(name)
             values |= METRICS[name].compute(context)
+    if not values:
+        raise EvaluationError(
+            f"metric 'asked' cannot be taken: the classes of these images are not those that {context.net.name} knows"
+        )
     return values
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._errors import ConfigError
-from ..presets import PRESETS, Preset
+from ..diffusion.model_config import DERIVED, LatentDiffusionConfig
+from ..presets import DIFFUSION_PRESETS, PRESETS, Preset
 from ..training.autoencoder_config import LAYERS, AutoencoderConfig
 from ..training.config import TrainConfig
+from ..training.diffusion_config import DiffusionTrainConfig
 from ..training.runs import model_config
 
 __all__ = ["train_command"]
@@ -23,7 +25,10 @@ def train_command(config: Mapping[str, Mapping[str, Any]]) -> str | None:
     """
     source = config["data"].get("source")
     try:
-        run = Preset(model_config(config["model"]), TrainConfig.from_dict(config["train"]))
+        model = model_config(config["model"])
+        if isinstance(model, LatentDiffusionConfig):
+            return _of_diffusion(source, model, DiffusionTrainConfig.from_dict(config["train"]))
+        run = Preset(model, TrainConfig.from_dict(config["train"]))
     except ConfigError:  # of a program's own networks, or of a newer version
         return None
     of_object = isinstance(run.model, AutoencoderConfig) and run.model.diffusers and not run.model.init
@@ -33,6 +38,21 @@ def train_command(config: Mapping[str, Mapping[str, Any]]) -> str | None:
     given = ["sdgan-ext", "train", "--data", source, "--image-size", size, "--channels", channels]
     same_kind = {name: preset for name, preset in PRESETS.items() if type(preset.model) is type(run.model)}
     candidates = [["--preset", name, *_flags(preset, run)] for name, preset in same_kind.items()]
+    return shlex.join([*given, *min(candidates, key=len)])
+
+
+def _of_diffusion(source: Any, model: LatentDiffusionConfig, train: DiffusionTrainConfig) -> str | None:
+    if not isinstance(source, str) or model.autoencoder is None:
+        return None
+    given = ["sdgan-ext", "train", "--data", source, "--autoencoder", model.autoencoder]
+    networks = [field for field in model.to_dict() if field not in DERIVED]
+    own = {**train.to_dict(), **{field: model.to_dict()[field] for field in networks}}
+    candidates = []
+    for name, preset in DIFFUSION_PRESETS.items():
+        theirs = preset.train.to_dict() | {field: preset.model.to_dict()[field] for field in networks}
+        differing = [field for field in own if own[field] != theirs[field]]
+        words = [word for field in differing for word in (f"--{field.replace('_', '-')}", _text(own[field]))]
+        candidates.append(["--preset", name, *words])
     return shlex.join([*given, *min(candidates, key=len)])
 
 

@@ -42,6 +42,7 @@ class Processes:
 
     Attributes:
         rank, size: this one's number, and how many there are.
+        device: as given.
         start: which start by torchrun this is, from 1.
 
     Raises:
@@ -49,8 +50,8 @@ class Processes:
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, timeout: float | None = None):
-        kind = torch.device(device).type
-        backend = "nccl" if kind == "cuda" else "gloo"
+        self.device = torch.device(device)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
         limit = datetime.timedelta(seconds=peer_timeout() if timeout is None else timeout)
         with naming_lost_peers():
             self._store, self.rank, self.size = next(dist.rendezvous("env://", timeout=limit))
@@ -112,6 +113,16 @@ class Processes:
             sum_over_processes(flat)
             for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of the processes' tensors, where this one's lies."""
+        moved = tensor.to(self.device, copy=True)
+        sum_over_processes(moved)
+        return moved.to(tensor.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return bool(self.total(torch.tensor(float(flag))) > 0)
 
     def average(self, losses: Mapping[str, Tensor], stopping: bool) -> tuple[dict[str, Tensor], bool]:
         """The losses' means, and whether any process has been asked to stop: all must end with the same step."""

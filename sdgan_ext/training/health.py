@@ -19,11 +19,34 @@ from .discriminator_phase import discriminate
 from .networks import Model
 from .parts import in_parts
 
-__all__ = ["FIRST_STEPS", "PATIENCE", "Health", "complaints", "measure"]
+__all__ = ["FIRST_STEPS", "PATIENCE", "Health", "Lasting", "complaints", "gradient_norms", "measure"]
 
 _ACTIVE = 0.01  # variance of a latent unit's mean over images from which it counts (Burda et al. 2015, sec. 5.2)
 PATIENCE = 3  # intervals in a row until a warning
 FIRST_STEPS = 200  # in which all that is warned of is usual
+
+
+class Lasting:
+    """Says what has been wrong for :data:`PATIENCE` intervals, once until it is over.
+
+    Args:
+        say: takes a warning.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._counts: Counter[str] = Counter()
+
+    def note(self, step: int, found: Mapping[str, str]) -> None:
+        """What is wrong after ``step`` steps, by its kind, in words."""
+        found = found if step >= FIRST_STEPS else {}
+        for kind in list(self._counts):
+            if kind not in found:
+                del self._counts[kind]  # it is over, and may be said again
+        for kind, words in found.items():
+            self._counts[kind] += 1
+            if self._counts[kind] == PATIENCE:
+                self._say(f"step {step}: {words}")
 
 
 class Health:
@@ -49,21 +72,14 @@ class Health:
         labels: Tensor | None = None,
         latent_labels: Tensor | None = None,
     ):
-        self._model, self._config, self._say = model, config, say
+        self._model, self._config = model, config
         self._inputs = images, eps, labels, latent_labels
-        self._lasting: Counter[str] = Counter()
+        self._lasting = Lasting(say)
 
     def examine(self, step: int) -> dict[str, float]:
         """The numbers of :func:`measure` after ``step`` steps, named "health/..."; warns."""
         numbers = measure(self._model, self._config, *self._inputs)
-        found = complaints(numbers, self._config) if step >= FIRST_STEPS else {}
-        for kind in list(self._lasting):
-            if kind not in found:
-                del self._lasting[kind]  # it is over, and may be said again
-        for kind, words in found.items():
-            self._lasting[kind] += 1
-            if self._lasting[kind] == PATIENCE:
-                self._say(f"step {step}: {words}")
+        self._lasting.note(step, complaints(numbers, self._config))
         return {f"health/{name}": value for name, value in numbers.items()}
 
 
@@ -114,11 +130,17 @@ def measure(
             }
         between = _spread(images)
         numbers["diversity"] = _spread(made) / between if between > 0 else math.nan
+    return numbers | gradient_norms(model)
+
+
+def gradient_norms(model: Model) -> dict[str, float]:
+    """``gradient_<network>`` of each network that has one."""
+    norms = {}
     for name, network in model.named_children():
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         if grads:
-            numbers[f"gradient_{name}"] = torch.nn.utils.get_total_norm(grads).item()
-    return numbers
+            norms[f"gradient_{name}"] = torch.nn.utils.get_total_norm(grads).item()
+    return norms
 
 
 def _mean_and_kl(model: Model, images: Tensor, labels: Tensor | None) -> Tensor:

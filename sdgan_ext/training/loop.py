@@ -31,7 +31,6 @@ from sdgan_ext.training.compatible import check_float32
 from sdgan_ext.training.config import LoopConfig
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
-from sdgan_ext.training.gradients import train_mode
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.profiling import StepProfiler
 from sdgan_ext.training.resuming import freeze_as, read_run
@@ -85,6 +84,7 @@ class TrainingLoop:
         self.run: Run | None = Run() if self.out is None else None
         self.data: dict = {}
         self._index_file: Path | None = None  # of the run's images
+        self.then: dict[str, Any] = {}  # what the command line goes on with after this run, which its config.yaml keeps
         self.rows = slice(None)
         check_float32(model)
         check_installed(self.config.tracker)
@@ -121,6 +121,8 @@ class TrainingLoop:
         trainer = cls(model, config, out=run.folder.parent, progress=progress, processes=processes)
         trainer.run = run if trainer.first else Run()
         trainer._index_file = run.data_index
+        then = run.read_config().get("then")
+        trainer.then = then if isinstance(then, dict) else {}
         trainer._load(state, path)
         return trainer
 
@@ -142,7 +144,7 @@ class TrainingLoop:
         raise NotImplementedError
 
     def _start(self, monitor: Monitor) -> Callable[[Any], Mapping[str, Tensor]]:
-        """What takes a step with a batch and returns its losses."""
+        """Puts the model into training mode; what takes a step with a batch and returns its losses."""
         raise NotImplementedError
 
     def _examine(self) -> dict[str, float]:
@@ -158,6 +160,9 @@ class TrainingLoop:
     def _finish(self, monitor: Monitor) -> None:
         """After the last step, where there is a run folder: the model and what is made of it."""
         raise NotImplementedError
+
+    def _make_selection(self, held_out: Dataset, monitor: Monitor) -> Selection:
+        return Selection(self.config, held_out, self.run, monitor.say)
 
     def _describe_run(self) -> str:
         """What the run's folder is called after, before the data's name."""
@@ -240,6 +245,7 @@ class TrainingLoop:
         lazy = lazy_images(dataset)
         self._prepare(dataset)
         described = {**self._description(), "parameters": self._parameters(), "versions": _versions()}
+        described |= {"then": self.then} if self.then else {}
         if run.folder is not None:
             run.sweep()
             run.write_config(described)
@@ -249,7 +255,6 @@ class TrainingLoop:
                 self._save()
             if self.processes is not None:
                 self.processes.note_run(run.folder)
-        train_mode(self.model)
         monitor = Monitor(
             run,
             steps=config.steps,
@@ -264,7 +269,7 @@ class TrainingLoop:
             take = self._start(monitor)
             selection = None
             if config.evaluate_every and self.first:
-                selection = Selection(config, held_out, run, monitor.say)
+                selection = self._make_selection(held_out, monitor)
             exhausted = False
             while run.step < config.steps:
                 with record_function("sdgan/data"):

@@ -5,18 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .._errors import CheckpointError, ConfigError, shown
-from .config import TrainConfig
+from .config import LoopConfig
 from .networks import NetworksConfig, SavedModel, check_same_shapes
-from .runs import Run, check_enough, is_of_networks, make_model, read_configs
+from .runs import Run, check_enough, is_of_networks, make_model, read_configs, train_config_kind
 from .saved_state import check_state
 from .state import load_newest
 
-__all__ = ["freeze_as", "model_of_run", "read_run"]
+__all__ = ["check_same_model", "freeze_as", "model_of_run", "read_run"]
 
 
-def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
+def read_run(run: Run) -> tuple[Path, dict, LoopConfig]:
     """The newest complete checkpoint of a run, what it holds, and the configuration of the training.
 
     Raises:
@@ -26,7 +27,7 @@ def read_run(run: Run) -> tuple[Path, dict, TrainConfig]:
     saved = run.read_config()
     here, there = state["config"]["model"], saved["model"]
     try:
-        config = TrainConfig.from_dict(state["config"]["train"])
+        config = train_config_kind(here).from_dict(state["config"]["train"])
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     if not is_of_networks(state["config"]) and not is_of_networks(saved):
@@ -52,27 +53,40 @@ def model_of_run(state: Mapping, path: Path, given: SavedModel | None) -> SavedM
         config, _ = read_configs(state["config"], path)
         check_enough(config, state["model"], path)
         return make_model(config)
+    check_same_model(saved, given, path)
+    return given
+
+
+def check_same_model(saved: Mapping, given: Any, path: Path) -> None:
+    """That ``given`` is a model of the configuration ``saved`` at ``path``.
+
+    Raises:
+        CheckpointError: it is another one; the first difference is named.
+    """
     own = given.config.to_dict()
     if own.get("model") != saved.get("model"):
         kinds = (_kind_of(values.get("model")) for values in (saved, own))
         raise CheckpointError("{} is of {}, but model is {}".format(path, *kinds))
-    if is_of_networks(state["config"]):
+    if is_of_networks({"model": saved}):
         try:
             check_same_shapes(given.config, NetworksConfig.from_dict(saved), path)
         except ConfigError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
-        return given
+        return
     for name, value in own.items():
         if value != saved.get(name):
             raise CheckpointError(f"{path} is of another model: {name} is {saved.get(name)} there and {value} in yours")
-    return given
 
 
 def _kind_of(model: object) -> str:
     """Of a saved entry, which may be anything, in words."""
     if model is None:
         return "a VAEGAN"
-    return {"'Networks'": "your own networks", "'AutoencoderKL'": "an Autoencoder"}.get(shown(model), "another model")
+    return {
+        "'Networks'": "your own networks",
+        "'AutoencoderKL'": "an Autoencoder",
+        "'LatentDiffusion'": "a LatentDiffusion",
+    }.get(shown(model), "another model")
 
 
 def freeze_as(model: SavedModel, frozen: Iterable[str], path: Path, *, given: bool) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import torch
 from torch import Tensor
 
 from sdgan_ext._errors import CheckpointError, ConfigError, sentence
@@ -34,14 +35,18 @@ from sdgan_ext._yaml import read_yaml, to_yaml
 from sdgan_ext.data import resolve_name
 from sdgan_ext.data.index import INDEX_NAME
 from sdgan_ext.data.sources import data_path
+from sdgan_ext.diffusion.model import LatentDiffusion
+from sdgan_ext.diffusion.model_config import LatentDiffusionConfig
+from sdgan_ext.diffusion.tokenizer import CaptionTokenizer
 from sdgan_ext.models import VAEGAN, VAEGANConfig, vae_gan
-from sdgan_ext.models.folder import read_config
-from sdgan_ext.models.weights import load_into
+from sdgan_ext.models.folder import read_config, read_weights
+from sdgan_ext.models.weights import check_weights, load_into
 from sdgan_ext.training import autoencoder
 from sdgan_ext.training.autoencoder import Autoencoder
 from sdgan_ext.training.autoencoder_config import AutoencoderConfig
-from sdgan_ext.training.config import TrainConfig
+from sdgan_ext.training.config import LoopConfig, TrainConfig
 from sdgan_ext.training.diffusers_files import is_diffusers_folder
+from sdgan_ext.training.diffusion_config import DiffusionTrainConfig
 from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
 
@@ -53,7 +58,10 @@ try:
 except ImportError:  # not a POSIX system: nothing guards a run from a second process there
     fcntl = None
 
+ModelConfig = VAEGANConfig | AutoencoderConfig | LatentDiffusionConfig
+
 __all__ = ["Run", "check_enough", "create_run", "load_model", "make_model", "open_run", "is_of_networks"]
+__all__ += ["ModelConfig", "latent_diffusion_of", "load_autoencoder", "train_config_kind"]
 __all__ += ["config_kind", "model_config", "read_configs", "resolve_source", "to_yaml"]
 
 _NUMBER = re.compile(r"(\d{5,})-")
@@ -227,7 +235,7 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig | AutoencoderConfig, TrainConfig]:
+def read_configs(config: Mapping, path: Path) -> tuple[ModelConfig, LoopConfig]:
     """The configurations of model and training in what was read from ``path``.
 
     Raises:
@@ -239,23 +247,30 @@ def read_configs(config: Mapping, path: Path) -> tuple[VAEGANConfig | Autoencode
             "them on, and load_weights(run / 'model') of Networks loads the averaged weights"
         )
     try:
-        return model_config(config["model"]), TrainConfig.from_dict(config["train"])
+        return model_config(config["model"]), train_config_kind(config["model"]).from_dict(config["train"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
 
 
-def model_config(values: Mapping) -> VAEGANConfig | AutoencoderConfig:
+def model_config(values: Mapping) -> ModelConfig:
     """Of a saved ``model`` entry, by the kind that it names.
 
     Raises:
-        ConfigError: it is not one of these two, or of a newer version.
+        ConfigError: it is none of these, or of a newer version.
     """
     return config_kind(values).from_dict(values)
 
 
-def config_kind(values: Mapping) -> type[VAEGANConfig] | type[AutoencoderConfig]:
+def config_kind(values: Mapping) -> type[ModelConfig]:
     """The class of a saved ``model`` entry's configuration."""
-    return AutoencoderConfig if values.get("model") == "AutoencoderKL" else VAEGANConfig
+    kinds = {"AutoencoderKL": AutoencoderConfig, "LatentDiffusion": LatentDiffusionConfig}
+    name = values.get("model")
+    return kinds.get(name, VAEGANConfig) if isinstance(name, str) else VAEGANConfig
+
+
+def train_config_kind(values: Mapping) -> type[LoopConfig]:
+    """The class of the training's configuration, by a saved ``model`` entry."""
+    return DiffusionTrainConfig if config_kind(values) is LatentDiffusionConfig else TrainConfig
 
 
 def is_of_networks(config: Mapping) -> bool:
@@ -279,7 +294,51 @@ def check_enough(config: VAEGANConfig | AutoencoderConfig, weights: Mapping[str,
     module.check_enough(config, weights, path)
 
 
-def load_model(path: str | Path) -> VAEGAN | Autoencoder:
+def latent_diffusion_of(values: Mapping, folder: Path, weights: Mapping[str, Tensor], path: Path) -> LatentDiffusion:
+    """The model of a saved ``model`` entry with these weights, in evaluation mode.
+
+    Args:
+        folder: that holds its autoencoder and its tokenizer, in subfolders.
+        path: the file of the weights.
+
+    Raises:
+        CheckpointError: one of these is missing, damaged, or of another model.
+    """
+    try:
+        config = LatentDiffusionConfig.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    for part in ("autoencoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise CheckpointError(f"{folder} lacks the folder {part}, without which the model cannot be used")
+    beside = load_model(folder / "autoencoder"), CaptionTokenizer.load(folder / "tokenizer")
+    try:
+        with torch.device("meta"):  # before any memory is taken for it
+            check_weights(LatentDiffusion(config.replace(accelerate=False), *beside), weights, path)
+        model = LatentDiffusion(config, *beside)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    load_into(model, weights, path)
+    return model.eval()
+
+
+def load_autoencoder(path: str | Path) -> VAEGAN | Autoencoder:
+    """The autoencoder of a run, in a folder, or in that of a pipeline (``vae``).
+
+    Raises:
+        CheckpointError: the path is none of these, or what it holds is damaged.
+        ConfigError: it is a diffusion model's.
+    """
+    path = user_path(path)
+    if (path / "vae" / "config.json").is_file():
+        path = path / "vae"
+    model = load_model(path)
+    if isinstance(model, LatentDiffusion):
+        raise ConfigError(f"{path} is of a latent diffusion model; its autoencoder is in {path / 'autoencoder'}")
+    return model
+
+
+def load_model(path: str | Path) -> VAEGAN | Autoencoder | LatentDiffusion:
     """The averaged (EMA) model of a run's newest complete checkpoint, or the one in a ``save_pretrained`` folder.
 
     Raises:
@@ -287,13 +346,18 @@ def load_model(path: str | Path) -> VAEGAN | Autoencoder:
     """
     path = user_path(path)
     if (path / "config.json").is_file():
-        if is_diffusers_folder(read_config(path)[0]):
+        values = read_config(path)[0]
+        if values.get("model") == "LatentDiffusion":
+            return latent_diffusion_of(values, path, *read_weights(path))
+        if is_diffusers_folder(values):
             return autoencoder.autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
         return VAEGAN.from_pretrained(path)
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
     config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
+    if isinstance(config, LatentDiffusionConfig):
+        return latent_diffusion_of(state["config"]["model"], run.folder, weights, checkpoint)
     check_enough(config, weights, checkpoint)
     model = make_model(config)
     load_into(model, weights, checkpoint)

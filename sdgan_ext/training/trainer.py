@@ -19,6 +19,7 @@ from sdgan_ext.pictures import save_gif
 from sdgan_ext.training.compatible import check_synchronisable
 from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.distributed import Processes
+from sdgan_ext.training.gradients import train_mode
 from sdgan_ext.training.graph import GraphedStep, graphs_of
 from sdgan_ext.training.health import Health
 from sdgan_ext.training.loop import TrainingLoop
@@ -148,6 +149,7 @@ class Trainer(TrainingLoop):
         return self._batches
 
     def _start(self, monitor: Monitor) -> Callable[[tuple[Tensor, Tensor]], Mapping[str, Tensor]]:
+        train_mode(self.model)
         previews, stepper = self._previews, self._stepper(monitor)
         labels_shown = {"labels": previews.real_labels, "latent_labels": previews.labels}
         self._health = Health(self.model, self.config, previews.real, previews.eps, monitor.say, **labels_shown)
