@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from ._accelerate import accelerate, restore
     from ._explain import explain
     from ._native import build_info
+    from .diffusion.model import LatentDiffusion
+    from .diffusion.model_config import LatentDiffusionConfig
     from .models import VAEGAN, VAEGANConfig
     from .ops import conv_backend, get_conv_backend, kept_filters
     from .presets import preset
     from .training.autoencoder import Autoencoder, autoencoder
     from .training.autoencoder_config import AutoencoderConfig
     from .training.config import TrainConfig
+    from .training.diffusion_config import DiffusionTrainConfig
+    from .training.diffusion_trainer import DiffusionTrainer, latent_diffusion
     from .training.networks import Networks
     from .training.trainer import Trainer
 
@@ -37,6 +41,11 @@ _HOMES = {
     "AutoencoderConfig": "training.autoencoder_config",
     "autoencoder": "training.autoencoder",
     "Networks": "training.networks",
+    "DiffusionTrainConfig": "training.diffusion_config",
+    "DiffusionTrainer": "training.diffusion_trainer",
+    "LatentDiffusion": "diffusion.model",
+    "LatentDiffusionConfig": "diffusion.model_config",
+    "latent_diffusion": "training.diffusion_trainer",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "build_info": "_native",
@@ -51,6 +60,10 @@ _HOMES = {
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "DiffusionTrainConfig",
+    "DiffusionTrainer",
+    "LatentDiffusion",
+    "LatentDiffusionConfig",
     "Networks",
     "TrainConfig",
     "Trainer",
@@ -68,6 +81,7 @@ __all__ = [
     "export",
     "get_conv_backend",
     "kept_filters",
+    "latent_diffusion",
     "losses",
     "models",
     "nn",

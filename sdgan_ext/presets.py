@@ -255,15 +255,15 @@ PRESETS = {
         TrainConfig(
             mode="vae",
             pad=2,
-            steps=2_000,
+            steps=1_000,
             batch_size=64,
             lr_encoder=2e-3,
             lr_generator=2e-3,
             betas=(0.9, 0.99),
             lr_warmup_steps=100,
-            lr_cosine_steps=2_000,
+            lr_cosine_steps=1_000,
             lr_final=0.1,
-            kl_weight=0.01,
+            kl_weight=0.02,
         ),
     ),
     # R3GAN (Huang et al. 2024) in small: relativistic pairing, R1 and R2, residual blocks, a discriminator without any

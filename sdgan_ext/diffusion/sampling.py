@@ -12,7 +12,7 @@ from .._errors import ConfigError, shown
 from .._modes import evaluation_mode
 from .guidance import guided
 from .paths import DiffusionNetwork, Parametrization
-from .solvers import SolverName, make_solver
+from .solvers import SolverName, check_steps, make_solver
 
 __all__ = ["first_step", "keep_known", "sample", "seeded_noise"]
 
@@ -35,12 +35,13 @@ def first_step(steps: int, strength: float) -> int:
     """The first of ``steps`` that is taken when a picture is changed with this strength: all at 1, few near 0.
 
     Raises:
-        ConfigError: the strength is not in (0, 1], or no step would be left.
+        ConfigError: the strength is not in (0, 1], no step would be left, or there are none.
 
     Source: SDEdit, Meng et al. 2022; rounded as diffusers' image-to-image pipelines do.
     """
     if not 0 < strength <= 1:
         raise ConfigError(f"strength is {shown(strength)}; it must be a number above 0 and at most 1")
+    check_steps(steps)
     taken = int(steps * strength)
     if taken == 0:
         raise ConfigError(

@@ -18,7 +18,7 @@ from .guidance import Predict
 from .paths import Parametrization
 from .times import shift_times
 
-__all__ = ["SOLVERS", "Euler", "Heun", "Solver", "SolverName", "diffusers_scheduler", "make_solver"]
+__all__ = ["SOLVERS", "Euler", "Heun", "Solver", "SolverName", "check_steps", "diffusers_scheduler", "make_solver"]
 
 SolverName = Literal["euler", "heun", "ddim", "dpm++", "unipc"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
@@ -142,8 +142,7 @@ def make_solver(path: Parametrization, solver: SolverName, steps: int, *, shift:
     """
     if solver not in SOLVERS:
         raise ConfigError(f"solver is {shown(solver)}; allowed are {_listed(SOLVERS, solver)}")
-    if type(steps) is not int or not 1 <= steps <= 1000:
-        raise ConfigError(f"steps is {shown(steps)}; it must be an integer from 1 to 1000")
+    check_steps(steps)
     _check_shift(path, shift)
     if solver == "ddim" and path.name == "v" and path.num_train_timesteps % steps:
         raise ConfigError(
@@ -160,6 +159,15 @@ def make_solver(path: Parametrization, solver: SolverName, steps: int, *, shift:
             "solver 'heun' samples the parametrization 'flow' alone; 'dpm++' and 'unipc' are of order 2 too"
         )
     return Heun(times)
+
+
+def check_steps(steps: int) -> None:
+    """
+    Raises:
+        ConfigError: they are none that a solver can take.
+    """
+    if type(steps) is not int or not 1 <= steps <= 1000:
+        raise ConfigError(f"steps is {shown(steps)}; it must be an integer from 1 to 1000")
 
 
 def _check_shift(path: Parametrization, shift: float) -> None:

@@ -127,6 +127,7 @@ class DiffusionTrainer(TrainingLoop):
             configuration trains another null condition than the model has.
     """
 
+    config_class = DiffusionTrainConfig
     model: LatentDiffusion
     _latents: Latents
     _ids: Tensor  # of the captions, by their numbers

@@ -11,7 +11,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 import sdgan_ext
 from sdgan_ext._console import guarded_console
-from sdgan_ext._errors import ConfigError, DataError, DivergedError
+from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
 from sdgan_ext.data import OF_DIGITS, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
 from sdgan_ext.data.hugging import is_hugging
@@ -29,6 +29,7 @@ from sdgan_ext.data.part import lazy_images
 from sdgan_ext.models.weights import check_weights
 from sdgan_ext.training.compatible import check_float32
 from sdgan_ext.training.config import LoopConfig
+from sdgan_ext.training.diffusion_config import DiffusionTrainConfig
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.ema import make_ema
 from sdgan_ext.training.monitor import Monitor
@@ -65,6 +66,8 @@ class TrainingLoop:
         processes: that train this model together, ``config.batch_size`` images a step in all. Rank 0's weights are
             everyone's at the start; rank 0 alone writes, shows and draws.
     """
+
+    config_class: ClassVar[type[LoopConfig]]
 
     def __init__(
         self,
@@ -109,6 +112,10 @@ class TrainingLoop:
         """A trainer that goes on from the newest complete checkpoint of a run; see the subclass's ``resume``."""
         run = open_run(folder)
         path, state, config = read_run(run)
+        if not isinstance(config, cls.config_class):
+            other = "DiffusionTrainer" if isinstance(config, DiffusionTrainConfig) else "Trainer"
+            what = "a latent diffusion model" if other == "DiffusionTrainer" else "no latent diffusion model"
+            raise CheckpointError(f"{path} is of {what}, which {other}.resume goes on with")
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")

@@ -58,6 +58,7 @@ class Trainer(TrainingLoop):
             trained weight is no float32, or a tracker is not installed.
     """
 
+    config_class = TrainConfig
     _previews: Previews
     _health: Health
     _batches: Iterator[tuple[Tensor, Tensor]]
