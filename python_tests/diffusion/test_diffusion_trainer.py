@@ -1,4 +1,4 @@
-"""The training: its step, what it is made of, its run folder, what it says; mistakes that would be silent are caught."""
+"""The training: its step, its run folder, what it says; mistakes that would be silent are caught."""
 
 import json
 import math

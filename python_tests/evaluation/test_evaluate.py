@@ -15,6 +15,8 @@ from sdgan_ext._errors import EvaluationError
 from sdgan_ext.cli import main
 from sdgan_ext.data import ImageDataset
 from sdgan_ext.evaluation import METRICS, NETS, elbo, evaluate, refusals
+from sdgan_ext.evaluation.evaluate import EvalContext
+from sdgan_ext.evaluation.features import NetOutput
 from sdgan_ext.evaluation.units import UNITS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +47,7 @@ def held_out(digits):
 def everything(held_out):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "labels are all")  # the net gives an untrained model's samples one class
-        names = [name for name in METRICS if name != "inception-fid"]
+        names = [name for name in METRICS if name not in ("asked", "inception-fid")]
         return evaluate(tiny(), held_out, metrics=names, k=3, batch_size=50)
 
 
@@ -95,6 +97,37 @@ def test_a_conditional_model_is_asked_for_the_datasets_classes(held_out):
 
     got = evaluate(Conditional(), held_out, metrics=["cas"])
     assert set(got) == {"cas", "cas_reverse", "cas_real"}
+
+
+def test_samples_of_the_asked_class(held_out):
+    """Those that the net takes for it; nothing where the net does not know these classes."""
+    context = EvalContext(tiny(classes=10), held_out, 40, 0, None, 40, 1)
+    labels = context.labels
+    made = labels.clone()
+    made[:10] = (made[:10] + 1) % 10
+    answers = {name: NetOutput(None, torch.eye(10)[seen]) for name, seen in (("real", labels), ("generated", made))}
+    context.__dict__ |= {f"{name}_output": answer for name, answer in answers.items()}  # as if they had been taken
+    assert METRICS["asked"].compute(context) == {"asked_agreement": 0.75}
+    context.__dict__["real_output"] = answers["generated"]
+    assert METRICS["asked"].compute(context) == {}
+    assert refusals(tiny(), held_out)["asked"] == "the model is not conditioned on classes"
+    bare = ImageDataset(held_out.images)
+    assert refusals(tiny(classes=10), bare)["asked"] == "these images have no classes"
+
+
+def test_a_model_of_captions_is_asked_for_the_datasets_captions(held_out):
+    asked = []
+
+    class OfCaptions(torch.nn.Module):
+        def sample(self, n, *, captions, generator=None):
+            asked.extend(captions)
+            return torch.zeros(n, 1, 28, 28)
+
+    texts = [f"image {number}" for number in range(len(held_out))]
+    dataset = ImageDataset(held_out.images, captions=texts)
+    context = EvalContext(OfCaptions(), dataset, 40, 0, None, 16, 1)
+    assert context.generated.shape == (40, 1, 28, 28)
+    assert asked == [texts[number] for number in context.labels]
 
 
 def test_the_bounds_of_a_conditional_model_are_given_the_labels(digits, held_out):
@@ -147,7 +180,7 @@ def test_bad_arguments_are_named(held_out, options, words):
 
 def test_what_a_model_or_data_cannot_have_is_left_out_or_refused(held_out):
     gan = tiny(encoder_channels=None)
-    assert set(refusals(gan, held_out)) == {"elbo", "nll", "errors", "agreement", "inception-fid"}
+    assert set(refusals(gan, held_out)) == {"elbo", "nll", "errors", "agreement", "asked", "inception-fid"}
     with pytest.raises(EvaluationError, match="metric 'elbo' cannot be taken: the model has no encoder"):
         evaluate(gan, held_out, metrics=["elbo"])
     small = ImageDataset(torch.zeros(20, 3, 8, 10, dtype=torch.uint8))

@@ -60,7 +60,7 @@ def train_diffusion(
                 f"{chosen.autoencoder!r}, and give its run by --autoencoder"
             )
         return _both(arguments, name, device, train_images)
-    config = chosen.train.replace(**_reading_of(arguments.autoencoder), **given_config)
+    config = chosen.train.replace(**{**_reading_of(arguments.autoencoder), **given_config})
     autoencoder = load_autoencoder(arguments.autoencoder)
     channels, *size = autoencoder.traits.image_shape
     source, dataset = open_data(
