@@ -16,6 +16,7 @@ DOCUMENTS = sorted(
 PROGRAMS = (
     "README.md",
     "docs/index.md",
+    "docs/data.md",
     "docs/seed-walkthrough.md",
     "docs/quickstart.zh.md",
     "docs/torch.md",

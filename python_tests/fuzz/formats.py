@@ -167,6 +167,12 @@ def _tar_seeds() -> list[Seed]:
     return _one("a.tar", file.getvalue())
 
 
+def _metadata_seeds() -> list[Seed]:
+    images = {f"{number}.png": arrays.picture("RGB", "PNG") for number in range(3)}
+    lines = [json.dumps({"file_name": name, "text": f"a number, 数 {name}"}, ensure_ascii=False) for name in images]
+    return [Seed(images | {"metadata.jsonl": "\n".join(lines).encode()}, "metadata.jsonl")]
+
+
 def _index_seeds() -> list[Seed]:
     (seed,) = _tar_seeds()
     with tempfile.TemporaryDirectory() as folder:
@@ -370,6 +376,12 @@ FORMATS = {
         Format("bmp, gif, ppm, tiff, webp", _other_image_seeds, lambda f: _of_dataset(load_image_folder(f))),
         Format("zip", _zip_seeds, lambda f: _read_lazily(f / "a.zip"), arrays.npz_rewritten),
         Format("tar", _tar_seeds, lambda f: _read_lazily(f / "a.tar")),
+        Format(
+            "metadata.jsonl",
+            _metadata_seeds,
+            lambda f: list(open_dataset(f, captions="{class}").captions),
+            log_rewritten,
+        ),
         Format("data-index.npz", _index_seeds, _read_index, arrays.npz_rewritten, True),
         Format("config.json", lambda: _model_seeds("config.json"), _read_model, json_rewritten),
         Format(

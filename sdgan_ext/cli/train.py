@@ -15,7 +15,7 @@ import torch
 from .. import build_info
 from .._config import Config
 from .._errors import ConfigError, DataError, shown
-from ..data import NAMES, Opened, open_dataset
+from ..data import Opened, open_dataset, resolve_name
 from ..data.archives import expand_braces
 from ..models import VAEGANConfig
 from ..presets import OWN_SIZE, PRESETS, preset
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _DATA = (
-    "mnist, digits, auto (mnist, or digits where it cannot be had), a folder of IDX files, images or .tar shards, a "
-    "Hugging Face dataset's folder, a .zip, .tar, IDX, .npz or .npy file"
+    "mnist, digits, auto (mnist, or digits where it cannot be had), digits-scenes, emoji, each with options as in "
+    "emoji:size=64, a folder of IDX files, images or .tar shards, a Hugging Face dataset's folder, a .zip, .tar, IDX, "
+    ".npz or .npy file"
 )
 
 
@@ -289,7 +290,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
             "resume it there: Trainer.resume(run).fit(dataset)"
         )
     files = expand_braces(Path(source))
-    if arguments.data is None and source not in NAMES and not any(file.exists() for file in files):
+    if arguments.data is None and resolve_name(source) is None and not any(file.exists() for file in files):
         raise ConfigError(f"the data of the run {arguments.resume}, {source}, are gone; --data says where they are now")
     return _fit(trainer, source, source, arguments)
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError
+from sdgan_ext.data._seeds import uniforms
+from sdgan_ext.data.captions import Captions, as_items
 from sdgan_ext.data.values import to_float
 
 __all__ = ["RenderedDigits"]
@@ -28,7 +30,7 @@ _CACHE_BYTES = 256 << 20
 _CHUNK = 256
 
 
-class RenderedDigits(Dataset[tuple[Tensor, int]]):
+class RenderedDigits(Dataset[tuple[Tensor, int | str]]):
     """White digits on black, centred, labelled, endless; the interface of ``ImageDataset``.
 
     ``length`` is what an epoch means; any index >= 0 can be drawn. Images are drawn when first asked for and kept as
@@ -48,6 +50,8 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
 
     name = "digits"
     num_classes = 10
+    captions: Captions | None = None
+    """A text for each digit, for who sets it."""
 
     def __init__(
         self, seed: int = 0, length: int = 60_000, image_size: int = 28, channels: int = 1, *, first_index: int = 0
@@ -75,18 +79,16 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(float32 [C, H, W] in [-1, 1], label 0 to 9)."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int | str]:
+        """(float32 [C, H, W] in [-1, 1], caption or label 0 to 9)."""
         # Python stops iterating over a sequence at its first IndexError: an endless one has to end somewhere.
         if index >= self.length:
             raise IndexError(f"index {index} is beyond the epoch of {self.length:,} digits, batch() draws it too")
-        images, labels = self.batch(torch.tensor([index + self.length if index < 0 else index]))
-        return images[0], int(labels[0])
+        return self.__getitems__([index + self.length if index < 0 else index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | str]]:
         """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
-        images, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return as_items(*self.batch(torch.as_tensor(indices, dtype=torch.int64)), self.captions)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B], each >= 0 -> (float32 [B, C, H, W] in [-1, 1], int64 [B])."""
@@ -94,8 +96,11 @@ class RenderedDigits(Dataset[tuple[Tensor, int]]):
         if len(indices) and int(indices.min()) < 0:
             raise IndexError(f"digits have indices from 0 up, {int(indices.min())} came")
         images = to_float(self._bytes(indices))
-        labels = torch.from_numpy(_uniforms(self.seed, self._absolute(indices), 1)[0] * 10).long()
-        return images if self.channels == 1 else images.repeat(1, self.channels, 1, 1), labels
+        return images if self.channels == 1 else images.repeat(1, self.channels, 1, 1), self.labels_of(indices)
+
+    def labels_of(self, indices: Tensor) -> Tensor:
+        """int64 [B], each >= 0 -> int64 [B], 0 to 9; nothing is drawn for it."""
+        return torch.from_numpy(uniforms(self.seed, self._absolute(indices), 1)[0] * 10).long()
 
     def _absolute(self, indices: Tensor) -> np.ndarray:
         return indices.numpy().astype(np.uint64) + np.uint64(self.first_index)
@@ -176,8 +181,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _draw(glyphs: np.ndarray, side: int, seed: int, indices: np.ndarray) -> np.ndarray:
     """uint8 [B, side, side]."""
     work = glyphs.shape[-1]
-    uniform = _uniforms(seed, indices, 14).astype(np.float32)
-    digit = (_uniforms(seed, indices, 1)[0] * 10).astype(np.int64)
+    uniform = uniforms(seed, indices, 14).astype(np.float32)
+    digit = (uniforms(seed, indices, 1)[0] * 10).astype(np.int64)
     stroke = (uniform[1] * _STROKES).astype(np.int64)
 
     def between(k: int, low: float, high: float) -> np.ndarray:
@@ -217,18 +222,3 @@ def _draw(glyphs: np.ndarray, side: int, seed: int, indices: np.ndarray) -> np.n
     # The blur took the peak off thin strokes: MNIST's reach full white.
     grey: np.ndarray = np.clip(1.25 * top + 0.5, 0, 255).astype(np.uint8)
     return grey
-
-
-def _uniforms(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """float64 [count, B] in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of (seed, index, k)."""
-    start = _mix(indices * np.uint64(0x9E3779B97F4A7C15) + _mix(np.array([seed & (2**64 - 1)], np.uint64)))
-    step = np.arange(1, count + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
-    uniforms: np.ndarray = (_mix(start[None] + step) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniforms
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits = bits ^ (bits >> np.uint64(31))
-    return bits

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
 from sdgan_ext._errors import DataError, printable
 from sdgan_ext._errors import shown as shown_value
+from sdgan_ext._files import open_regular
 from sdgan_ext.data.archives import check_shards, clean, read_members
+from sdgan_ext.data.captions import METADATA, TEMPLATE, find_captions
 from sdgan_ext.data.frame import make_frame
 from sdgan_ext.data.images import ImageDataset
 from sdgan_ext.data.index import Index
 from sdgan_ext.data.lazy import FileSource, Options, open_source
-from sdgan_ext.data.sources import check_regular
-from sdgan_ext.data.spans import Member, Spans, Stamp
+from sdgan_ext.data.sources import check_memory, check_regular
+from sdgan_ext.data.spans import Member, Names, Spans, Stamp
 from sdgan_ext.data.splits import check_no_splits, choose_split, split_of
-from sdgan_ext.data.walk import EXTENSIONS, Listing, begins_like_an_image, list_images, order_of
+from sdgan_ext.data.walk import EXTENSIONS, NO_IMAGE, Listing, begins_like_an_image, list_images, order_of
 
 __all__ = ["listed_source", "load_image_folder", "shard_source"]
 
 _Sample = tuple[int, PurePosixPath]  # WebDataset's key: the number of the shard, the name up to its first dot
+_Classes = tuple[np.ndarray | None, int | None, list[str] | None]
 _LONGEST_CLASS = 18  # digits
 
 
@@ -72,25 +76,67 @@ def load_image_folder(
     return dataset
 
 
-def listed_source(listing: Listing, split: str = "train", index_file: Path | None = None) -> FileSource:
+def listed_source(
+    listing: Listing, split: str = "train", index_file: Path | None = None, template: str | None = None
+) -> FileSource:
     """The images of ``listing``, with class folders as labels.
 
     Args:
         split: which one of the folder's it is.
         index_file: where an index of them may be.
+        template: captions are wanted: those of files beside the images, or this with the names of the classes.
 
     Warns:
         UserWarning: what was left out.
     """
     folder, files = listing.folder, listing.files
+    captions = None if template is None else _captions_beside(listing)
     if left_out := listing.describe_left_out():
         warnings.warn(left_out, stacklevel=3)
     check_no_splits(folder, files)
-    labels, num_classes = _classes(listing)
+    labels, num_classes, names = (None, None, None) if captions else _classes(listing)
     stamp = Stamp.of(folder, files)
     index = None if index_file is None else Index.load(index_file, split, stamp)
-    index = index or Index(split, Spans(stamp), labels, num_classes)
-    return FileSource(index, printable(folder.resolve().name), printable(folder))
+    index = index or Index(split, Spans(stamp), None, None)
+    # Not those of an index that was loaded, which is checked against the images' files alone.
+    index.labels, index.num_classes, index.texts = labels, num_classes, None
+    if template is not None:
+        _set_texts(index, captions, labels, names, printable(folder))
+    return FileSource(index, printable(folder.resolve().name), printable(folder), template or TEMPLATE)
+
+
+def _captions_beside(listing: Listing) -> list[str] | None:
+    """The caption of each file, whose files then count as read."""
+    rest = listing.left_out.get(NO_IMAGE, [])
+    readers: dict[PurePath, Callable[[], bytes]] = {path: functools.partial(_read_file, path) for path in rest}
+    found = find_captions(listing.files, readers, printable(listing.folder))
+    if found is None:
+        return None
+    captions, used = found
+    listing.left_out[NO_IMAGE] = [path for path in rest if path not in used]
+    if not listing.left_out[NO_IMAGE]:
+        del listing.left_out[NO_IMAGE]
+    return captions
+
+
+def _read_file(path: Path) -> bytes:
+    check_memory(printable(path), path.stat().st_size)
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _set_texts(
+    index: Index, captions: Sequence[str] | None, labels: np.ndarray | None, names: Sequence[str] | None, shown: str
+) -> None:
+    """Captions, or else classes with their names, into ``index``."""
+    texts = names if captions is None else captions
+    if texts is None:
+        raise DataError(
+            f"{shown} has no captions, neither {METADATA} nor .txt files beside the images nor class folders"
+        )
+    index.labels = np.arange(len(texts)) if captions is not None else labels
+    index.num_classes = None if captions is not None else len(texts)
+    index.texts = Names.of(texts)
 
 
 def shard_source(
@@ -99,6 +145,7 @@ def shard_source(
     split: Literal["train", "test"] = "train",
     need_labels: bool = True,
     index_file: Path | None = None,
+    template: str | None = None,
 ) -> FileSource:
     """The images in archives: in their order, in each sorted as those of a folder are.
 
@@ -111,6 +158,7 @@ def shard_source(
         split: which one of theirs is wanted.
         need_labels: False: ``.cls`` files that cannot be used are left out, with a warning; True: they are refused.
         index_file: where an index of them may be.
+        template: captions are wanted; as of :func:`listed_source`.
 
     Warns:
         UserWarning: what was left out.
@@ -124,16 +172,22 @@ def shard_source(
         check_regular(path)
     stamp = Stamp.of(paths[0].parent, paths)
     index = None if index_file is None else Index.load(index_file, split, stamp)
-    if index is None:
-        index = _index_of_archives(paths, shown, split, need_labels, stamp)
-    return FileSource(index, printable(shown.resolve().name), printable(shown))
+    if index is None or (index.texts is None) != (template is None):
+        index = _index_of_archives(paths, shown, split, need_labels, stamp, template is not None)
+    return FileSource(index, printable(shown.resolve().name), printable(shown), template or TEMPLATE)
 
 
 def _index_of_archives(
-    paths: Sequence[Path], shown: Path, split: Literal["train", "test"], need_labels: bool, stamp: Stamp
+    paths: Sequence[Path],
+    shown: Path,
+    split: Literal["train", "test"],
+    need_labels: bool,
+    stamp: Stamp,
+    captioned: bool,
 ) -> Index:
     found: list[tuple[int, PurePosixPath, Member]] = []
     classes: dict[_Sample, bytes] = {}
+    texts: dict[PurePath, Callable[[], bytes]] = {}
     listing = Listing(shown)
     for number, path in enumerate(paths):
         images = []
@@ -147,6 +201,9 @@ def _index_of_archives(
                     images.append((name, member))
                 elif name.suffix == ".cls" and path.suffix == ".tar":
                     classes[_sample(number, name)] = file.read(min(member.length, _LONGEST_CLASS))
+                elif captioned and (name.name == METADATA or name.suffix == ".txt"):
+                    read = functools.partial(_read_member, Spans.of_members(stamp, [(number, member)]))
+                    texts[_in_shard(number, name)] = read
                 elif begins_like_an_image(file.read(min(member.length, 12))):
                     images.append((name, member))
                 else:
@@ -164,17 +221,37 @@ def _index_of_archives(
         found = [found[k] for k in kept]
         names = [PurePosixPath(*names[k].parts[1:]) for k in kept]
     check_no_splits(shown, [shown / name for name in names])
+    captions = find_captions([_in_shard(number, name) for number, name, _ in found], texts, printable(shown))
     spans = Spans.of_members(stamp, [(number, member) for number, _, member in found])
+    index = Index(split, spans, None, None)
+    if captions is not None:
+        _set_texts(index, captions[0], None, None, printable(shown))
+        return index
+    class_names: list[str] | None = None
     if classes:
         try:
-            labels = _read_classes(spans, [_sample(number, name) for number, name, _ in found], classes)
-            return Index(split, spans, labels, int(labels.max()) + 1)
+            index.labels = _read_classes(spans, [_sample(number, name) for number, name, _ in found], classes)
+            index.num_classes = int(index.labels.max()) + 1
+            class_names = [str(number) for number in range(index.num_classes)]
         except DataError as error:
             if need_labels:
                 raise
             warnings.warn(f"{error}; the labels are left out, the model has no use for them", stacklevel=4)
-            return Index(split, spans, None, None)
-    return Index(split, spans, *_labels(shown, [shown / name for name in names]))
+    else:
+        index.labels, index.num_classes, class_names = _labels(shown, [shown / name for name in names])
+    if captioned:
+        _set_texts(index, None, index.labels, class_names, printable(shown))
+    return index
+
+
+def _in_shard(number: int, name: PurePosixPath) -> PurePosixPath:
+    """A path that no other shard has."""
+    return PurePosixPath(str(number), name)
+
+
+def _read_member(spans: Spans) -> bytes:
+    with spans.open(0) as file:
+        return file.read()
 
 
 def _sample(number: int, name: PurePosixPath) -> _Sample:
@@ -202,29 +279,30 @@ def _common_folder(names: Sequence[PurePosixPath]) -> int:
     return count
 
 
-def _classes(listing: Listing) -> tuple[np.ndarray | None, int | None]:
-    """The labels and the number of classes of a folder; one of a class that is empty is refused."""
+def _classes(listing: Listing) -> _Classes:
+    """The classes of a folder; one of a class that is empty is refused."""
     folder, files = listing.folder, listing.files
     if not files:
         raise DataError(
             f"the folder {printable(folder)} holds no images, files that end in {', '.join(EXTENSIONS)} count, or "
             "whose content is an image"
         )
-    labels, count = _labels(folder, files)
-    if labels is not None:
+    found = _labels(folder, files)
+    if found[0] is not None:
         passed = {path for paths in listing.left_out.values() for path in paths}  # hidden, or read under another name
         classes = {entry.name for entry in folder.iterdir() if entry.is_dir() and entry not in passed}
         empty = sorted(classes - {file.relative_to(folder).parts[0] for file in files})
         if empty:
             raise DataError(f"the class folder {printable(folder / empty[0])} holds no images, remove it or fill it")
-    return labels, count
+    return found
 
 
-def _labels(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, int | None]:
-    """The number of the first folder below ``folder`` that each of ``files`` lies in, among the sorted ones."""
+def _labels(folder: Path, files: Sequence[Path]) -> _Classes:
+    """The number of the first folder below ``folder`` that each of ``files`` lies in, among the sorted ones; how many
+    there are, and their names."""
     flat = [file for file in files if len(file.parts) == len(folder.parts) + 1]
     if len(flat) == len(files):
-        return None, None
+        return None, None, None
     if flat:
         nested = next(file for file in files if file.parent != folder)
         raise DataError(
@@ -233,4 +311,4 @@ def _labels(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray | None, int
         )
     names = [file.relative_to(folder).parts[0] for file in files]
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-    return np.array([numbers[name] for name in names], np.int64), len(numbers)
+    return np.array([numbers[name] for name in names], np.int64), len(numbers), list(numbers)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError, printable
+from sdgan_ext.data.captions import Captions, as_items, label_or_caption
 from sdgan_ext.data.sources import check_memory
 from sdgan_ext.data.values import to_float
 
@@ -28,7 +29,7 @@ _WHITE = (255, 255, 255)
 OVER_WHITE = "alpha is put over white; --background (background=) decides otherwise"
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, int | str]]):
     """Images held as uint8 [N, C, H, W], handed out as float32 in [-1, 1].
 
     Args:
@@ -40,14 +41,17 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         value_range: (low, high) that float ``images`` lie in; not guessed, for a dark picture in [-1, 1] and one in
             [0, 255] can look alike.
         name: what run folders and messages call this data; what is not printable is escaped.
+        captions: a text for each class, or, without ``num_classes``, texts that ``labels`` are the numbers of; without
+            labels one for each image.
 
     Attributes:
         images: uint8 [N, C, H, W].
         labels: int64 [N] or None.
         image_size: (H, W).
         channels: 1, 3 or 4.
-        num_classes: int, or None without labels.
+        num_classes: int, or None without classes.
         name: str.
+        captions: the texts, or None.
 
     Raises:
         DataError: anything else than the above, naming the first item that is wrong.
@@ -61,13 +65,24 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         num_classes: int | None = None,
         value_range: tuple[float, float] | None = None,
         name: str = "images",
+        captions: Captions | None = None,
     ):
         self.name = printable(name)
         self.images = _as_bytes(images, value_range, self.name)
+        self.captions = captions
         self.labels: Tensor | None = None
         self.num_classes: int | None = None
         if labels is not None:
-            self.labels, self.num_classes = _as_labels(labels, len(self.images), num_classes, self.name)
+            limit = num_classes if captions is None else len(captions)
+            self.labels, self.num_classes = _as_labels(labels, len(self.images), limit, self.name)
+        if captions is not None:
+            if num_classes not in (None, len(captions)) or (labels is None and len(captions) != len(self.images)):
+                count = f"{len(self.images):,} images" if num_classes is None else f"{num_classes:,} classes"
+                raise DataError(
+                    f"{self.name}: {len(captions):,} captions came with {count}, there must be one for each"
+                )
+            self.num_classes = num_classes
+            self.labels = torch.arange(len(self.images)) if self.labels is None else self.labels
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -80,14 +95,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(float32 [C, H, W] in [-1, 1], label), the label -1 when there are none."""
-        return to_float(self.images[index]), -1 if self.labels is None else int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, int | str]:
+        """(float32 [C, H, W] in [-1, 1], caption or label), the label -1 when there are none."""
+        label = -1 if self.labels is None else int(self.labels[index])
+        return to_float(self.images[index]), label_or_caption(label, self.captions)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | str]]:
         """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
-        images, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return as_items(*self.batch(torch.as_tensor(indices, dtype=torch.int64)), self.captions)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B] -> (float32 [B, C, H, W] in [-1, 1], int64 [B]), the labels -1 when there are none."""
@@ -110,7 +125,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         images = fit_images(self.images, image_size, channels, background)
         if images is self.images:
             return self
-        return ImageDataset(images, self.labels, num_classes=self.num_classes, name=self.name)
+        return ImageDataset(images, self.labels, num_classes=self.num_classes, name=self.name, captions=self.captions)
 
     def __repr__(self) -> str:
         count, channels, height, width = self.images.shape

@@ -57,8 +57,9 @@ class Index:
         split: which split of the files it is of.
         spans: where the images are.
         labels: int64 [N], or None.
-        num_classes: None without labels.
+        num_classes: None without classes.
         headers: None: not read yet.
+        texts: the names of the classes or, without classes, a caption for each image; None: neither was asked for.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Index:
         labels: np.ndarray | None,
         num_classes: int | None,
         headers: Headers | None = None,
+        texts: Names | None = None,
     ):
         self.split, self.spans, self.labels, self.num_classes = split, spans, labels, num_classes
-        self.headers = headers
+        self.headers, self.texts = headers, texts
 
     def save(self, path: Path) -> None:
         """
@@ -88,7 +90,9 @@ class Index:
         }
         if self.spans.names is not None and self.spans.table is not None:
             arrays |= {"names": self.spans.names.text, "name_ends": self.spans.names.ends, "spans": self.spans.table}
-        if self.labels is not None:
+        if self.texts is not None:
+            arrays |= {"texts": self.texts.text, "text_ends": self.texts.ends}
+        if self.labels is not None and self.num_classes is not None:
             arrays |= {"labels": self.labels, "num_classes": np.array([self.num_classes])}
         if self.headers is not None:
             arrays["headers"] = self.headers.table
@@ -148,11 +152,16 @@ class Index:
             _check_range(unpacked, -1, 2**40)
             _check_range(crc, -1, 2**32 - 1)
         spans = Spans(stamp, names, table)
-        labels, classes, headers = None, None, None
+        labels, classes, headers, texts = None, None, None, None
         if "labels" in arrays:
             labels, classes = arrays["labels"], int(arrays["num_classes"][0])
             _check(labels, np.int64, (len(spans),))
             _check_range(labels, 0, classes - 1)
+        if "texts" in arrays:
+            texts = _names(arrays, "texts", "text_ends")
+            labels = np.arange(len(spans)) if labels is None else labels
+            if len(texts) != (len(spans) if classes is None else classes):
+                raise ValueError("texts")
         if "headers" in arrays:
             headers = Headers(arrays["headers"])
             _check(headers.table, np.int32, (len(Header._fields), len(spans)))
@@ -160,7 +169,7 @@ class Index:
             if not np.isin(channels, (0, *CHANNELS)).all():
                 raise ValueError("channels")
             _check_range(headers.table[1:3], (channels > 0).astype(np.int32), 2**31 - 1)
-        return cls(str(arrays["split"][0]), spans, labels, classes, headers)
+        return cls(str(arrays["split"][0]), spans, labels, classes, headers, texts)
 
 
 def _names(arrays: Mapping[str, np.ndarray], text: str, ends: str) -> Names:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sdgan_ext._errors import DataError
+from sdgan_ext.data.captions import TEMPLATE, Captions, as_items, class_captions
 from sdgan_ext.data.decode import Decoded, Header, read_header, read_image
 from sdgan_ext.data.frame import Frame
 from sdgan_ext.data.images import OVER_WHITE, ImageDataset, convert_channels
@@ -44,7 +45,8 @@ class Source(Protocol):
         name: of the dataset, for run folders; what is not printable is escaped.
         shown: what messages call the whole of it.
         labels: int64 [N], or None.
-        num_classes: None without labels.
+        num_classes: None without classes.
+        captions: the texts that the labels are the numbers of, or None.
         index: of the files, or None.
     """
 
@@ -52,6 +54,7 @@ class Source(Protocol):
     shown: str
     labels: np.ndarray | None
     num_classes: int | None
+    captions: Captions | None
 
     @property
     def index(self) -> Index | None: ...
@@ -67,11 +70,18 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A :class:`Source` of the images of an :class:`~sdgan_ext.data.index.Index`."""
+    """A :class:`Source` of the images of an :class:`~sdgan_ext.data.index.Index`.
 
-    def __init__(self, index: Index, name: str, shown: str):
+    Args:
+        template: of the captions where the index has names of classes alone.
+    """
+
+    def __init__(self, index: Index, name: str, shown: str, template: str = TEMPLATE):
         self.index, self.name, self.shown = index, name, shown
         self.labels, self.num_classes = index.labels, index.num_classes
+        self.captions: Captions | None = index.texts
+        if index.texts is not None and index.num_classes is not None:
+            self.captions = class_captions(template, list(index.texts))
 
     def __len__(self) -> int:
         return len(self.index.spans)
@@ -88,7 +98,7 @@ class FileSource:
             return read_image(file, self.entry(index))
 
 
-class LazyImages(Dataset[tuple[Tensor, int]]):
+class LazyImages(Dataset[tuple[Tensor, int | str]]):
     """Images of one size that are decoded as they are asked for; the interface of ``ImageDataset`` but for ``images``.
 
     An image that cannot be read is an error, or, where ``max_bad`` allows, the next one that can stands in its place:
@@ -98,15 +108,16 @@ class LazyImages(Dataset[tuple[Tensor, int]]):
         source: the images, or those that are held, uint8 [C, H, W], brought to scale by ``frame``.
         frame: of a known channel count.
         image_size: (H, W).
-        labels, num_classes, name: as of ``ImageDataset``.
+        labels, num_classes, name, captions: as of ``ImageDataset``.
         max_bad: how many images may be unreadable.
 
     Attributes:
         labels: int64 [N] or None.
         image_size: (H, W).
         channels: 1, 3 or 4.
-        num_classes: int, or None without labels.
+        num_classes: int, or None without classes.
         name: str.
+        captions: the texts that the labels are the numbers of, or None.
         index: what is known of the files, or None.
         bad: why images cannot be read, by their numbers; as far as this process has met them.
     """
@@ -121,11 +132,13 @@ class LazyImages(Dataset[tuple[Tensor, int]]):
         num_classes: int | None = None,
         name: str = "images",
         max_bad: int = 0,
+        captions: Captions | None = None,
     ):
         assert frame.channels is not None
         self.source, self.frame, self.max_bad, self.name = source, frame, max_bad, name
         self.image_size, self.channels, self.num_classes = image_size, frame.channels, num_classes
         self.labels = None if labels is None else torch.as_tensor(labels)
+        self.captions = captions
         self.index: Index | None = getattr(source, "index", None)
         self.bad: dict[int, str] = {}
 
@@ -137,15 +150,13 @@ class LazyImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(float32 [C, H, W] in [-1, 1], label), the label -1 when there are none."""
-        images, labels = self.batch(torch.tensor([range(len(self))[index]]))
-        return images[0], int(labels[0])
+    def __getitem__(self, index: int) -> tuple[Tensor, int | str]:
+        """(float32 [C, H, W] in [-1, 1], caption or label), the label -1 when there are none."""
+        return self.__getitems__([range(len(self))[index]])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | str]]:
         """The items of ``indices`` in one go: what torch's DataLoader asks for when it can."""
-        images, labels = self.batch(torch.as_tensor(indices, dtype=torch.int64))
-        return list(zip(images.unbind(), labels.tolist(), strict=True))
+        return as_items(*self.batch(torch.as_tensor(indices, dtype=torch.int64)), self.captions)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B] -> (float32 [B, C, H, W] in [-1, 1], int64 [B]), the labels -1 when there are none.
@@ -260,11 +271,12 @@ def fit_held(dataset: ImageDataset, frame: Frame, background: Any = None) -> Ima
     entry = dataset.name + "'s image {}"
     images = [frame.scale(image, entry.format(index)) for index, image in enumerate(dataset.images)]
     labels, classes = dataset.labels, dataset.num_classes
+    names: dict[str, Any] = {"name": dataset.name, "captions": dataset.captions}
     if frame.random:
         held = frame._replace(channels=channels)
-        return LazyImages(images, held, frame.size, labels=labels, num_classes=classes, name=dataset.name)
+        return LazyImages(images, held, frame.size, labels=labels, num_classes=classes, **names)
     stacked = torch.stack([frame.crop(image) for image in images])
-    return ImageDataset(stacked, labels, num_classes=classes, name=dataset.name)
+    return ImageDataset(stacked, labels, num_classes=classes, **names)
 
 
 def check_bad(bad: Mapping[int, str], most: int, name: str) -> None:
@@ -329,13 +341,12 @@ def _hold(source: Source, options: Options) -> ImageDataset | LazyImages:
     channels = frame.channels or max(facts.channels)
     labels = None if source.labels is None else source.labels[numbers]
     images = [convert_channels(scaled[number], channels) for number in numbers]
+    names: dict[str, Any] = {"name": source.name, "captions": source.captions}
     if not frame.random:
-        return ImageDataset(torch.stack(images), labels, num_classes=source.num_classes, name=source.name)
+        return ImageDataset(torch.stack(images), labels, num_classes=source.num_classes, **names)
     assert frame.size is not None
     options = options._replace(frame=frame._replace(channels=channels))
-    return LazyImages(
-        images, options.frame, frame.size, labels=labels, num_classes=source.num_classes, name=source.name
-    )
+    return LazyImages(images, options.frame, frame.size, labels=labels, num_classes=source.num_classes, **names)
 
 
 def _index(source: Source, options: Options) -> LazyImages:
@@ -374,6 +385,7 @@ def _index(source: Source, options: Options) -> LazyImages:
         labels=source.labels,
         num_classes=source.num_classes,
         name=source.name,
+        captions=source.captions,
         max_bad=options.max_bad,
     )
     dataset.note(bad)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from sdgan_ext._errors import DataError
 from sdgan_ext.data._seeds import seeded
+from sdgan_ext.data.captions import Captions
 from sdgan_ext.data.items import name_of
 from sdgan_ext.data.lazy import LazyImages
 from sdgan_ext.data.protocols import MapDataset
@@ -25,7 +26,7 @@ class Part(Dataset[Any]):
         indices: int64 [N] into it.
 
     Attributes:
-        image_size, channels, num_classes: the dataset's, where it has them.
+        image_size, channels, num_classes, captions: the dataset's, where it has them.
     """
 
     dataset: MapDataset
@@ -33,6 +34,7 @@ class Part(Dataset[Any]):
     image_size: tuple[int, int]
     channels: int
     num_classes: int | None
+    captions: Captions | None
 
     def __init__(self, dataset: MapDataset, indices: Tensor):
         if isinstance(dataset, Part):
@@ -41,7 +43,7 @@ class Part(Dataset[Any]):
         self.dataset = dataset
         self.indices = indices
         self.name = name_of(dataset)
-        for name in ("image_size", "channels", "num_classes"):
+        for name in ("image_size", "channels", "num_classes", "captions"):
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sdgan_ext._errors import DataError, printable
 
-__all__ = ["EXTENSIONS", "Listing", "begins_like_an_image", "has_images", "list_images", "order_of"]
+__all__ = ["EXTENSIONS", "NO_IMAGE", "Listing", "begins_like_an_image", "has_images", "list_images", "order_of"]
 
 EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
@@ -26,7 +26,7 @@ EXTENSIONS = (
 # a thumbnail.
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
 
-_NO_IMAGE = "no image by name or content"
+NO_IMAGE = "no image by name or content"
 _HIDDEN = "hidden"
 _NOT_REGULAR = "a pipe, socket or device"
 _VISITED = "another name of a folder that is read already"
@@ -151,7 +151,7 @@ def _is_image(path: Path, listing: Listing, seen: set[_Identity]) -> bool:
         if not stat.S_ISREG(status.st_mode):
             reason = _NOT_REGULAR
         elif not named and not _is_image_by_content(path):
-            reason = _NO_IMAGE
+            reason = NO_IMAGE
         else:
             reason = _SAME_FILE if _known(path, status, seen) else ""
     except OSError:

@@ -31,7 +31,7 @@ from torch import Tensor
 from sdgan_ext._errors import CheckpointError, ConfigError, sentence
 from sdgan_ext._files import NOFOLLOW, open_regular, replacing, user_path, write_errors_named
 from sdgan_ext._yaml import read_yaml, to_yaml
-from sdgan_ext.data import NAMES
+from sdgan_ext.data import resolve_name
 from sdgan_ext.data.index import INDEX_NAME
 from sdgan_ext.data.sources import data_path
 from sdgan_ext.models import VAEGAN, VAEGANConfig, vae_gan
@@ -302,4 +302,4 @@ def load_model(path: str | Path) -> VAEGAN | Autoencoder:
 
 def resolve_source(source: str | Path) -> str:
     """What names data, such that it does so from another working folder too."""
-    return str(source) if source in NAMES else str(data_path(source).resolve())
+    return resolve_name(source) or str(data_path(source).resolve())

@@ -18,7 +18,7 @@ import sdgan_ext
 from sdgan_ext._console import guarded_console
 from sdgan_ext._errors import ConfigError, DataError, DivergedError
 from sdgan_ext._modes import undisturbed
-from sdgan_ext.data import NAMES, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
+from sdgan_ext.data import OF_DIGITS, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
 from sdgan_ext.data.hugging import is_hugging
 from sdgan_ext.data.part import lazy_images
 from sdgan_ext.models.labels import as_labels
@@ -442,7 +442,7 @@ class Trainer:
             data["source"] = self.data["source"]
         self.data = data
         turned = {"flip", "rotate90"}.intersection(self.config.augment or ())
-        if turned and data["name"] in NAMES and self.first:  # both names are those of digits
+        if turned and data["name"].partition(" ")[0] in OF_DIGITS and self.first:
             warnings.warn(
                 f"augment has {min(turned)!r}, but {data['name']} is digits: mirrored or turned, most are none, and "
                 "the model learns to draw them so",
