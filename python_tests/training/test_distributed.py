@@ -31,7 +31,10 @@ CASES = {
     "vae-gan": (
         "vae-gan",
         {},
-        {"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0, "adaptive_weight": 0.5},
+        {
+            **{"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0, "adaptive_weight": 0.5},
+            "perceptual_weight": 0.2,
+        },
     ),
     "relativistic": ("gan", {}, {"objective": "relativistic"}),
     "synchronised": (

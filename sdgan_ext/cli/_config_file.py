@@ -14,7 +14,7 @@ from .._files import user_path
 
 __all__ = ["read_config_file"]
 
-_NOTES = ("versions", "parameters")  # of a run's config.yaml and of --dry-run
+_NOTES = ("versions", "parameters", "perceptual_sha256")  # of a run's config.yaml and of --dry-run
 
 
 def read_config_file(

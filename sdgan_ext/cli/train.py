@@ -272,7 +272,8 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    free = {name: given.pop(name, None) for name in ("steps", "cuda_graph", "workers", "cache", "max_bad", "tracker")}
+    changed = ("steps", "cuda_graph", "workers", "cache", "max_bad", "tracker", "perceptual_net")
+    free = {name: given.pop(name, None) for name in changed}
     trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
     kind = type(trainer.model.config)
     if strays := _strays(arguments, kind):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 import sdgan_ext
 from sdgan_ext._console import guarded_console
-from sdgan_ext._errors import ConfigError, DataError, DivergedError
+from sdgan_ext._errors import CheckpointError, ConfigError, DataError, DivergedError, shown
 from sdgan_ext._modes import undisturbed
 from sdgan_ext.data import OF_DIGITS, ImageDataset, LazyImages, RenderedDigits, batches, open_dataset
 from sdgan_ext.data.hugging import is_hugging
@@ -35,6 +35,7 @@ from sdgan_ext.training.health import Health
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.networks import SavedModel
 from sdgan_ext.training.optimizers import make_optimizers
+from sdgan_ext.training.perceptual import perceptual_of
 from sdgan_ext.training.previews import Previews
 from sdgan_ext.training.profiling import StepProfiler
 from sdgan_ext.training.resuming import freeze_as, model_of_run, read_run
@@ -72,7 +73,8 @@ class Trainer:
 
     Raises:
         ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, torch's default dtype or a
-            trained weight is no float32, or a tracker is not installed.
+            trained weight is no float32, a tracker is not installed, or the perceptual net does not take the images.
+        CheckpointError: the file of the perceptual net cannot be read.
     """
 
     def __init__(
@@ -96,16 +98,22 @@ class Trainer:
         self.rows = slice(None)
         check_float32(model)
         check_installed(self.config.tracker)
+        self.perceptual = perceptual_of(self.config, model.traits.image_shape)
         if processes is not None:
             self.rows = processes.rows(self.config.batch_size)
             if self.config.sync_batch_norm:
                 check_synchronisable(model)
                 synchronise(model)
             processes.share_from_first(model)
+            if self.perceptual is not None:
+                processes.share_from_first(self.perceptual)
         self.optimizers = make_optimizers(model, self.config)
         self.ema = make_ema(model, self.config).eval()
         self.generator = torch.Generator().manual_seed(self.config.seed)
         self.device = next(model.parameters()).device
+        if self.perceptual is not None:
+            self.perceptual.to(self.device)
+            self.config = self.config.replace(perceptual_net=self.perceptual.source)
 
     @classmethod
     def resume(
@@ -120,6 +128,7 @@ class Trainer:
         cache: str | None = None,
         max_bad: int | None = None,
         tracker: Sequence[str] | None = None,
+        perceptual_net: str | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -133,17 +142,18 @@ class Trainer:
             device: where to train; None: the CPU, or where ``model`` is.
             cuda_graph, workers, cache, max_bad, tracker: as in the configuration; None leaves what the run was started
                 with.
+            perceptual_net: where the run's file is now; one of other bytes is refused.
             progress, processes: as for a new trainer.
 
         Raises:
-            CheckpointError: no run, no complete checkpoint, one of a newer version, or ``model`` is missing or another
-                one.
+            CheckpointError: no run, no complete checkpoint, one of a newer version, or ``model`` or the perceptual net
+                is missing or another one.
             ConfigError: more than ``steps`` steps have been taken.
         """
         run = open_run(folder)
         path, state, config = read_run(run)
         changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
-        changes["tracker"] = tracker
+        changes |= {"tracker": tracker, "perceptual_net": perceptual_net}
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
@@ -300,7 +310,8 @@ class Trainer:
         """What takes a step with a batch and returns its losses."""
         graphs = graphs_of(self.device) if self.config.cuda_graph and self.processes is None else None
         if graphs is not None:
-            return GraphedStep(self.model, self.optimizers, self.ema, self.config, graphs, monitor.say)
+            made = self.model, self.optimizers, self.ema, self.config
+            return GraphedStep(*made, graphs, monitor.say, self.perceptual)
         return self._step
 
     def _step(
@@ -317,6 +328,7 @@ class Trainer:
             labels=labels,
             generator=generator,
             processes=self.processes,
+            perceptual=self.perceptual,
         )
         with record_function("sdgan/average"):
             self.ema.update_parameters(self.model)
@@ -358,7 +370,8 @@ class Trainer:
         return counts | {"total": sum(counts.values())}
 
     def _description(self) -> dict:
-        return {"model": self.model.config.to_dict(), "train": self.config.to_dict(), "data": self.data}
+        described = {"model": self.model.config.to_dict(), "train": self.config.to_dict(), "data": self.data}
+        return described if self.perceptual is None else {**described, "perceptual_sha256": self.perceptual.sha256}
 
     # ------------------------------------------------------------------------------------------------ the state
     def _save(self) -> None:
@@ -380,6 +393,12 @@ class Trainer:
 
     def _load(self, state: Mapping, path: Path) -> None:
         """All of a checkpoint, of :func:`check_state`; nothing is changed where a part of it does not fit."""
+        sha256 = None if self.perceptual is None else self.perceptual.sha256
+        if (was := state["config"].get("perceptual_sha256")) != sha256:
+            raise CheckpointError(
+                f"perceptual_net is {self.config.perceptual_net}, whose SHA-256 is {sha256}; {path} was trained with "
+                f"that of SHA-256 {shown(was)}"
+            )
         model = check_weights(self.model, state["model"], path)
         average = check_weights(self.ema, state["ema"], path)
         optimizers = check_optimizers(self.optimizers, state["optimizers"], path)
