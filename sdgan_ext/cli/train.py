@@ -40,7 +40,7 @@ _DATA = (
 )
 
 
-_OWN, _DIFFUSERS = "mnist-small", "kl-f4"  # the presets that are taken unless one is given
+_OWN, _DIFFUSERS, _DECODER = "mnist-small", "kl-f4-64", "decoder-finetune"  # taken unless one is given
 _MODELS = (VAEGANConfig, AutoencoderConfig)
 _INITS = typing.get_args(typing.get_type_hints(VAEGANConfig)["init"])
 _OF_FILES = "diffusers"  # the field of AutoencoderConfig that only a file can give
@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
     parser.add_argument(
         "--preset",
-        help=f"{', '.join(PRESETS)}; {_OWN} unless given, or {_DIFFUSERS} with --init or a flag of an autoencoder's",
+        help=f"{', '.join(PRESETS)}; {_OWN} unless given, or {_DIFFUSERS} with --init or a flag of an autoencoder's, or "
+        f"{_DECODER} with --train decoder",
     )
     parser.add_argument(
         "--init",
@@ -200,7 +201,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         max_bad=config.max_bad,
     )
     size, own = dataset.image_size, model_config.size
-    if name in OWN_SIZE and size != own and "image_size" not in given:
+    if name in OWN_SIZE and vae is None and size != own and "image_size" not in given:
         raise ConfigError(
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
             f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
@@ -215,7 +216,9 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
 def _preset_of_flags(arguments: argparse.Namespace) -> str:
     """The preset that is taken where none is named: by the kind of model that the flags are of."""
     of_diffusers = getattr(arguments, "init", _INITS[0]) not in _INITS or _strays(arguments, VAEGANConfig)
-    return _DIFFUSERS if of_diffusers and not _strays(arguments, AutoencoderConfig) else _OWN
+    if not of_diffusers or _strays(arguments, AutoencoderConfig):
+        return _OWN
+    return _DECODER if getattr(arguments, "train", None) == "decoder" else _DIFFUSERS
 
 
 def _wanted(
@@ -237,7 +240,7 @@ def _wanted(
         check_trained(wanted)
         return wanted, None
     vae, source = read_autoencoder(init)
-    return AutoencoderConfig.of_diffusers(config_of(vae), source, **given), vae
+    return AutoencoderConfig.of_diffusers(config_of(vae), source, **{"train": model.train, **given}), vae
 
 
 def _strays(arguments: argparse.Namespace, kind: type[Config]) -> list[str]:

@@ -37,7 +37,7 @@ def autoencoder(
     ::
 
         model = sd.autoencoder("FOLDER", image_size=64, train="decoder")
-        run = sd.Trainer(model, sd.preset("kl-f4").train).fit("photos")
+        run = sd.Trainer(model, sd.preset("decoder-finetune").train).fit("photos")
         vae = diffusers.AutoencoderKL.from_pretrained(run.model)
 
     Args:

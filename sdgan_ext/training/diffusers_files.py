@@ -123,7 +123,7 @@ def _check_class(folder: Path) -> None:
     if config.get("model") == "VAEGAN":
         raise ConfigError(
             f"{path} is a VAEGAN's, which cannot become an AutoencoderKL: its stride-2 transposed convolutions, the "
-            "tanh behind them and the eps of its group norms have no place there; --preset kl-f4 trains one"
+            "tanh behind them and the eps of its group norms have no place there; --preset kl-f4-64 trains one"
         )
     name = config.get("_class_name")
     if name is None:
