@@ -30,7 +30,7 @@ import sdgan_ext as sd
 from sdgan_ext.pictures import save_png
 from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.denormals import flushed_denormals
-from sdgan_ext.training.diffusers_files import make_autoencoder
+from sdgan_ext.training.diffusers_files import config_of, make_autoencoder
 from sdgan_ext.training.runs import load_model
 
 BETAS = (0.5, 0.9)
@@ -100,11 +100,8 @@ def compare(args, work):
 def network(args):
     if args.config is None:
         return sd.preset("kl-f4").model.replace(image_size=args.image_size, **DISCRIMINATOR)
-    config = json.loads(args.config.read_text())
-    defaults = dict(sd.autoencoder(AutoencoderConfig(image_size=64)).vae.config)
-    return AutoencoderConfig.of_diffusers(
-        defaults | config, str(args.config), image_size=args.image_size, **DISCRIMINATOR
-    )
+    whole = config_of(make_autoencoder(json.loads(args.config.read_text())))
+    return AutoencoderConfig.of_diffusers(whole, str(args.config), image_size=args.image_size, **DISCRIMINATOR)
 
 
 def write_images(dataset, folder):
