@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--script", type=Path, required=True, help="the path of train_autoencoderkl.py")
     parser.add_argument("--data", required=True, help="a folder of images with a training and a test split")
     parser.add_argument("--images", type=int, default=32_000, help="that each side is trained on (default: 32000)")
-    parser.add_argument("--config", type=Path, help="config.json of the network; that of preset kl-f4 unless given")
+    parser.add_argument("--config", type=Path, help="config.json of the network; that of preset kl-f4-64 unless given")
     parser.add_argument("--image-size", type=int, default=64, help="side of the images (default: 64)")
     parser.add_argument("--batch-size", type=int, default=16, help="images a step (default: 16)")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the autoencoder (default: 5e-4)")
@@ -99,7 +99,7 @@ def compare(args, work):
 
 def network(args):
     if args.config is None:
-        return sd.preset("kl-f4").model.replace(image_size=args.image_size, **DISCRIMINATOR)
+        return sd.preset("kl-f4-64").model.replace(image_size=args.image_size, **DISCRIMINATOR)
     whole = config_of(make_autoencoder(json.loads(args.config.read_text())))
     return AutoencoderConfig.of_diffusers(whole, str(args.config), image_size=args.image_size, **DISCRIMINATOR)
 

@@ -96,7 +96,10 @@ REFUSED = {
         "--init is 'RUN'; preset 'seed' takes dcgan, glorot, tor",
     ),
     "no word": (["--init", "dgan", "--latent-dim", "8"], "--init is 'dgan'; preset 'mnist-small' takes dcgan, glorot"),
-    "flag of others": (["--preset", "kl-f4-64", "--latent-dim", "8"], "--latent-dim does not go with preset 'kl-f4-64'"),
+    "flag of others": (
+        ["--preset", "kl-f4-64", "--latent-dim", "8"],
+        "--latent-dim does not go with preset 'kl-f4-64'",
+    ),
     "flag of these": (["--preset", "seed", "--fit-shift", "true"], "--fit-shift does not go with preset 'seed'"),
     "no such folder": (["--init", "nowhere"], "nowhere is no folder; it must be one that save_pretrained of diffusers"),
     "without config": (["--init", "EMPTY"], "EMPTY holds no config.json"),

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML that says what flags say; a flag beside it decides")
     parser.add_argument(
         "--preset",
-        help=f"{', '.join(PRESETS)}; {_OWN} unless given, or {_DIFFUSERS} with --init or a flag of an autoencoder's, or "
-        f"{_DECODER} with --train decoder",
+        help=f"{', '.join(PRESETS)}; {_OWN} unless given, or {_DIFFUSERS} with --init or a flag of an autoencoder's, "
+        f"or {_DECODER} with --train decoder",
     )
     parser.add_argument(
         "--init",
