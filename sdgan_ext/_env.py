@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ._errors import ConfigError
 
-__all__ = ["conv_backend", "cpu_isa", "data_root"]
+__all__ = ["conv_backend", "cpu_isa", "data_root", "peer_timeout"]
 
 #: Those of the native code; here as well, so that the environment can be checked without it.
 CONV_BACKENDS = ("small_channel", "winograd", "implicit_gemm", "library")
@@ -51,6 +51,18 @@ def renamed_backends(names: Sequence[str]) -> list[str]:
                 stacklevel=3,
             )
     return [_OLD_BACKENDS.get(name, name) for name in names]
+
+
+def peer_timeout() -> float:
+    """SDGAN_PEER_TIMEOUT: seconds that the processes of a training wait for one another, 600 unless set."""
+    value = os.environ.get("SDGAN_PEER_TIMEOUT", "600")
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:  # a day; no NaN
+        raise ValueError(f"SDGAN_PEER_TIMEOUT is {value!r}; it must be a number of seconds, above 0 and at most 86400")
+    return seconds
 
 
 def data_root() -> Path:

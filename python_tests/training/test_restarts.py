@@ -5,6 +5,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import make_dataset
 
 from sdgan_ext.cli import main
-from sdgan_ext.training.distributed import Processes
+from sdgan_ext.training.distributed import Processes, _agree_on_start
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
@@ -108,18 +110,38 @@ def test_plain_torch_gives_a_start_the_addresses_of_the_dead(tmp_path):
 
 
 def test_a_run_is_noted_for_later_starts_alone(tmp_path):
-    def start(restarts, rank=0):
+    def start(number, rank=0):
         processes = Processes.__new__(Processes)
-        processes.rank, processes.restarts, processes._store = rank, restarts, store
-        processes._own = dist.PrefixStore(f"start {restarts}", store)
+        processes.rank, processes.start, processes._store = rank, number, store
+        processes._own = dist.PrefixStore(f"start {number}", store)
         return processes
 
     store = dist.HashStore()
-    first = start(0)
-    assert first.noted_run(tmp_path) is None and start(0, rank=1).noted_run(tmp_path) is None
+    first = start(1)
+    assert first.noted_run(tmp_path) is None and start(1, rank=1).noted_run(tmp_path) is None
     first.note_run(tmp_path / "00003-gan")
-    second = start(1)
-    for processes in (second, start(1, rank=1)):
+    second = start(2)
+    for processes in (second, start(2, rank=1)):
         assert processes.noted_run(tmp_path) == tmp_path / "00003-gan"
         assert second.noted_run(tmp_path / "elsewhere") is None
-    assert start(0).noted_run(tmp_path) is None  # of another launch with the same store
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_the_processes_of_a_start_agree_on_its_number_whatever_the_dead_have_said(late):
+    """The first start loses rank 2 before it has heard its number; in each start one process comes later."""
+    store = dist.HashStore()
+    keys = dist.PrefixStore("sdgan_ext/starts", store)
+    keys.set("word of 2", "of the dead")
+
+    def start():
+        def join(rank):
+            time.sleep(0.2 * (rank == late))
+            return _agree_on_start(store, rank, 3, 10)
+
+        with ThreadPoolExecutor(3) as threads:
+            return list(threads.map(join, range(3)))
+
+    assert [start(), start(), start()] == [[1] * 3, [2] * 3, [3] * 3]
+    with pytest.raises(RuntimeError, match="rank 1 has not come within 0.1 s"):
+        _agree_on_start(store, 0, 3, 0.1)
+    assert start() == [5] * 3

@@ -60,7 +60,11 @@ class Version(argparse.Action):
 
 def check_environment() -> None:
     """A variable with a value that is not allowed is a user's mistake too; read later, it would be a traceback."""
-    for read in (_env.conv_backend, _env.cpu_isa):  # the folder of data is looked for where it is needed
+    for read in (
+        _env.conv_backend,
+        _env.cpu_isa,
+        _env.peer_timeout,
+    ):  # the folder of data is looked for where it is needed
         try:
             read()
         except ValueError as error:

@@ -43,6 +43,8 @@ _DATA = (
 _OWN, _DIFFUSERS, _DECODER = "mnist-small", "kl-f4-64", "decoder-finetune"  # taken unless one is given
 _MODELS = (VAEGANConfig, AutoencoderConfig)
 _INITS = typing.get_args(typing.get_type_hints(VAEGANConfig)["init"])
+#: Fields of TrainConfig that a resumed run may be given others of.
+_FREE = ("steps", "cuda_graph", "checkpointing", "workers", "cache", "max_bad", "tracker", "perceptual_net")
 _OF_FILES = "diffusers"  # the field of AutoencoderConfig that only a file can give
 
 
@@ -180,7 +182,7 @@ def _train(arguments: argparse.Namespace, device: torch.device, processes: Proce
         trainer = Trainer.resume(noted, device=device, processes=processes)
         assert trainer.run is not None
         if trainer.first:
-            say(f"start {processes.restarts + 1} by torchrun: {noted} goes on from step {trainer.run.step}")
+            say(f"start {processes.start} by torchrun: {noted} goes on from step {trainer.run.step}")
         return _fit(trainer, trainer.data["source"], trainer.data["source"], arguments)
     name = arguments.preset or _preset_of_flags(arguments)
     model_config, config = preset(name)
@@ -275,8 +277,7 @@ def _resume(arguments: argparse.Namespace, device: torch.device, processes: Proc
         if getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} cannot be given with --resume: the run has its own")
     given = _given(arguments, TrainConfig)
-    changed = ("steps", "cuda_graph", "workers", "cache", "max_bad", "tracker", "perceptual_net")
-    free = {name: given.pop(name, None) for name in changed}
+    free = {name: given.pop(name, None) for name in _FREE}
     trainer = Trainer.resume(arguments.resume, device=device, processes=processes, **free)
     kind = type(trainer.model.config)
     if strays := _strays(arguments, kind):

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._peers import sum_over_processes
 from .._torch_internals import check_input_dim
 from ..ops import reference
 from .batch_norm import BatchNorm2d
@@ -21,7 +22,7 @@ class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()
-        dist.all_reduce(total)
+        sum_over_processes(total)
         return total
 
     @staticmethod

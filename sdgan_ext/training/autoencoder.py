@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .._accelerate import accelerate
 from .._errors import ConfigError
@@ -138,8 +141,28 @@ class Autoencoder(NetworksModel):
             return self.prior(eps)
         return eps / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
 
+    @contextlib.contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        """Forward passes meanwhile keep of each block of encoder and decoder its input alone; every backward pass runs
+        the block again (Chen et al. 2016).
+
+        Not by ``vae.enable_gradient_checkpointing``: that is another way through encoder and decoder, of which
+        ``accelerate`` does not know what may be fused, and other bits come of it.
+        """
+        encoder, decoder = self.vae.encoder, self.vae.decoder
+        blocks = [*encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks]
+        before = [block.__dict__.get("forward") for block in blocks]
+        try:
+            for block in blocks:
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            yield
+        finally:
+            for block, forward in zip(blocks, before, strict=True):
+                block.__dict__.pop("forward", None)
+                block.__dict__.update({} if forward is None else {"forward": forward})
+
     @torch.no_grad()
-    def fit_prior(self, x: Tensor, labels: None = None, *, batch_size: int = 8, seed: int = 0) -> None:
+    def fit_prior(self, x: Tensor, labels: None = None, *, seed: int = 0) -> None:
         """Measures ``prior`` on z ~ q(z|x) of the images x [N, C, H, W], in evaluation mode.
 
         Raises:
@@ -149,7 +172,8 @@ class Autoencoder(NetworksModel):
             raise ValueError("train is 'decoder': the latents are those of before, and their scale is known")
         generator = torch.Generator().manual_seed(seed)
         with evaluation_mode(self):
-            latents = [self.encode(part).sample(generator=generator) for part in x.split(batch_size)]
+            parts = x.split(self.traits.images_at_a_time(8))
+            latents = [self.encode(part).sample(generator=generator) for part in parts]
         self.prior.fit(torch.cat(latents), shift=self.config.fit_shift)
 
     def save_pretrained(self, folder: str | Path) -> None:

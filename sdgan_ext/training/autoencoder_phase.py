@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import losses, ops
 from .._errors import ConfigError
+from .._torch_internals import foreach_add_
 from ..losses.likelihood import inverse_scale
 from .config import TrainConfig
 from .discriminator_phase import augmented, discriminate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .distributed import Processes
     from .perceptual import PerceptualLoss
 
-__all__ = ["encoder_generator_phase"]
+__all__ = ["AdversarialGradients", "encoder_generator_phase"]
 
 
 def encoder_generator_phase(
@@ -37,6 +38,7 @@ def encoder_generator_phase(
     kl_weight: Tensor | None = None,
     processes: Processes | None = None,
     perceptual: PerceptualLoss | None = None,
+    apart: AdversarialGradients | None = None,
 ) -> dict[str, Tensor]:
     """Sets the gradients of E and G, each its own; gradients pass through D, which is not changed.
 
@@ -59,6 +61,7 @@ def encoder_generator_phase(
         kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
         processes: that take the phase together; the adaptive weight is that of all their images.
         perceptual: whose distance has ``config.perceptual_weight`` beside that of the pixels.
+        apart: takes the gradients that the adaptive weight is for, unweighted, where ``images`` are a part of a batch.
 
     Returns:
         "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one),
@@ -79,7 +82,19 @@ def encoder_generator_phase(
         kl_grad = kl_weight.to(prior)
     scale = [] if grads.scale is None else [model.generator.log_scale]
     scale_grad = [] if grads.scale is None else [grads.scale]
-    if config.mode == "vae" or (not adversarial and config.gamma == 1):
+    made, adv_grads = [images.reconstructed], []
+    if adversarial:
+        made += [images.generated] if config.prior_images else []
+        adv_grads = [grads.adv_reconstructed, grads.adv_generated][: len(made)]
+        if config.adaptive_weight:
+            at_last = _at_last_weight(model, made, [config.gamma * grads.rec], adv_grads)
+            if apart is None:
+                weight = terms["adaptive_weight"] = _adaptive_weight(at_last, config, processes)
+                adv_grads = [weight * grad for grad in adv_grads]
+            else:
+                apart.add(at_last, made, adv_grads)
+                made, adv_grads = made[:1], []
+    if config.mode == "vae" or (not adv_grads and config.gamma == 1):
         # E and G have one loss: one backward pass serves both.
         outputs, of_outputs = [images.reconstructed, prior, *scale], [grads.rec, kl_grad, *scale_grad]
         terms |= set_gradients([model.encoder, model.generator], outputs, of_outputs, config)
@@ -89,16 +104,10 @@ def encoder_generator_phase(
             with ops.no_weight_gradients():
                 (z_grad,) = torch.autograd.grad(images.reconstructed, images.z, grads.rec, retain_graph=True)
             of_encoder.insert(0, (images.z, z_grad))
-        outputs, of_outputs = [images.reconstructed], [config.gamma * grads.rec]
-        if adversarial:
-            adv_grads = [grads.adv_reconstructed, grads.adv_generated][: 1 + config.prior_images]
-            if config.adaptive_weight:
-                weight = _adaptive_weight(model, images, config, of_outputs, adv_grads, processes)
-                terms["adaptive_weight"] = weight
-                adv_grads = [weight * grad for grad in adv_grads]
-            of_outputs = [of_outputs[0] + adv_grads[0], *adv_grads[1:]]
-            outputs += [images.generated] if config.prior_images else []
-        weights = set_gradients([model.generator], outputs + scale, of_outputs + scale_grad, config)
+        of_made = [config.gamma * grads.rec, *adv_grads[1:]]
+        if adv_grads:
+            of_made[0] = of_made[0] + adv_grads[0]
+        weights = set_gradients([model.generator], made + scale, of_made + scale_grad, config)
         for name, value in set_gradients([model.encoder], *zip(*of_encoder, strict=True), config).items():
             weights[name] = weights[name] + value if name in weights else value
         terms |= weights
@@ -184,21 +193,60 @@ def _trains_scale(model: Model) -> bool:
     return model.traits.learned_variance and model.generator.log_scale.requires_grad
 
 
-def _adaptive_weight(
-    model: Model,
-    images: Images,
-    config: TrainConfig,
-    reconstruction: Sequence[Tensor],
-    adversarial: Sequence[Tensor],
-    processes: Processes | None,
-) -> Tensor:
+class AdversarialGradients:
+    """The gradients of G's adversarial terms over the parts of a batch, kept apart from those of the reconstruction.
+
+    Their adaptive weight is a ratio of gradients of the whole batch, which are known after the last part. A gradient of
+    the batch is the mean over its parts, so that weighing it then is the same as weighing it in each.
+    """
+
+    def __init__(self, model: Model, config: TrainConfig):
+        self._config = config
+        self._parameters = [parameter for parameter in model.generator.parameters() if parameter.requires_grad]
+        self._sums: list[Tensor | None] = []
+        self._count = 0
+
+    def add(self, at_last_weight: Sequence[Tensor], made: Sequence[Tensor], adversarial: Sequence[Tensor]) -> None:
+        """Takes those of a part: of both terms at the last weight, and at the images that were ``made``."""
+        options = {"retain_graph": True, "allow_unused": True}
+        new = [*at_last_weight, *torch.autograd.grad(made, self._parameters, adversarial, **options)]
+        self._count += 1
+        if self._count == 1:
+            self._sums = new
+        else:
+            foreach_add_(*([gradient for gradient in each if gradient is not None] for each in (self._sums, new)))
+
+    def weigh(self, processes: Processes | None) -> dict[str, Tensor]:
+        """Adds their mean times its weight to the gradients that G has, of the whole batch.
+
+        Returns:
+            The weight, named as in the losses of the phase; nothing where there have been no adversarial terms.
+        """
+        if not self._sums:
+            return {}
+        nll, g, *of_parameters = [None if total is None else total / self._count for total in self._sums]
+        weight = _adaptive_weight([nll, g], self._config, processes)
+        for parameter, gradient in zip(self._parameters, of_parameters, strict=True):
+            if gradient is not None:
+                parameter.grad.addcmul_(gradient, weight)
+        return named_terms("encoder_generator", {"adaptive_weight": weight})
+
+
+def _at_last_weight(
+    model: Model, made: Sequence[Tensor], reconstruction: Sequence[Tensor], adversarial: Sequence[Tensor]
+) -> list[Tensor]:
     """By the gradients at the images, the two terms' gradients at the generator's last weight: one layer back."""
-    weight, made = last_weight_of(model), [images.reconstructed, images.generated][: len(adversarial)]
+    weight = last_weight_of(model)
     nll = torch.autograd.grad(made[:1], weight, reconstruction, retain_graph=True)
     g = torch.autograd.grad(made, weight, adversarial, retain_graph=True)
+    return [*nll, *g]
+
+
+def _adaptive_weight(at_last_weight: list[Tensor], config: TrainConfig, processes: Processes | None) -> Tensor:
     if processes is not None:
-        processes.average_tensors([*nll, *g])
-    return config.adaptive_weight * losses.adaptive_weight(nll, g)
+        processes.average_tensors(at_last_weight)
+    nll, g = at_last_weight
+    return config.adaptive_weight * losses.adaptive_weight([nll], [g])
 
 
 def _compares_features(config: TrainConfig) -> bool:

@@ -46,6 +46,11 @@ def check_compatible(model: Model, config: TrainConfig) -> None:
             f"binarise must be false: the model's images have {channels} channels; binarised images are grey, of 1 "
             "channel"
         )
+    if config.checkpointing and not hasattr(model, "checkpointed"):
+        raise ConfigError(
+            f"checkpointing is true, but the model is a {type(model).__name__}, whose networks are run as they are; of "
+            "an autoencoder in diffusers' layout alone are the blocks known"
+        )
     if config.mode != "vae":
         _check_adversarial(model, config)
 

@@ -158,6 +158,11 @@ class TrainConfig(Config):
         "parts that a batch goes through the networks in, one after another; less memory, the same gradients",
         minimum=1,
     )
+    checkpointing: bool = option(
+        False,
+        "of an autoencoder in diffusers' layout: keep of each block its input alone and run the block again for its "
+        "gradient; less memory, the same bits",
+    )
     precision: str = option(
         "float32", "of the convolutions and matrix products; the weights stay float32", choices=("float32", "bfloat16")
     )

@@ -73,8 +73,13 @@ def discriminator_phase(model: Model, images: Images, config: TrainConfig, *, st
     if weights:
         terms |= weights
         total = total + weights["weights"]
-    terms |= {"total": total, "real": real_logits.mean(), "fake": fake_logits.mean()}
+    terms |= {"total": total, "real": _mean(real_logits, total), "fake": _mean(fake_logits, total)}
     return named_terms("discriminator", terms)
+
+
+def _mean(logits: Tensor, like: Tensor) -> Tensor:
+    """In the precision of a loss; logits have that of the networks."""
+    return logits.mean(dtype=like.dtype)
 
 
 def discriminate(model: Model, x: Tensor, labels: Tensor | None, **options: Any) -> Any:

@@ -7,13 +7,16 @@ that one would take, but for the order of sums, and nothing wraps the networks. 
 
 ``torchrun --max-restarts N`` starts all processes again when one has failed, N times. Its store, where processes leave
 their addresses for each other, outlives them: each start therefore has keys of its own, or it would read the addresses
-of the dead. There too rank 0 notes which run it trains, for a later start to go on with.
+of the dead. torchrun's own count of restarts does not tell the starts apart: it is a host's, and the host that failed
+first counts one where the others see a change of members. So the processes agree on a number. In the store too rank 0
+notes which run it trains, for a later start to go on with.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
+import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,11 +24,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .._errors import ConfigError, PeerLostError, SdganError
+from .._env import peer_timeout
+from .._errors import ConfigError
+from .._peers import naming_lost_peers, sum_over_processes
 
 __all__ = ["Processes"]
-
-_TIMEOUT = 600.0  # seconds: rank 0 draws and saves meanwhile; of one that has ended the others hear at once
 
 
 class Processes:
@@ -33,23 +36,26 @@ class Processes:
 
     Args:
         device: of this process: gloo joins those on the CPU, nccl those on CUDA.
-        timeout: seconds.
+        timeout: seconds that a process is waited for, by default of the variable SDGAN_PEER_TIMEOUT, or 600: rank 0
+            draws, judges and saves meanwhile. Of one that has ended the others hear at once, of one whose host is cut
+            off by this alone.
 
     Attributes:
         rank, size: this one's number, and how many there are.
-        restarts: how often torchrun has started them again.
+        start: which start by torchrun this is, from 1.
 
     Raises:
         PeerLostError: not all have come within ``timeout``.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, timeout: float = _TIMEOUT):
+    def __init__(self, device: torch.device | str = "cpu", *, timeout: float | None = None):
         kind = torch.device(device).type
-        backend, limit = "nccl" if kind == "cuda" else "gloo", datetime.timedelta(seconds=timeout)
-        self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        with _naming_lost_peers(self):
+        backend = "nccl" if kind == "cuda" else "gloo"
+        limit = datetime.timedelta(seconds=peer_timeout() if timeout is None else timeout)
+        with naming_lost_peers():
             self._store, self.rank, self.size = next(dist.rendezvous("env://", timeout=limit))
-            self._own = dist.PrefixStore(f"sdgan_ext/start {self.restarts}", self._store)
+            self.start = _agree_on_start(self._store, self.rank, self.size, limit.total_seconds())
+            self._own = dist.PrefixStore(f"sdgan_ext/start {self.start}", self._store)
             dist.init_process_group(backend, store=self._own, rank=self.rank, world_size=self.size, timeout=limit)
 
     def __enter__(self) -> Processes:
@@ -66,9 +72,9 @@ class Processes:
         """The run in ``out`` that an earlier start has trained, for ``Trainer.resume``; None if there is none. To be
         asked by all processes, once for an ``out`` and before a training: what rank 0 finds is everyone's answer."""
         key = _key(out)
-        with _naming_lost_peers(self):
+        with naming_lost_peers():
             if self.rank == 0:
-                self._own.set(key, self._store.get(key) if self.restarts and self._store.check([key]) else "")
+                self._own.set(key, self._store.get(key) if self.start > 1 and self._store.check([key]) else "")
             found = self._own.get(key).decode()
         return Path(found) if found else None
 
@@ -88,7 +94,7 @@ class Processes:
 
     def share_from_first(self, model: nn.Module) -> None:
         """Parameters and buffers of every process become rank 0's."""
-        with _naming_lost_peers(self), torch.no_grad():
+        with naming_lost_peers(), torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 dense = tensor.contiguous()
                 dist.broadcast(dense, 0)
@@ -103,7 +109,7 @@ class Processes:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.flatten() for tensor in alike]).div_(self.size)
-            self._sum(flat)
+            sum_over_processes(flat)
             for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
@@ -111,32 +117,40 @@ class Processes:
         """The losses' means, and whether any process has been asked to stop: all must end with the same step."""
         values = torch.stack([loss.float() for loss in losses.values()])
         flat = torch.cat([values, values.new_tensor([float(stopping) * self.size])]).div_(self.size)
-        self._sum(flat)
+        sum_over_processes(flat)
         *means, stop = flat.unbind()
         return dict(zip(losses, means, strict=True)), bool(stop > 0)
 
-    def _sum(self, tensor: Tensor) -> None:
-        with _naming_lost_peers(self):
-            dist.all_reduce(tensor)
+
+def _agree_on_start(store: dist.Store, rank: int, size: int, seconds: float) -> int:
+    """The number of this start, one for all of its processes.
+
+    What the store holds may be of the dead. So each process says a word that nobody has said before, and rank 0 answers
+    to every word until all have heard it.
+
+    Raises:
+        RuntimeError: not all have come within ``seconds``.
+    """
+    keys = dist.PrefixStore("sdgan_ext/starts", store)
+    if rank:
+        word = uuid.uuid4().hex
+        keys.set(f"word of {rank}", word)
+        number = int(keys.get(f"answer to {word}"))
+        keys.set(f"{rank} in {number}", "")
+        return number
+    number, end = keys.add("count", 1), time.monotonic() + seconds
+    missing = set(range(1, size))
+    while missing:
+        if time.monotonic() > end:
+            raise RuntimeError(f"rank {min(missing)} has not come within {seconds:g} s")
+        for other in list(missing):
+            if keys.check([f"word of {other}"]):
+                keys.set(f"answer to {keys.get(f'word of {other}').decode()}", str(number))
+            if keys.check([f"{other} in {number}"]):
+                missing.remove(other)
+        time.sleep(0.02)
+    return number
 
 
 def _key(out: str | Path) -> str:
     return f"run in {Path(out).expanduser().resolve()}"
-
-
-class _naming_lost_peers:
-    """Errors of torch.distributed as one sentence."""
-
-    def __init__(self, processes: Processes):
-        self.processes = processes
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, RuntimeError) and not isinstance(error, SdganError):
-            rank, size = getattr(self.processes, "rank", os.environ.get("RANK")), os.environ.get("WORLD_SIZE", "?")
-            raise PeerLostError(
-                f"process {rank} of {size} has lost another one ({str(error).splitlines()[0][:200]}); torchrun names "
-                "the rank that failed; the last checkpoint is whole, go on with --resume"
-            ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ def forward(
     generator: torch.Generator | None = None,
     noise: Noise | None = None,
 ) -> Images:
-    """Encodes, samples and generates, once, with the graph.
+    """Encodes, samples and generates, once, with the graph; with ``checkpointing`` with the blocks' inputs alone.
 
     With batch norm in the generator both kinds of latents go through it as one batch: they are normalised alike, and
     its running statistics, updated once a step, are of both kinds, as in evaluation. With ``binarise`` every network
@@ -63,6 +65,11 @@ def forward(
         noise: drawn already.
     """
     noise = noise or draw_noise(model, len(x), config, generator=generator)
+    with cast("Any", model).checkpointed() if config.checkpointing else contextlib.nullcontext():
+        return _images(model, x, config, labels, noise)
+
+
+def _images(model: Model, x: Tensor, config: TrainConfig, labels: Tensor | None, noise: Noise) -> Images:
     if config.binarise:
         x = _binarised(x, noise.thresholds)
     images = Images(x, labels=labels, noise=noise)

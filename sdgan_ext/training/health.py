@@ -5,6 +5,7 @@ The losses of a GAN do not show it, for each depends on the other network. Three
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from .._modes import evaluation_mode
 from .config import TrainConfig
 from .discriminator_phase import discriminate
 from .networks import Model
+from .parts import in_parts
 
 __all__ = ["FIRST_STEPS", "PATIENCE", "Health", "complaints", "measure"]
 
@@ -92,19 +94,19 @@ def measure(
     """
     numbers: dict[str, float] = {}
     with evaluation_mode(model):
-        made = model.decode(model.latents(eps), latent_labels)
+        made = in_parts(model, model.decode, model.latents(eps), latent_labels)
         if config.mode != "vae":
-            real = discriminate(model, images, labels)
-            fake = discriminate(model, made, latent_labels)
+            critic = functools.partial(discriminate, model)
+            real, fake = in_parts(model, critic, images, labels), in_parts(model, critic, made, latent_labels)
             numbers |= {
                 "accuracy_real": _share_above(real, fake, config),
                 "accuracy_fake": 1 - _share_above(fake, real, config),
                 "logit_margin": (real.mean() - fake.mean()).item(),
             }
         if config.mode != "gan":
-            posterior = model.encode(images, labels)
-            per_unit = posterior.kl("none").mean(0)
-            varies = posterior.mean.var(0) if len(images) > 1 else None
+            means, kls = in_parts(model, functools.partial(_mean_and_kl, model), images, labels).unbind(1)
+            per_unit = kls.mean(0)
+            varies = means.var(0) if len(images) > 1 else None
             numbers |= {
                 "active_units": math.nan if varies is None else float((varies > _ACTIVE).sum()),
                 "kl_largest": per_unit.max().item(),
@@ -117,6 +119,12 @@ def measure(
         if grads:
             numbers[f"gradient_{name}"] = torch.nn.utils.get_total_norm(grads).item()
     return numbers
+
+
+def _mean_and_kl(model: Model, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Of the posterior, and of each latent unit: [N, 2, *latent_shape]."""
+    posterior = model.encode(images, labels)
+    return torch.stack([posterior.mean, posterior.kl("none")], 1)
 
 
 def _share_above(logits: Tensor, others: Tensor, config: TrainConfig) -> float:

@@ -32,6 +32,7 @@ from ..models.vae_gan import slerp
 from ..models.weights import load_into
 from ..ops._enums import Reduction
 from . import answers
+from .parts import in_parts
 
 __all__ = [
     "BATCH_NORMS",
@@ -300,7 +301,7 @@ class NetworksModel(torch.nn.Module):
         labels = self._labels(labels, steps)
         t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         with evaluation_mode(self):
-            return self.decode(slerp(a.flatten(), b.flatten(), t).unflatten(1, shape), labels)
+            return in_parts(self, self.decode, slerp(a.flatten(), b.flatten(), t).unflatten(1, shape), labels)
 
     def _labels(self, labels: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
         labels = as_labels(labels, n, self.config)

@@ -15,10 +15,12 @@ from ..data.part import Part, lazy_images
 from ..pictures import columns_of, image_grid, pairs_grid, seeded_latents
 from .monitor import Monitor
 from .networks import SavedModel
+from .parts import in_parts
 
 __all__ = ["Previews"]
 
 _SAMPLES = 64  # images in a grid
+_SHOWN_NUMBERS = 2**30  # of the largest activations of a grid, and four times as many of a film: they take their time
 _PRIOR_IMAGES = 4096  # at most, whose latents the prior is fitted to
 _PRIOR_NUMBERS = 2**26  # of their pixels, at most: they stay in memory
 _WALKS, _STOPS, _STRIDE = 16, 3, 12  # interpolation.gif: walks side by side, latents of each, frames between two
@@ -37,9 +39,12 @@ class Previews:
         self.model = model
         self.device = next(model.parameters()).device
         shape, classes = model.traits.latent_shape, model.traits.classes
-        self.eps = seeded_latents(range(_SAMPLES), shape).to(self.device)
-        self.labels = (torch.arange(_SAMPLES) % classes).to(self.device) if classes else None
-        self.real, labels = next(batches(dataset, min(_SAMPLES // 2, len(dataset)), seed=seed))
+        most = _SHOWN_NUMBERS // max(1, model.traits.largest_activation)
+        samples = min(_SAMPLES, max(8, most))
+        self.walking = min(_WALKS, max(1, 4 * most // (_STOPS * _STRIDE)))
+        self.eps = seeded_latents(range(samples), shape).to(self.device)
+        self.labels = (torch.arange(samples) % classes).to(self.device) if classes else None
+        self.real, labels = next(batches(dataset, min(samples // 2, len(dataset)), seed=seed))
         self.real, self.real_labels = self.real.to(self.device), labels.to(self.device) if classes else None
         self.inputs = None if model.encoder is None else self.real
 
@@ -64,19 +69,22 @@ class Previews:
     @torch.no_grad()
     def show(self, monitor: Monitor) -> None:
         """Samples and, where there is an encoder, reconstructions, in evaluation mode."""
-        monitor.picture("samples", image_grid(self.model.decode(self.latents, self.labels), columns_of(_SAMPLES)))
+        columns = columns_of(len(self.eps))
+        made = in_parts(self.model, self.model.decode, self.latents, self.labels)
+        monitor.picture("samples", image_grid(made, columns))
         if self.inputs is not None:
-            outputs = self.model.reconstruct(self.inputs, self.real_labels)
-            monitor.picture("reconstructions", pairs_grid(self.inputs, outputs, columns_of(_SAMPLES)))
+            outputs = in_parts(self.model, self.model.reconstruct, self.inputs, self.real_labels)
+            monitor.picture("reconstructions", pairs_grid(self.inputs, outputs, columns))
 
     def walks(self) -> Iterable[Tensor]:
         """Frames of closed walks through the latent space, side by side."""
-        labels = [None] * _WALKS if self.labels is None else self.labels[:_WALKS]
+        count = self.walking
+        labels = [None] * count if self.labels is None else self.labels[:count]
         walks = [
             torch.cat([self.model.interpolate(stops[i - 1], stops[i], _STRIDE + 1, label)[:-1] for i in range(_STOPS)])
-            for stops, label in zip(self.latents[: _WALKS * _STOPS].split(_STOPS), labels, strict=True)
+            for stops, label in zip(self.latents[: count * _STOPS].split(_STOPS), labels, strict=True)
         ]
-        return [image_grid(frame, columns_of(_WALKS)) for frame in torch.stack(walks, 1)]
+        return [image_grid(frame, columns_of(count)) for frame in torch.stack(walks, 1)]
 
 
 class _Unread:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from .._torch_internals import foreach_add_, foreach_div_
-from .autoencoder_phase import encoder_generator_phase
+from .autoencoder_phase import AdversarialGradients, encoder_generator_phase
 from .config import TrainConfig
 from .discriminator_phase import discriminator_phase
 from .forward import forward
@@ -138,15 +138,18 @@ def take_step(
             terms |= _update(model, optimizers, ["discriminator"], config, processes, "discriminator")
         if autoencoder:
             mean = _MeanOfParts([getattr(model, name) for name in autoencoder])
+            apart = AdversarialGradients(model, config) if len(parts) > 1 else None
             for part in parts:
                 if images is None:
                     with record_function("sdgan/forward"):
                         images = forward(model, part.x, config, labels=part.labels, noise=part.noise[-1])
                 with record_function("sdgan/encoder_generator"):
-                    options = {"step": step, "kl_weight": kl_weight, "processes": processes, "perceptual": perceptual}
+                    options = {"step": step, "kl_weight": kl_weight, "processes": processes}
+                    options |= {"apart": apart, "perceptual": perceptual}
                     mean.add(encoder_generator_phase(model, images, config, **options))
                 images = None  # its graph is spent
             terms |= mean.terms()
+            terms |= {} if apart is None else apart.weigh(processes)
             terms |= _update(model, optimizers, autoencoder, config, processes, "encoder_generator")
     return terms
 

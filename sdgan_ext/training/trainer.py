@@ -124,6 +124,7 @@ class Trainer:
         steps: int | None = None,
         device: torch.device | str | None = None,
         cuda_graph: bool | None = None,
+        checkpointing: bool | None = None,
         workers: int | None = None,
         cache: str | None = None,
         max_bad: int | None = None,
@@ -140,8 +141,8 @@ class Trainer:
                 Autoencoder is made from the run's configuration.
             steps: how many steps the run shall have in all; None leaves what it was started with.
             device: where to train; None: the CPU, or where ``model`` is.
-            cuda_graph, workers, cache, max_bad, tracker: as in the configuration; None leaves what the run was started
-                with.
+            cuda_graph, checkpointing, workers, cache, max_bad, tracker: as in the configuration; None leaves what the
+                run was started with.
             perceptual_net: where the run's file is now; one of other bytes is refused.
             progress, processes: as for a new trainer.
 
@@ -153,7 +154,7 @@ class Trainer:
         run = open_run(folder)
         path, state, config = read_run(run)
         changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
-        changes |= {"tracker": tracker, "perceptual_net": perceptual_net}
+        changes |= {"checkpointing": checkpointing, "tracker": tracker, "perceptual_net": perceptual_net}
         config = config.replace(**{name: value for name, value in changes.items() if value is not None})
         if state["step"] > config.steps:
             raise ConfigError(f"steps is {config.steps}, but {state['step']} have been taken in the run {folder}")
