@@ -22,6 +22,7 @@ from _wrong_sign import wrong_sign
 import sdgan_ext as sd
 from sdgan_ext import data, pictures
 from sdgan_ext.training.denormals import flushed_denormals
+from sdgan_ext.training.runs import make_model
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN, COLUMNS = 32, 16  # samples, and images over their reconstructions
@@ -48,6 +49,8 @@ def epochs(count):
     return {"steps": steps, "lr_cosine_steps": steps}
 
 
+AUTOENCODER = ("errors", "rfd", "latents")
+NO_DISCRIMINATOR = {"mode": "vae", "adaptive_weight": 0.0, "disc_start": 0, "disc_warmup": 0}
 BOTH = ("elbo", "errors", "fd", "prdc", "classes", "agreement")
 GAN = ("fd", "prdc", "classes")
 PHOTOS = {
@@ -71,6 +74,9 @@ EXPERIMENTS = {
     "photos": Experiment("dcgan-64", ("fd",), **PHOTOS),
     "photos-diffaugment": Experiment("dcgan-64", ("fd",), PHOTOS["model"], PHOTOS["train"] | DIFFAUGMENT),
     "sd-kl": Experiment("sd-kl", ("errors", "fd")),
+    "kl-f4-64": Experiment("kl-f4-64", AUTOENCODER),
+    "kl-f8-128": Experiment("kl-f8-128", AUTOENCODER),
+    "kl-f8-128-no-discriminator": Experiment("kl-f8-128", AUTOENCODER, train=NO_DISCRIMINATOR),
 }
 
 
@@ -115,7 +121,7 @@ def train(experiment, args):
             trainer = sd.Trainer.resume(begun[-1], steps=config.steps)
         else:
             torch.manual_seed(args.seed)
-            trainer = sd.Trainer(sd.VAEGAN(model_config), config, out=folder)
+            trainer = sd.Trainer(make_model(model_config), config, out=folder)
         stopped_by = trainer.fit(args.data).stopped_by
     if stopped_by:
         raise SystemExit("training was stopped before its last step; the same command goes on with it")

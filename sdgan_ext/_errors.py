@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "EvaluationError",
+    "MissingCaptionsError",
     "MissingSplitError",
     "PeerLostError",
     "SdganError",
@@ -37,6 +38,10 @@ class SdganError(Exception):
 
 class DataError(SdganError, ValueError):
     """A file, folder, array or dataset that cannot be used as images."""
+
+
+class MissingCaptionsError(DataError):
+    """Captions are wanted of images that have neither texts nor classes."""
 
 
 class MissingSplitError(DataError):

@@ -16,7 +16,16 @@ from sdgan_ext.data import to_uint8
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["columns_of", "image_grid", "pairs_grid", "save_gif", "save_png", "seeded_latents", "to_pillow"]
+__all__ = [
+    "columns_of",
+    "differences_grid",
+    "image_grid",
+    "pairs_grid",
+    "save_gif",
+    "save_png",
+    "seeded_latents",
+    "to_pillow",
+]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SHORT_SIDE = 112  # smaller pictures are enlarged in a GIF, for viewers do not
@@ -50,9 +59,24 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2) -> Tensor:
 
 def pairs_grid(above: Tensor, below: Tensor, columns: int) -> Tensor:
     """:func:`image_grid` with each row of ``above`` over the same row of ``below``."""
+    return _rows_grid((above, below), columns)
+
+
+def differences_grid(images: Tensor, images_hat: Tensor, columns: int, *, times: float) -> Tensor:
+    """:func:`image_grid` with each row of ``images`` over that of ``images_hat`` and that of what differs.
+
+    Args:
+        images, images_hat: floating point [N, C, H, W] in [-1, 1], of 1 or 3 channels.
+        times: the last row shows ``|images_hat - images| * times``, black where they are equal.
+    """
+    difference = ((images_hat - images).abs() * times).clamp(max=2) - 1
+    return _rows_grid((images, images_hat, difference), columns)
+
+
+def _rows_grid(kinds: Sequence[Tensor], columns: int) -> Tensor:
     rows = []
-    for start in range(0, len(above), columns):
-        for images in (above, below):
+    for start in range(0, len(kinds[0]), columns):
+        for images in kinds:
             row = images[start : start + columns].cpu()
             black = -row.new_ones(columns - len(row), *row.shape[1:])
             rows.append(torch.cat([row, black]))

@@ -36,6 +36,27 @@ class DiffusionPreset(NamedTuple):
     autoencoder: str
 
 
+#: Of the autoencoders of latent diffusion.
+_KL = TrainConfig(
+    steps=6_000,
+    batch_size=16,
+    lr_encoder=5e-4,
+    lr_generator=5e-4,
+    lr_discriminator=2e-4,
+    betas=(0.5, 0.9),
+    lr_warmup_steps=200,
+    lr_hold_steps=4_000,
+    lr_cosine_steps=2_000,
+    lr_final=0.1,
+    objective="hinge",
+    prior_images=False,
+    disc_start=4_000,
+    disc_warmup=500,
+    adaptive_weight=0.1,
+    kl_weight=1e-6,
+    pixel_loss="l1",
+)
+
 PRESETS = {
     # The founding document's layer sizes in Keras's geometry: dense 128 * 7 * 7, two 5x5 transposed convolutions of
     # 128, a 5x5 convolution; a discriminator of two 5x5 convolutions of 128, and an encoder that mirrors it.
@@ -200,47 +221,27 @@ PRESETS = {
             learned_variance=True,
             init="torch",
         ),
-        TrainConfig(
-            steps=6_000,
-            batch_size=16,
-            lr_encoder=5e-4,
-            lr_generator=5e-4,
-            lr_discriminator=2e-4,
-            betas=(0.5, 0.9),
-            lr_warmup_steps=200,
-            lr_hold_steps=4_000,
-            lr_cosine_steps=2_000,
-            lr_final=0.1,
-            objective="hinge",
-            prior_images=False,
-            disc_start=4_000,
-            disc_warmup=500,
-            adaptive_weight=0.1,
-            kl_weight=1e-6,
-            pixel_loss="l1",
-        ),
+        _KL,
     ),
     # diffusers' AutoencoderKL in small, latents of a quarter of the side; trained like sd-kl.
-    "kl-f4": Preset(
-        AutoencoderConfig(),
-        TrainConfig(
-            steps=6_000,
-            batch_size=16,
-            lr_encoder=5e-4,
-            lr_generator=5e-4,
-            lr_discriminator=2e-4,
-            betas=(0.5, 0.9),
-            lr_warmup_steps=200,
-            lr_hold_steps=4_000,
-            lr_cosine_steps=2_000,
-            lr_final=0.1,
-            objective="hinge",
-            prior_images=False,
-            disc_start=4_000,
-            disc_warmup=500,
-            adaptive_weight=0.1,
-            kl_weight=1e-6,
-            pixel_loss="l1",
+    "kl-f4-64": Preset(AutoencoderConfig(), _KL),
+    # Latents of an eighth of the side. Most of the time goes to the levels of many pixels, so they are narrow.
+    "kl-f8-128": Preset(
+        AutoencoderConfig(image_size=128, block_out_channels=(16, 32, 96, 128)),
+        _KL.replace(
+            steps=4_000, batch_size=8, lr_hold_steps=2_600, lr_cosine_steps=1_400, disc_start=2_600, disc_warmup=200
+        ),
+    ),
+    # The decoder of an autoencoder that is there (--init): its latents, and every model made for them, stay valid.
+    "decoder-finetune": Preset(
+        AutoencoderConfig(train="decoder"),
+        _KL.replace(
+            steps=2_000,
+            batch_size=8,
+            lr_generator=1e-4,
+            lr_hold_steps=1_000,
+            lr_cosine_steps=1_000,
+            disc_start=500,
         ),
     ),
     # The same for digits of 28x28 with a margin of 2, latents 4x8x8; a VAE, for sharpness is not what digits lack.
@@ -309,7 +310,7 @@ DIFFUSION_PRESETS = {
 """Latent diffusion models, by name."""
 
 #: Those that are themselves at one image size only.
-OWN_SIZE = ("seed", "dcgan-64", "sd-kl")
+OWN_SIZE = ("seed", "dcgan-64", "sd-kl", "kl-f4-64", "kl-f8-128")
 
 
 @overload

@@ -1,4 +1,4 @@
-"""The commands on diffusers' AutoencoderKL: ``train --preset kl-f4 | --init FOLDER``, and what takes such a run."""
+"""The commands on diffusers' AutoencoderKL: ``train --preset kl-f4-64 | --init FOLDER``, and what takes such a run."""
 
 import html
 import json
@@ -27,7 +27,7 @@ SIZES = ["--block-out-channels", "4,8", "--norm-num-groups", "4", "--discriminat
 def runs(tmp_path_factory):
     """A run from random weights, and one that trains the decoder of it on."""
     out = tmp_path_factory.mktemp("runs")
-    main(["train", "--data", "digits", "--preset", "kl-f4", "--out", str(out), *STEPS, *SIZES])
+    main(["train", "--data", "digits", "--preset", "kl-f4-64", "--image-size", "28", "--out", str(out), *STEPS, *SIZES])
     first = out / "00000-vaegan-digits"
     flags = ["--init", str(first), "--train", "decoder", "--discriminator-channels", "4,4", "--out", str(out)]
     main(["train", "--data", "digits", *flags, *STEPS])
@@ -40,7 +40,7 @@ def test_a_run_is_opened_by_diffusers_and_its_decoder_trained_on(runs):
     assert moved == {"decoder", "post_quant_conv"}
     config = yaml.safe_load((runs[1] / "config.yaml").read_text())
     assert config["model"]["model"] == "AutoencoderKL" and config["model"]["train"] == "decoder"
-    assert config["train"]["objective"] == "hinge", "that of preset kl-f4"
+    assert config["train"]["objective"] == "hinge", "that of preset decoder-finetune"
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,16 @@ REFUSED = {
         "--init is 'RUN'; preset 'seed' takes dcgan, glorot, tor",
     ),
     "no word": (["--init", "dgan", "--latent-dim", "8"], "--init is 'dgan'; preset 'mnist-small' takes dcgan, glorot"),
-    "flag of others": (["--preset", "kl-f4", "--latent-dim", "8"], "--latent-dim does not go with preset 'kl-f4'"),
+    "flag of others": (
+        ["--preset", "kl-f4-64", "--latent-dim", "8"],
+        "--latent-dim does not go with preset 'kl-f4-64'",
+    ),
     "flag of these": (["--preset", "seed", "--fit-shift", "true"], "--fit-shift does not go with preset 'seed'"),
     "no such folder": (["--init", "nowhere"], "nowhere is no folder; it must be one that save_pretrained of diffusers"),
     "without config": (["--init", "EMPTY"], "EMPTY holds no config.json"),
     "VQ": (["--init", "VQ"], "config.json is of diffusers' 'VQModel'; only an AutoencoderKL is trained"),
-    "GAN": (["--preset", "kl-f4", "--mode", "gan", "--disc-start", "0", "--disc-warmup", "0"], "mode"),
-    "size": (["--preset", "kl-f4", "--image-size", "30"], "image_size is 30x30; .* must be multiples of 4"),
+    "GAN": (["--preset", "kl-f4-64", "--mode", "gan", "--disc-start", "0", "--disc-warmup", "0"], "mode"),
+    "size": (["--preset", "kl-f4-64", "--image-size", "30"], "image_size is 30x30; .* must be multiples of 4"),
 }
 
 
@@ -124,8 +127,8 @@ def test_mistakes_end_in_a_sentence(runs, tmp_path, capsys, kind):
         (["train", "--resume", "RUN", "--init", "RUN"], "--init is RUN, but the run has None"),
         (["export", "RUN", "--format", "torch"], "the networks are those of diffusers' AutoencoderKL"),
         (
-            ["tune", "--preset", "kl-f4", "--data", "digits", "--mode", "vae-gan"],
-            "--preset is 'kl-f4', whose networks are",
+            ["tune", "--preset", "kl-f4-64", "--data", "digits", "--mode", "vae-gan"],
+            "--preset is 'kl-f4-64', whose networks are",
         ),
     ],
 )

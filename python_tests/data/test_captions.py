@@ -8,8 +8,10 @@ import zipfile
 import pytest
 import torch
 from kinds import COUNT, Hugging, as_kind, images_of, write_folder
+from PIL import Image
 
 from sdgan_ext._errors import DataError
+from sdgan_ext.cli import main
 from sdgan_ext.data import (
     ImageDataset,
     RenderedDigits,
@@ -70,6 +72,26 @@ def archived(folder, place):
 @pytest.fixture
 def folder(tmp_path):
     return write_folder(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_pack_keeps_captions(folder, form, place, tmp_path, capsys):
+    write_captions(folder, form)
+    assert main(["pack", str(archived(folder, place)), "--out", str(tmp_path / "shards")]) == 0
+    assert f"{COUNT:,} images with captions in 1 shards" in capsys.readouterr().out
+    was, packed = opened(folder), opened(tmp_path / "shards")
+    assert list(captions_of(packed)) == list(captions_of(was))
+    assert all(a[1] == b[1] and torch.equal(a[0], b[0]) for a, b in zip(was, packed, strict=True))
+
+
+def test_pack_refuses_two_captions_of_one_name(tmp_path, capsys):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    write_metadata(tmp_path / "metadata.jsonl", [("a.png", "one"), ("a.jpg", "another")])
+    assert main(["pack", str(tmp_path), "--out", str(tmp_path / "shards")]) == 2
+    assert "two images would have their captions in a.txt: rename one of them" in capsys.readouterr().err
+    assert not list((tmp_path / "shards").glob("*"))
 
 
 @pytest.mark.filterwarnings("error")

@@ -307,6 +307,8 @@ def test_a_single_file_of_the_original_layout_is_converted(tmp_path):
         tmp_path / "kl.safetensors", original_config=tmp_path / "kl.yaml", image_size=16, discriminator_channels=None
     )
     assert_equal_outputs(vae, model)
+    opened = load_model(tmp_path / "kl.safetensors", image_size=16, original_config=tmp_path / "kl.yaml")
+    assert_equal_outputs(vae, opened)
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -17,6 +17,7 @@ from tiny import make_config, make_dataset, make_model
 
 from sdgan_ext._errors import ConfigError, PeerLostError
 from sdgan_ext.models import VAEGAN
+from sdgan_ext.nn.sync_batch_norm import SyncBatchNorm2d
 from sdgan_ext.training.distributed import Processes
 from sdgan_ext.training.runs import open_run
 from sdgan_ext.training.state import list_checkpoints
@@ -31,7 +32,10 @@ CASES = {
     "vae-gan": (
         "vae-gan",
         {},
-        {"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0, "adaptive_weight": 0.5},
+        {
+            **{"r1_gamma": 1.0, "r1_every": 4, "n_critic": 2, "feature_weight": 1.0, "adaptive_weight": 0.5},
+            "perceptual_weight": 0.2,
+        },
     ),
     "relativistic": ("gan", {}, {"objective": "relativistic"}),
     "synchronised": (
@@ -52,6 +56,7 @@ CASES = {
     ),
     "gradient penalty": ("gan", {}, {"objective": "wasserstein", "gp_weight": 10.0, "n_critic": 2}),
     "accumulating": ("vae", {}, {"accumulate": 2, "binarise": True}),
+    "accumulating both terms": ("vae-gan", {}, {"accumulate": 2, "adaptive_weight": 0.5, "gamma": 0.5}),
 }
 
 
@@ -201,6 +206,17 @@ def test_a_lost_peer_is_one_sentence(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PeerLostError, match=r"^process 0 of 2 has lost another one \(\[gloo\] Conn.*resume"):
         processes.average({"a/b": torch.ones(())}, False)
+
+
+def test_a_peer_that_is_lost_in_batch_norm_is_one_sentence(monkeypatch):
+    def closed(tensor):
+        raise RuntimeError("[gloo] Timed out waiting 8000ms for recv operation to complete")
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", closed)
+    with pytest.raises(PeerLostError, match=r"has lost another one \(\[gloo\] Timed out .*resume"):
+        SyncBatchNorm2d(2)(torch.randn(4, 2, 3, 3))
 
 
 def test_all_stop_with_the_step_in_which_one_was_asked_to(monkeypatch):

@@ -20,6 +20,7 @@ from sdgan_ext.training.config import TrainConfig
 from sdgan_ext.training.ema import ema_beta, make_ema, next_share
 from sdgan_ext.training.graph import WARM_UP, GraphedStep
 from sdgan_ext.training.optimizers import make_optimizers
+from sdgan_ext.training.perceptual import perceptual_of
 from sdgan_ext.training.state import list_checkpoints, load_checkpoint
 from sdgan_ext.training.trainer import Trainer
 
@@ -46,12 +47,14 @@ class Training:
         self.model = VAEGAN(VAEGANConfig(**{**MODEL, **(model or {})}).for_mode(self.config.mode)).to(dtype)
         self.optimizers = make_optimizers(self.model, self.config)
         self.ema = make_ema(self.model, self.config)
+        self.perceptual = perceptual_of(self.config, self.model.traits.image_shape)
         self.generator = torch.Generator().manual_seed(3)
         self.graphs = HostGraphs(host=(self.ema.n_averaged,))
         self.said, self.losses = [], []
 
     def batch(self, step, n=BATCH):
-        return (torch.rand(n, 1, 7, 6, generator=torch.Generator().manual_seed(step)) * 2 - 1).to(self.dtype)
+        shape = (n, *self.model.traits.image_shape)
+        return (torch.rand(shape, generator=torch.Generator().manual_seed(step)) * 2 - 1).to(self.dtype)
 
     def labels(self, step, n=BATCH):
         classes = self.model.config.classes
@@ -59,14 +62,15 @@ class Training:
 
     def eager(self, sizes=(BATCH,) * STEPS):
         for step, n in enumerate(sizes):
-            given = dict(step=step, labels=self.labels(step, n), generator=self.generator)
+            given = dict(step=step, labels=self.labels(step, n), generator=self.generator, perceptual=self.perceptual)
             x = self.batch(step, n)
             self.losses.append(steps.train_step(self.model, self.optimizers, x, self.config, **given))
             self.ema.update_parameters(self.model)
         return self
 
     def graphed(self, sizes=(BATCH,) * STEPS):
-        take = GraphedStep(self.model, self.optimizers, self.ema, self.config, self.graphs, self.said.append)
+        made = self.model, self.optimizers, self.ema, self.config
+        take = GraphedStep(*made, self.graphs, self.said.append, self.perceptual)
         for step, n in enumerate(sizes):
             given = dict(step=step, labels=self.labels(step, n), generator=self.generator)
             self.losses.append(take(self.batch(step, n), **given))
@@ -110,6 +114,7 @@ CASES = {
     "weight penalties, clipping": dict(weight_l1=1e-3, weight_l2=1e-3, clip_encoder=0.5, clip_discriminator=0.1),
     "DiffAugment": dict(diffaugment=("color", "translation", "cutout"), feature_weight=0.5),
     "adaptive weight": dict(adaptive_weight=0.5),
+    "perceptual": dict(model=dict(image_size=(8, 9)), perceptual_weight=0.5, adaptive_weight=0.5),
     "the adversarial terms begin later": dict(disc_start=10, disc_warmup=5, n_critic=2),
     "classes": dict(model=dict(classes=3)),
     "binarised": dict(binarise=True, n_critic=2),

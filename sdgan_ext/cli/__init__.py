@@ -54,6 +54,7 @@ examples:
   sdgan-ext reconstruct runs/00000-vaegan-digits --data digits
   sdgan-ext interpolate runs/00000-vaegan-digits --seeds 1,5,7
   sdgan-ext evaluate runs/00000-vaegan-mnist --data mnist --metrics elbo,fd,prdc
+  sdgan-ext evaluate stable-diffusion/vae --data photos --image-size 256 --sheet sheet.png
   sdgan-ext report runs/00000-vaegan-mnist
   sdgan-ext pack photos --out shards
   sdgan-ext train --data shards --image-size 64 --crop random --flip --workers 2

@@ -15,7 +15,7 @@ from ..diffusion.model_config import DERIVED
 
 __all__ = ["read_config_file"]
 
-_NOTES = ("versions", "parameters", "then")  # of a run's config.yaml and of --dry-run
+_NOTES = ("versions", "parameters", "perceptual_sha256", "then")  # of a run's config.yaml and of --dry-run
 
 
 def read_config_file(

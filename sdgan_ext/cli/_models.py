@@ -20,15 +20,30 @@ if TYPE_CHECKING:
     from ..training.autoencoder import Autoencoder
     from ..training.runs import ModelConfig
 
-__all__ = ["add_data", "add_model", "add_pictures", "add_seeds", "in_parts", "open_model", "open_split", "read_labels"]
-__all__ += ["open_any_model", "pad_of", "read_seeds", "without_text"]
+__all__ = ["add_autoencoder", "add_data", "add_model", "add_pictures", "add_seeds", "folder_of", "in_parts", "load"]
+__all__ += ["open_any_model", "open_model", "open_split", "pad_of", "read_labels", "read_seeds", "without_text"]
 
 _BATCH = 64
 _MOST_SEEDS, _MOST_DIGITS = 100_000, 18  # of --seeds: how many, and of how many digits each
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", help="a run folder, or a model folder that save_pretrained wrote")
+    parser.add_argument(
+        "model",
+        metavar="RUN",
+        help="a run folder, a model folder that save_pretrained wrote, or of diffusers' AutoencoderKL the folder, "
+        "that of a pipeline, or a single file",
+    )
+
+
+def add_autoencoder(parser: argparse.ArgumentParser) -> None:
+    """What is to be said of an AutoencoderKL that was not trained here."""
+    parser.add_argument(
+        "--image-size", type=integer, help="of an AutoencoderKL, side of the images; what its config says unless given"
+    )
+    parser.add_argument(
+        "--original-config", metavar="YAML", help="of a single file: its training's, where diffusers does not know it"
+    )
 
 
 def add_seeds(parser: argparse.ArgumentParser, default: str) -> None:
@@ -78,12 +93,24 @@ def without_text(model: VAEGAN | Autoencoder | LatentDiffusion, path: str) -> VA
 def open_any_model(arguments: argparse.Namespace) -> tuple[VAEGAN | Autoencoder | LatentDiffusion, Path]:
     """The model, which may be one of latent diffusion too, and the folder to write to."""
     set_threads(arguments)
-    from ..training.runs import load_model
-
-    model = load_model(arguments.model)
-    out = user_path(arguments.out or Path(arguments.model) / "generated")
+    model = load(arguments)
+    out = user_path(arguments.out or folder_of(arguments) / "generated")
     out.mkdir(parents=True, exist_ok=True)
     return model, out
+
+
+def load(arguments: argparse.Namespace) -> VAEGAN | Autoencoder | LatentDiffusion:
+    """The model, with the flags of :func:`add_autoencoder` where the command has them."""
+    from ..training.runs import load_model
+
+    given = {name: getattr(arguments, name, None) for name in ("image_size", "original_config")}
+    return load_model(arguments.model, **{name: value for name, value in given.items() if value is not None})
+
+
+def folder_of(arguments: argparse.Namespace) -> Path:
+    """Where to write what no flag names a place for: the model's folder, or the one that its file is in."""
+    path = user_path(arguments.model)
+    return path.parent if path.is_file() else path
 
 
 def open_split(arguments: argparse.Namespace, config: ModelConfig) -> Opened:
@@ -117,11 +144,14 @@ def open_split(arguments: argparse.Namespace, config: ModelConfig) -> Opened:
         return dataset
 
 
-def in_parts(function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-    """``function(inputs)`` in batches that fit the memory, or ``function(inputs, labels)``."""
+def in_parts(
+    model: VAEGAN | Autoencoder, function: Callable[..., Tensor], inputs: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """``function(inputs)`` of ``model`` in batches that fit the memory, or ``function(inputs, labels)``."""
     import torch
 
-    given = [torch.split(tensor, _BATCH) for tensor in (inputs, labels) if tensor is not None]
+    size = model.traits.images_at_a_time(_BATCH)
+    given = [torch.split(tensor, size) for tensor in (inputs, labels) if tensor is not None]
     with torch.no_grad():
         return torch.cat([function(*part) for part in zip(*given, strict=True)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .._errors import ConfigError
+from .._errors import ConfigError, MissingCaptionsError
 from .._files import user_path
 from ._common import integer, say
 
@@ -22,12 +22,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.images_per_shard < 1:
         raise ConfigError(f"--images-per-shard is {arguments.images_per_shard}; it must be at least 1")
     from ..data import find_images
+    from ..data.captions import TEMPLATE
     from ..data.lazy import FileSource
     from ..data.pack import pack
 
-    source = find_images(arguments.data, arguments.split)
+    try:
+        source = find_images(arguments.data, arguments.split, captions=TEMPLATE)
+    except MissingCaptionsError:
+        source = find_images(arguments.data, arguments.split)
     if not isinstance(source, FileSource):
         raise ConfigError(f"{arguments.data} holds no images in files of their own, it need not be packed")
-    shards = pack(source.index, user_path(arguments.out), source.name, arguments.images_per_shard)
-    say(f"{len(source):,} images in {len(shards):,} shards: {user_path(arguments.out)}")
+    captions = source.captions if source.index.num_classes is None else None
+    shards = pack(source.index, user_path(arguments.out), source.name, arguments.images_per_shard, captions)
+    what = "images" if captions is None else "images with captions"
+    say(f"{len(source):,} {what} in {len(shards):,} shards: {user_path(arguments.out)}")
     return 0

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{what} is given, but {arguments.model} is of no diffusion model with text")
     labels = read_labels(arguments, model, len(seeds))
     latents = model.latents(seeded_latents(seeds, model.traits.latent_shape))
-    images = in_parts(model.decode, latents, labels)
+    images = in_parts(model, model.decode, latents, labels)
     for seed, image in zip(seeds, images, strict=True):
         save_png(out / f"seed{seed:04d}.png", image_grid(image[None], 1))
     save_png(out / "grid.png", image_grid(images, columns_of(len(images))))

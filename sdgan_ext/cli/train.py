@@ -44,10 +44,10 @@ _DATA = (
 )
 
 
-_OWN, _DIFFUSERS, _FLOW = "mnist-small", "kl-f4", "ldm-digits"  # the presets that are taken unless one is given
+_OWN, _DIFFUSERS, _DECODER, _FLOW = "mnist-small", "kl-f4-64", "decoder-finetune", "ldm-digits"  # unless one is given
 _INITS = typing.get_args(typing.get_type_hints(VAEGANConfig)["init"])
 #: Fields of the training's configuration that a resumed run may be given others of.
-_FREE = ("steps", "cuda_graph", "checkpointing", "workers", "cache", "max_bad", "tracker", "latents")
+_FREE = ("steps", "cuda_graph", "checkpointing", "workers", "cache", "max_bad", "tracker", "perceptual_net", "latents")
 _OF_FILES = "diffusers"  # the field of AutoencoderConfig that only a file can give
 
 
@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         help=f"{', '.join((*PRESETS, *DIFFUSION_PRESETS))}; {_OWN} unless given, {_DIFFUSERS} with --init or a flag of "
-        f"an autoencoder's, {_FLOW} with --autoencoder or a flag of a diffusion model's",
+        f"an autoencoder's, {_DECODER} with --train decoder, {_FLOW} with --autoencoder or a flag of a diffusion "
+        "model's",
     )
     parser.add_argument(
         "--autoencoder",
@@ -199,7 +200,7 @@ def _train_images(
         pad=config.pad,
     )
     size, own = dataset.image_size, model_config.size
-    if name in OWN_SIZE and size != own and "image_size" not in flags:
+    if name in OWN_SIZE and vae is None and size != own and "image_size" not in flags:
         raise ConfigError(
             f"preset {name!r} is for images of {_size(own)}, {source} has {_size(size)}; add "
             f"--image-size {own[0]} to resize them, or --image-size {_size(size)} to change the model"
@@ -223,7 +224,7 @@ def _preset_of_flags(arguments: argparse.Namespace) -> str:
     if getattr(arguments, "init", _INITS[0]) in _INITS and not strange_to(VAEGANConfig):
         return _OWN
     if not strange_to(AutoencoderConfig):
-        return _DIFFUSERS
+        return _DECODER if getattr(arguments, "train", None) == "decoder" else _DIFFUSERS
     return _OWN if strange_to(LatentDiffusionConfig) else _FLOW
 
 
@@ -248,7 +249,7 @@ def _wanted(
         check_trained(wanted)
         return wanted, None
     vae, source = read_autoencoder(init)
-    return AutoencoderConfig.of_diffusers(config_of(vae), source, **flags), vae
+    return AutoencoderConfig.of_diffusers(config_of(vae), source, **{"train": model.train, **flags}), vae
 
 
 def read_config(arguments: argparse.Namespace) -> None:

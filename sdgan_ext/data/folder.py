@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from sdgan_ext._errors import DataError, printable
+from sdgan_ext._errors import DataError, MissingCaptionsError, printable
 from sdgan_ext._errors import shown as shown_value
 from sdgan_ext._files import open_regular
 from sdgan_ext.data.archives import check_shards, clean, read_members
@@ -131,7 +131,7 @@ def _set_texts(
     """Captions, or else classes with their names, into ``index``."""
     texts = names if captions is None else captions
     if texts is None:
-        raise DataError(
+        raise MissingCaptionsError(
             f"{shown} has no captions, neither {METADATA} nor .txt files beside the images nor class folders"
         )
     index.labels = np.arange(len(texts)) if captions is not None else labels

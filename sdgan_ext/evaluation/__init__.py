@@ -15,6 +15,7 @@ from .evaluate import METRICS, EvalContext, evaluate, refusals
 from .features import NETS, FeatureNet, NetOutput, apply_net, choose_net, load_net
 from .image_errors import image_errors
 from .inception import inception_fid
+from .latents import latent_statistics
 from .likelihood import binarise, elbo, iwae
 from .manifold import manifold_metrics
 
@@ -37,6 +38,7 @@ __all__ = [
     "inception_fid",
     "iwae",
     "kernel_distance",
+    "latent_statistics",
     "load_net",
     "manifold_metrics",
     "refusals",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .._errors import EvaluationError
 from ._images import check_pair, check_whole, float_parts
 
-__all__ = ["image_errors"]
+__all__ = ["image_errors", "psnr_of_each"]
 
 _LEAST_MSE = 1e-10
 _WINDOW = 11
@@ -32,15 +34,35 @@ def image_errors(images_hat: Tensor, images: Tensor, *, batch_size: int = 250) -
     check_pair(images_hat, images, ("images_hat", "images"))
     check_whole(batch_size, "batch_size", 1)
     sums: dict[str, float] = {}
-    for a, b in zip(float_parts(images_hat, batch_size), float_parts(images, batch_size), strict=True):
-        a, b = ((part.cpu().float() + 1).clamp(0, 2) / 2 for part in (a, b))
-        mse = (a - b).square().flatten(1).mean(1, dtype=torch.float64)
-        values = {"mse": mse, "psnr": -10 * mse.clamp(min=_LEAST_MSE).log10()}
+    for a, b in _pairs(images_hat, images, batch_size):
+        mse = _mse(a, b)
+        values = {"mse": mse, "psnr": _psnr(mse)}
         if min(a.shape[2:]) >= _WINDOW:
             values["ssim"] = ssim(a, b)
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value.double().sum().item()
     return {name: total / len(images) for name, total in sums.items()}
+
+
+@torch.no_grad()
+def psnr_of_each(images_hat: Tensor, images: Tensor, *, batch_size: int = 250) -> Tensor:
+    """The ``psnr`` of :func:`image_errors`, of each image. float64 [N]"""
+    check_pair(images_hat, images, ("images_hat", "images"))
+    return torch.cat([_psnr(_mse(a, b)) for a, b in _pairs(images_hat, images, batch_size)])
+
+
+def _pairs(images_hat: Tensor, images: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of both, pixels in [0, 1]."""
+    for a, b in zip(float_parts(images_hat, batch_size), float_parts(images, batch_size), strict=True):
+        yield (a.cpu().float() + 1).clamp(0, 2) / 2, (b.cpu().float() + 1).clamp(0, 2) / 2
+
+
+def _mse(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().flatten(1).mean(1, dtype=torch.float64)
+
+
+def _psnr(mse: Tensor) -> Tensor:
+    return -10 * mse.clamp(min=_LEAST_MSE).log10()
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

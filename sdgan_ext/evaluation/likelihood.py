@@ -26,7 +26,8 @@ from .._errors import EvaluationError
 from ..models.labels import as_labels
 from ._images import check_images, check_whole, float_parts
 
-__all__ = ["LIKELIHOODS", "MOST_K", "Likelihood", "binarise", "elbo", "iwae", "log_weights"]
+__all__ = ["LIKELIHOODS", "MOST_K", "Likelihood", "binarise", "checked_labels", "draw", "elbo", "iwae"]
+__all__ += ["labelled_parts", "log_weights", "posterior_of"]
 
 Likelihood = Literal["bernoulli", "gaussian"]
 LIKELIHOODS: tuple[Likelihood, ...] = typing.get_args(Likelihood)
@@ -85,13 +86,13 @@ def elbo(
             in what the model answers.
     """
     _check(model, images, likelihood, scale, batch_size)
-    labels = _checked_labels(model, labels, len(images))
+    labels = checked_labels(model, labels, len(images))
     check_whole(samples, "samples", 1)
     generator = torch.Generator().manual_seed(seed)
     reconstruction = kl = 0.0
-    for x, y in _parts(images, labels, batch_size):
-        mean, logvar = _posterior(model, x, y)
-        z = _draw(mean, logvar, samples, generator)[0]
+    for x, y in labelled_parts(images, labels, batch_size):
+        mean, logvar = posterior_of(model, x, y)
+        z = draw(mean, logvar, samples, generator)[0]
         reconstruction -= _log_px(model, x, z, likelihood, scale, y).sum().item() / samples
         mean, logvar = mean.double(), logvar.double()
         kl += 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum().item()
@@ -128,9 +129,9 @@ def iwae(
     check_whole(k, "k", 1, MOST_K)
     parts = []
     _check(model, images, likelihood, scale, batch_size)
-    labels = _checked_labels(model, labels, len(images))
+    labels = checked_labels(model, labels, len(images))
     generator = torch.Generator().manual_seed(seed)
-    for x, y in _parts(images, labels, batch_size):
+    for x, y in labelled_parts(images, labels, batch_size):
         weights = log_weights(
             model, x, k, labels=y, likelihood=likelihood, scale=scale, chunk=chunk, generator=generator
         )
@@ -156,10 +157,10 @@ def log_weights(
 ) -> Tensor:
     """``log p(x|z_i) + log p(z_i) - log q(z_i|x)`` of k draws z_i ~ q(z|x). x is [B, C, H, W]; float64 [B, k]."""
     check_whole(chunk, "chunk", 1)
-    mean, logvar = _posterior(model, x, labels)
+    mean, logvar = posterior_of(model, x, labels)
     parts = []
     for start in range(0, k, chunk):
-        z, eps = _draw(mean, logvar, min(chunk, k - start), generator)
+        z, eps = draw(mean, logvar, min(chunk, k - start), generator)
         log_prior = -0.5 * (z.double().square() + _LOG_2PI).flatten(2).sum(-1)
         log_q = -0.5 * (eps.double().square() + logvar.double() + _LOG_2PI).flatten(2).sum(-1)
         parts.append((_log_px(model, x, z, likelihood, scale, labels) + log_prior - log_q).T.cpu())
@@ -177,7 +178,7 @@ def _check(model: Any, images: Tensor, likelihood: str, scale: float, batch_size
         raise EvaluationError("the model has no encoder (mode 'gan'); a likelihood bound needs q(z|x)")
 
 
-def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
+def checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "classes"):  # not a VAEGAN
         if labels is not None and len(labels) != n:
@@ -191,7 +192,7 @@ def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
         raise EvaluationError(str(error)) from None
 
 
-def _parts(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def labelled_parts(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     parts = float_parts(images, size)
     if labels is None:
         return ((part, None) for part in parts)
@@ -199,7 +200,7 @@ def _parts(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[T
 
 
 @torch.no_grad()
-def _posterior(model: Any, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def posterior_of(model: Any, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     device = _device(model)
     posterior = model.encode(*(given.to(device) for given in (x, labels) if given is not None))
     for name in ("mean", "logvar"):
@@ -213,7 +214,7 @@ def _device(model: Any) -> torch.device:
     return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
-def _draw(mean: Tensor, logvar: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def draw(mean: Tensor, logvar: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """z and eps, [count, B, Z]; eps comes from the CPU, so that a seed means the same everywhere."""
     eps = torch.randn(count, *mean.shape, generator=generator).to(mean)
     return mean + (0.5 * logvar).exp() * eps, eps

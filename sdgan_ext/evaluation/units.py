@@ -16,6 +16,13 @@ UNITS = {
     "mse": "pixels in [0, 1], 0 at best",
     "psnr": "dB, higher is better",
     "ssim": "1 at best",
+    "rfd": "images and their reconstructions, 0 at best, at equal n alone",
+    "latent_mean": "of the latents, z ~ q(z|x)",
+    "latent_std": "their standard deviation",
+    "latent_kl": "nats a dimension, KL(q(z|x) || N(0, I))",
+    "latent_active": "share of dimensions in use, 1 at best",
+    "scaling_factor": "1 / latent_std",
+    "config_scaling_factor": "what the configuration has for it",
     "fd": "0 at best, at equal n alone",
     "kid": "0 at best, +- the next over subsets",
     "kid_std": "",
@@ -34,6 +41,7 @@ UNITS = {
     "cas_reverse": "trained on real images, tested on samples",
     "cas_real": "trained and tested on real images",
     "inception-fid": "0 at best, at equal n alone",
+    "inception-rfid": "images and their reconstructions, 0 at best, at equal n alone",
 }
 
 
@@ -46,5 +54,7 @@ def unit_of(name: str, k: int) -> str:
     Returns:
         The unit and which way is better, "" for a name that is not known.
     """
-    unit = UNITS.get(name) or UNITS.get(re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name), "")
+    channel = re.fullmatch(r"(latent_[a-z]+)_\d+", name)
+    kind = channel[1] if channel else re.sub(r"^(lenet|photos)-|_by_(lenet|photos)$", "", name)
+    unit = UNITS.get(name) or UNITS.get(kind.removeprefix("sampled_"), "")
     return unit.format(k=k)

@@ -7,6 +7,7 @@ from ..ops.adversarial_loss import discriminator_loss, generator_loss
 from .augment import AUGMENTATIONS, diff_augment
 from .likelihood import feature_loss, free_bits, kl, pixel_loss, pixel_nll
 from .penalties import adaptive_weight, gradient_penalty, r1_penalty, r2_penalty, weight_penalty
+from .perceptual import perceptual_distance
 
 __all__ = [
     "AUGMENTATIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "generator_loss",
     "gradient_penalty",
     "kl",
+    "perceptual_distance",
     "pixel_loss",
     "pixel_nll",
     "r1_penalty",

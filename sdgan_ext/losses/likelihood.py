@@ -111,8 +111,12 @@ def pixel_nll(x_hat: Tensor, x: Tensor, log_scale: Tensor, kind: Literal["mse", 
 
     Source: Rybkin et al. 2021 (sigma-VAE) for mse, Rombach et al. 2022 for l1.
     """
-    power = 2 if kind == "mse" else 1
-    return pixel_loss(x_hat, x, kind) * torch.exp(-power * log_scale) + x[0].numel() * log_scale
+    return pixel_loss(x_hat, x, kind) * inverse_scale(log_scale, kind) + x[0].numel() * log_scale
+
+
+def inverse_scale(log_scale: Tensor, kind: Literal["mse", "l1"]) -> Tensor:
+    """What :func:`pixel_nll` multiplies the distance by: ``exp(-2 s)`` (mse) or ``exp(-s)`` (l1)."""
+    return torch.exp(-(2 if kind == "mse" else 1) * log_scale)
 
 
 def feature_loss(features_hat: Tensor, features: Tensor) -> Tensor:

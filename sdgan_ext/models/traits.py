@@ -21,6 +21,7 @@ class Traits(NamedTuple):
         memory_format: of image batches, the one that the layers compute in.
         learned_variance: whether the generator has a trained scalar ``log_scale``, see ``losses.pixel_nll``.
         unbounded_images: whether images may leave [-1, 1], there being no tanh behind the generator.
+        scale_only_prior: whether samples are decoded from noise of the latents' scale, which shows no images.
         largest_activation: numbers in the largest activation that an image has on its way; 0: not known.
         generator_mixes_images: whether an image depends on the others of its batch, as with batch norm: all latents of
             a step then go through the generator as one batch.
@@ -37,6 +38,7 @@ class Traits(NamedTuple):
     memory_format: torch.memory_format = torch.contiguous_format
     learned_variance: bool = False
     unbounded_images: bool = False
+    scale_only_prior: bool = False
     largest_activation: int = 0
     generator_mixes_images: bool = False
     discriminator_mixes_images: bool = False

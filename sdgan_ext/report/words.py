@@ -16,6 +16,7 @@ WORDS = {
     "encoder_generator/kl": "nats from the prior an image; 0: the code says nothing",
     "encoder_generator/reconstruction": "what the reconstructions miss, weighted",
     "encoder_generator/pixel": "distance of the pixels",
+    "encoder_generator/perceptual": "distance of a fixed net's features, an image",
     "encoder_generator/feature": "distance of the discriminator's features",
     "encoder_generator/adversarial_reconstructed": "the adversarial loss of reconstructions",
     "encoder_generator/adversarial_generated": "the adversarial loss of samples",

@@ -41,7 +41,7 @@ def autoencoder(
     ::
 
         model = sd.autoencoder("FOLDER", image_size=64, train="decoder")
-        run = sd.Trainer(model, sd.preset("kl-f4").train).fit("photos")
+        run = sd.Trainer(model, sd.preset("decoder-finetune").train).fit("photos")
         vae = diffusers.AutoencoderKL.from_pretrained(run.model)
 
     Args:
@@ -120,11 +120,20 @@ class Autoencoder(NetworksModel):
             memory_format=torch.channels_last,
             learned_variance=config.learned_variance,
             unbounded_images=True,
+            scale_only_prior=True,
             largest_activation=math.prod(config.size) * max(config.block_out_channels[:2]),  # the decoder's last level
             discriminator_mixes_images=config.discriminator_norm == "batch",
             discriminator_batch_norm=config.discriminator_norm == "batch",
             discriminator_unbounded=config.discriminator_norm != "spectral",
         )
+
+    @property
+    def scaling_factor(self) -> float | None:
+        """What diffusion multiplies these latents by; None where diffusers has ``latents_std``, by channel, for it."""
+        config = self.vae.config
+        if config.latents_std:
+            return None
+        return float(config.scaling_factor if self.prior is None else self.prior.scaling_factor)
 
     def latents(self, eps: Tensor) -> Tensor:
         """What :meth:`decode` takes, of numbers from N(0, I): ``eps / scaling_factor + shift_factor``."""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import losses, ops
+from .._errors import ConfigError
 from .._torch_internals import foreach_add_
+from ..losses.likelihood import inverse_scale
 from .config import TrainConfig
 from .discriminator_phase import augmented, discriminate
 from .forward import Images
@@ -22,6 +24,7 @@ from .terms import named_terms
 
 if TYPE_CHECKING:
     from .distributed import Processes
+    from .perceptual import PerceptualLoss
 
 __all__ = ["AdversarialGradients", "encoder_generator_phase"]
 
@@ -34,6 +37,7 @@ def encoder_generator_phase(
     step: int = 0,
     kl_weight: Tensor | None = None,
     processes: Processes | None = None,
+    perceptual: PerceptualLoss | None = None,
     apart: AdversarialGradients | None = None,
 ) -> dict[str, Tensor]:
     """Sets the gradients of E and G, each its own; gradients pass through D, which is not changed.
@@ -56,17 +60,18 @@ def encoder_generator_phase(
             adversarial terms yet (``disc_start``).
         kl_weight: that weight as a scalar where ``images`` are, in place of the one of ``step``.
         processes: that take the phase together; the adaptive weight is that of all their images.
+        perceptual: whose distance has ``config.perceptual_weight`` beside that of the pixels.
         apart: takes the gradients that the adaptive weight is for, unweighted, where ``images`` are a part of a batch.
 
     Returns:
-        "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one), ``feature``,
-        ``reconstruction`` (the weighted sum of pixels and features), ``adversarial_reconstructed``,
+        "encoder_generator/..." and, of ``kl``, ``kl_free_bits``, ``pixel``, ``scale`` (the learned one),
+        ``perceptual``, ``feature``, ``reconstruction`` (their weighted sum), ``adversarial_reconstructed``,
         ``adversarial_generated``, ``adaptive_weight`` and ``weights``, those there are: scalars without a graph.
     """
     adversarial = kind_of(config, step).adversarial
     uses_discriminator = adversarial or _compares_features(config)
     with frozen(model.discriminator) if uses_discriminator else contextlib.nullcontext():
-        terms, grads = _image_gradients(model, images, config, adversarial)
+        terms, grads = _image_gradients(model, images, config, adversarial, perceptual)
     if config.mode == "gan":
         terms |= set_gradients([model.generator], [images.generated], [grads.adv_generated], config)
         return named_terms("encoder_generator", terms)
@@ -120,7 +125,7 @@ class _ImageGradients(NamedTuple):
 
 
 def _image_gradients(
-    model: Model, images: Images, config: TrainConfig, adversarial: bool
+    model: Model, images: Images, config: TrainConfig, adversarial: bool, perceptual: PerceptualLoss | None
 ) -> tuple[dict[str, Tensor], _ImageGradients]:
     """The losses of phase E+G that depend on images, and their gradients there."""
     compares_features = _compares_features(config)
@@ -141,7 +146,7 @@ def _image_gradients(
         if adversarial:
             loss = terms["adversarial_reconstructed"] = losses.generator_loss(logits, real_logits, config.objective)
             (grads["adv_reconstructed"],) = torch.autograd.grad(loss, x_hat, retain_graph=compares_features)
-        rec, of_pixels = _pixels(model, x_hat, images.real, config)
+        rec, of_pixels = _pixels(model, x_hat, images.real, config, perceptual)
         terms |= of_pixels
         if compares_features:
             layer = config.feature_layer
@@ -162,14 +167,26 @@ def _logits_and_features(answer, with_features: bool) -> tuple[Tensor, Sequence[
     return answer if with_features else (answer, None)
 
 
-def _pixels(model: Model, x_hat: Tensor, x: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted distance of pixels, and the terms that are logged of it."""
+def _pixels(
+    model: Model, x_hat: Tensor, x: Tensor, config: TrainConfig, perceptual: PerceptualLoss | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted distance of pixels and, under the same scale, of images; and the terms that are logged of it."""
     if model.traits.learned_variance:
         log_scale = model.generator.log_scale
         loss = losses.pixel_nll(x_hat, x, log_scale, config.pixel_loss)
-        return config.pixel_weight * loss, {"pixel": loss, "scale": log_scale.detach().exp()}
-    loss = losses.pixel_loss(x_hat, x, config.pixel_loss)
-    return config.pixel_weight * loss, {"pixel": loss}
+        terms, scaled = {"pixel": loss, "scale": log_scale.detach().exp()}, inverse_scale(log_scale, config.pixel_loss)
+    else:
+        loss, scaled = losses.pixel_loss(x_hat, x, config.pixel_loss), 1.0
+        terms = {"pixel": loss}
+    if config.perceptual_weight:
+        if perceptual is None:
+            raise ConfigError(
+                f"perceptual_weight is {config.perceptual_weight}, but the step is given no perceptual; "
+                "training.perceptual.perceptual_of makes that of a configuration"
+            )
+        terms["perceptual"] = perceptual(x_hat, x).mean()
+        loss = loss + config.perceptual_weight * x[0].numel() * scaled * terms["perceptual"]
+    return config.pixel_weight * loss, terms
 
 
 def _trains_scale(model: Model) -> bool:

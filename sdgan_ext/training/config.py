@@ -200,6 +200,17 @@ class TrainConfig(LoopConfig):
         choices=tuple(PIXEL_LOSSES),
     )
     pixel_weight: float = option(1.0, "weight of pixel_loss, summed over the image", minimum=0)
+    perceptual_weight: float = option(
+        0.0,
+        "weight of the perceptual distance, which is added to pixel_loss at every number of an image; 1 in latent "
+        "diffusion, with LPIPS; 0.1 to begin with by photos",
+        minimum=0,
+    )
+    perceptual_net: str = option(
+        "photos",
+        "whose features it is of: photos or lenet, the package's own nets, or a file with the state dict of "
+        "lpips.LPIPS(net='vgg')",
+    )
     binarise: bool = option(
         False, "dynamic binarisation: each pixel of each batch is drawn anew, -1 or 1 with its grey value's probability"
     )
@@ -231,6 +242,14 @@ class TrainConfig(LoopConfig):
             raise ConfigError(f"{weights} must not be 0 in mode {self.mode!r}: nothing would be reconstructed")
         if self.free_bits and not self.kl_weight:
             raise ConfigError(f"free_bits is {self.free_bits}, but kl_weight is 0: every bit is free")
+
+        if self.perceptual_weight and (self.mode == "gan" or not self.pixel_weight):
+            reason = "in mode 'gan' nothing is reconstructed" if self.mode == "gan" else "pixel_weight, its own, is 0"
+            raise ConfigError(f"perceptual_weight is {self.perceptual_weight}, but {reason}")
+        if self.perceptual_net != "photos" and not self.perceptual_weight:
+            raise ConfigError(
+                f"perceptual_net is {self.perceptual_net!r}, but perceptual_weight is 0: it would not be used"
+            )
 
     def _check_adversarial(self) -> None:
         if self.gp_weight and (self.r1_gamma or self.r2_gamma):

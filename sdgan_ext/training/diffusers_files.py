@@ -20,17 +20,23 @@ from ..models.folder import check_digest, read_config
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["WEIGHTS", "config_of", "is_diffusers_folder", "make_autoencoder", "read_autoencoder"]
+__all__ = ["WEIGHTS", "config_of", "is_diffusers_folder", "is_single_file", "make_autoencoder", "read_autoencoder"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What diffusers calls the weights of a folder."""
 
+_HALF = "diffusion_pytorch_model.fp16.safetensors"  # what it calls them with variant="fp16"
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def is_diffusers_folder(config: Mapping[str, Any]) -> bool:
     """Whether a folder's config.json is one that diffusers wrote."""
     return "_class_name" in config
+
+
+def is_single_file(path: Path) -> bool:
+    """Whether a path is a file of weights, such as those of the original layout."""
+    return path.is_file() and path.suffix in _SINGLE_FILES
 
 
 def make_autoencoder(arguments: Mapping[str, Any]) -> AutoencoderKL:
@@ -77,7 +83,7 @@ def read_autoencoder(source: Any, original_config: str | Path | None = None) -> 
             "the folder of one"
         )
     path = user_path(source)
-    if path.is_file() and path.suffix in _SINGLE_FILES:
+    if is_single_file(path):
         return _read_single_file(kind, path, original_config), str(path)
     if not path.is_dir():
         raise ConfigError(f"{path} is no folder; it must be one that save_pretrained of diffusers wrote, or a run")
@@ -86,12 +92,14 @@ def read_autoencoder(source: Any, original_config: str | Path | None = None) -> 
         raise ConfigError(f"{path} holds no config.json, which a folder of diffusers has")
     _check_class(folder)
     check_digest(folder / WEIGHTS)
-    options = {
+    options: dict[str, Any] = {
         "local_files_only": True,
         "torch_dtype": torch.float32,
         "low_cpu_mem_usage": False,  # the other way does not tell of all versions what is missing
         "output_loading_info": True,
     }
+    if not (folder / WEIGHTS).exists() and (folder / _HALF).is_file():
+        options["variant"] = "fp16"
     try:
         vae, found = kind.from_pretrained(str(folder), **options)
     except Exception as error:
@@ -123,7 +131,7 @@ def _check_class(folder: Path) -> None:
     if config.get("model") == "VAEGAN":
         raise ConfigError(
             f"{path} is a VAEGAN's, which cannot become an AutoencoderKL: its stride-2 transposed convolutions, the "
-            "tanh behind them and the eps of its group norms have no place there; --preset kl-f4 trains one"
+            "tanh behind them and the eps of its group norms have no place there; --preset kl-f4-64 trains one"
         )
     name = config.get("_class_name")
     if name is None:

@@ -26,6 +26,7 @@ from sdgan_ext.training.gradients import train_mode
 from sdgan_ext.training.networks import Model
 from sdgan_ext.training.noise import Noise
 from sdgan_ext.training.optimizers import tensor_learning_rates
+from sdgan_ext.training.perceptual import PerceptualLoss
 from sdgan_ext.training.schedule import Kind, kind_of, kl_weight_at
 from sdgan_ext.training.step import prepare_step, take_step
 
@@ -115,6 +116,7 @@ class GraphedStep:
         config: of both.
         graphs: how to capture.
         say: takes a line that says why steps are not replayed.
+        perceptual: as in :func:`~sdgan_ext.training.steps.train_step`.
     """
 
     def __init__(
@@ -125,9 +127,10 @@ class GraphedStep:
         config: TrainConfig,
         graphs: Graphs,
         say: Callable[[str], None] = lambda line: None,
+        perceptual: PerceptualLoss | None = None,
     ):
         self._model, self._optimizers, self._ema, self._config = model, optimizers, ema, config
-        self._graphs, self._say = graphs, say
+        self._graphs, self._say, self._perceptual = graphs, say, perceptual
         self._inputs: _Inputs | None = None
         self._captured: dict[Kind, _Captured] = {}
         self._taken: Counter[Kind] = Counter()
@@ -197,6 +200,7 @@ class GraphedStep:
                 step=step,
                 labels=inputs.labels,
                 kl_weight=kl_weight,
+                perceptual=self._perceptual,
             )
         average_in(self._ema, self._model, share)
         return tuple(terms), torch.stack(list(terms.values()))

@@ -45,7 +45,7 @@ from sdgan_ext.training import autoencoder
 from sdgan_ext.training.autoencoder import Autoencoder
 from sdgan_ext.training.autoencoder_config import AutoencoderConfig
 from sdgan_ext.training.config import LoopConfig, TrainConfig
-from sdgan_ext.training.diffusers_files import is_diffusers_folder
+from sdgan_ext.training.diffusers_files import is_diffusers_folder, is_single_file
 from sdgan_ext.training.diffusion_config import DiffusionTrainConfig
 from sdgan_ext.training.saved_state import check_state
 from sdgan_ext.training.state import load_newest
@@ -329,39 +329,72 @@ def load_autoencoder(path: str | Path) -> VAEGAN | Autoencoder:
         CheckpointError: the path is none of these, or what it holds is damaged.
         ConfigError: it is a diffusion model's.
     """
-    path = user_path(path)
-    if (path / "vae" / "config.json").is_file():
-        path = path / "vae"
     model = load_model(path)
     if isinstance(model, LatentDiffusion):
-        raise ConfigError(f"{path} is of a latent diffusion model; its autoencoder is in {path / 'autoencoder'}")
+        raise ConfigError(f"{path} is of a latent diffusion model; its autoencoder is in {Path(path) / 'autoencoder'}")
     return model
 
 
-def load_model(path: str | Path) -> VAEGAN | Autoencoder | LatentDiffusion:
+def load_model(
+    path: str | Path, *, image_size: int | None = None, original_config: str | Path | None = None
+) -> VAEGAN | Autoencoder | LatentDiffusion:
     """The averaged (EMA) model of a run's newest complete checkpoint, or the one in a ``save_pretrained`` folder.
 
+    Args:
+        path: a run, a model folder, or of an AutoencoderKL what :func:`sdgan_ext.autoencoder` takes.
+        image_size: the side of the images, of an AutoencoderKL, whose layers take any that its factor divides; the
+            model's own unless given.
+        original_config: as of :func:`sdgan_ext.autoencoder`, of a single file.
+
     Raises:
-        CheckpointError: the path is neither, or what it holds is damaged.
+        CheckpointError: the path is none of these, or what it holds is damaged.
+        ConfigError: another ``image_size`` than the model can have.
     """
     path = user_path(path)
+    resized = {} if image_size is None else {"image_size": image_size}
+    if is_foreign(path):
+        own = {"discriminator_channels": None, "learned_variance": False, "original_config": original_config}
+        return autoencoder.autoencoder(path, **own, **resized).eval()
     if (path / "config.json").is_file():
         values = read_config(path)[0]
         if values.get("model") == "LatentDiffusion":
-            return latent_diffusion_of(values, path, *read_weights(path))
-        if is_diffusers_folder(values):
-            return autoencoder.autoencoder(path, discriminator_channels=None, learned_variance=False).eval()
-        return VAEGAN.from_pretrained(path)
+            model = latent_diffusion_of(values, path, *read_weights(path))
+        else:
+            model = VAEGAN.from_pretrained(path)
+        _check_size(model.traits.image_shape, image_size, path)
+        return model
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
     config, _ = read_configs(state["config"], checkpoint)
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
     if isinstance(config, LatentDiffusionConfig):
-        return latent_diffusion_of(state["config"]["model"], run.folder, weights, checkpoint)
+        model = latent_diffusion_of(state["config"]["model"], run.folder, weights, checkpoint)
+        _check_size(model.traits.image_shape, image_size, path)
+        return model
     check_enough(config, weights, checkpoint)
+    if isinstance(config, AutoencoderConfig):
+        config = config.replace(**resized)
+    else:
+        _check_size(config.image_shape, image_size, path)
     model = make_model(config)
     load_into(model, weights, checkpoint)
     return model.eval()
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether diffusers reads the model at ``path``: a single file, a folder of one of its models, or a pipeline's."""
+    if (path / "config.json").is_file():
+        return is_diffusers_folder(read_config(path)[0])
+    return is_single_file(path) or (path / "vae" / "config.json").is_file()
+
+
+def _check_size(image_shape: tuple[int, int, int], image_size: int | None, path: Path) -> None:
+    _, height, width = image_shape
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise ConfigError(
+            f"image_size is {image_size}, but {path} takes images of {height}x{width} alone; only an AutoencoderKL "
+            "takes others"
+        )
 
 
 def resolve_source(source: str | Path) -> str:

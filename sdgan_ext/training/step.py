@@ -26,6 +26,7 @@ from .terms import named_terms
 
 if TYPE_CHECKING:
     from .distributed import Processes
+    from .perceptual import PerceptualLoss
 
 __all__ = ["precision", "prepare_step", "take_step", "train_step"]
 
@@ -40,6 +41,7 @@ def train_step(
     labels: Tensor | None = None,
     generator: torch.Generator | None = None,
     processes: Processes | None = None,
+    perceptual: PerceptualLoss | None = None,
 ) -> dict[str, Tensor]:
     """One step: ``n_critic`` times phase D, then phase E+G, each followed by its optimizers.
 
@@ -54,12 +56,14 @@ def train_step(
         labels: of ``x``, int64 [N], where ``x`` is; for a conditional model.
         generator: source of all noise, on the CPU; torch's own state by default.
         processes: that take the step together, each with its rows ``x`` of the batch and a ``generator`` in one state.
+        perceptual: as in :func:`encoder_generator_phase`; needed with ``config.perceptual_weight``.
 
     Returns:
         The losses of both phases, scalars without a graph; give them to :func:`check_finite` now and then.
     """
     noise = prepare_step(model, optimizers, len(x), config, step=step, generator=generator, processes=processes)
-    return take_step(model, optimizers, x, noise, config, step=step, labels=labels, processes=processes)
+    given = {"labels": labels, "processes": processes, "perceptual": perceptual}
+    return take_step(model, optimizers, x, noise, config, step=step, **given)
 
 
 def prepare_step(
@@ -99,6 +103,7 @@ def take_step(
     labels: Tensor | None = None,
     kl_weight: Tensor | None = None,
     processes: Processes | None = None,
+    perceptual: PerceptualLoss | None = None,
 ) -> dict[str, Tensor]:
     """:func:`train_step` with all that changes from step to step given; the learning rates are those of the optimizers.
 
@@ -107,7 +112,7 @@ def take_step(
 
     Args:
         noise: of :func:`prepare_step`.
-        kl_weight: as in :func:`encoder_generator_phase`.
+        kl_weight, perceptual: as in :func:`encoder_generator_phase`.
         processes: as in :func:`train_step`; their gradients are averaged before they are clipped.
     """
     train_mode(model)
@@ -139,7 +144,8 @@ def take_step(
                     with record_function("sdgan/forward"):
                         images = forward(model, part.x, config, labels=part.labels, noise=part.noise[-1])
                 with record_function("sdgan/encoder_generator"):
-                    options = {"step": step, "kl_weight": kl_weight, "processes": processes, "apart": apart}
+                    options = {"step": step, "kl_weight": kl_weight, "processes": processes}
+                    options |= {"apart": apart, "perceptual": perceptual}
                     mean.add(encoder_generator_phase(model, images, config, **options))
                 images = None  # its graph is spent
             terms |= mean.terms()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import Dataset
 
-from sdgan_ext._errors import DataError
+from sdgan_ext._errors import CheckpointError, DataError, shown
 from sdgan_ext.data import batches
 from sdgan_ext.models.labels import as_labels
 from sdgan_ext.nn.sync_batch_norm import synchronise
@@ -26,6 +26,7 @@ from sdgan_ext.training.loop import TrainingLoop
 from sdgan_ext.training.monitor import Monitor
 from sdgan_ext.training.networks import SavedModel
 from sdgan_ext.training.optimizers import make_optimizers
+from sdgan_ext.training.perceptual import perceptual_of
 from sdgan_ext.training.previews import Previews
 from sdgan_ext.training.resuming import model_of_run
 from sdgan_ext.training.runs import Run
@@ -55,7 +56,8 @@ class Trainer(TrainingLoop):
 
     Raises:
         ConfigError: the model lacks what ``config`` trains, the batch cannot be shared out, torch's default dtype or a
-            trained weight is no float32, or a tracker is not installed.
+            trained weight is no float32, a tracker is not installed, or the perceptual net does not take the images.
+        CheckpointError: the file of the perceptual net cannot be read.
     """
 
     config_class = TrainConfig
@@ -72,7 +74,11 @@ class Trainer(TrainingLoop):
         progress: bool = True,
         processes: Processes | None = None,
     ):
+        self.perceptual = perceptual_of(config or TrainConfig(), model.traits.image_shape)
         super().__init__(model, config or TrainConfig(), out=out, progress=progress, processes=processes)
+        if self.perceptual is not None:
+            self.perceptual.to(self.device)
+            self.config = self.config.replace(perceptual_net=self.perceptual.source)
 
     @classmethod
     def resume(
@@ -88,6 +94,7 @@ class Trainer(TrainingLoop):
         cache: str | None = None,
         max_bad: int | None = None,
         tracker: Sequence[str] | None = None,
+        perceptual_net: str | None = None,
         progress: bool = True,
         processes: Processes | None = None,
     ) -> Trainer:
@@ -101,15 +108,16 @@ class Trainer(TrainingLoop):
             device: where to train; None: the CPU, or where ``model`` is.
             cuda_graph, checkpointing, workers, cache, max_bad, tracker: as in the configuration; None leaves what the
                 run was started with.
+            perceptual_net: where the run's file is now; one of other bytes is refused.
             progress, processes: as for a new trainer.
 
         Raises:
-            CheckpointError: no run, no complete checkpoint, one of a newer version, or ``model`` is missing or another
-                one.
+            CheckpointError: no run, no complete checkpoint, one of a newer version, or ``model`` or the perceptual net
+                is missing or another one.
             ConfigError: more than ``steps`` steps have been taken.
         """
         changes = {"steps": steps, "cuda_graph": cuda_graph, "workers": workers, "cache": cache, "max_bad": max_bad}
-        changes |= {"checkpointing": checkpointing, "tracker": tracker}
+        changes |= {"checkpointing": checkpointing, "tracker": tracker, "perceptual_net": perceptual_net}
         return cls._resume(folder, model, device, changes, progress, processes)
 
     # ------------------------------------------------------------------------------------------- for the loop
@@ -122,6 +130,8 @@ class Trainer(TrainingLoop):
             check_synchronisable(self.model)
             synchronise(self.model)
         super()._share(processes)
+        if self.perceptual is not None:
+            processes.share_from_first(self.perceptual)
 
     def _make_optimizers(self) -> dict[str, torch.optim.Adam]:
         return make_optimizers(self.model, self.config)
@@ -178,7 +188,8 @@ class Trainer(TrainingLoop):
         """What takes a step with a batch and returns its losses."""
         graphs = graphs_of(self.device) if self.config.cuda_graph and self.processes is None else None
         if graphs is not None:
-            return GraphedStep(self.model, self.optimizers, self.ema, self.config, graphs, monitor.say)
+            made = self.model, self.optimizers, self.ema, self.config
+            return GraphedStep(*made, graphs, monitor.say, self.perceptual)
         return self._step
 
     def _step(
@@ -195,6 +206,7 @@ class Trainer(TrainingLoop):
             labels=labels,
             generator=generator,
             processes=self.processes,
+            perceptual=self.perceptual,
         )
         with record_function("sdgan/average"):
             self.ema.update_parameters(self.model)
@@ -208,3 +220,16 @@ class Trainer(TrainingLoop):
             return as_labels(labels, len(labels), self.model.config)
         except ValueError as error:
             raise DataError(f"{self.data['name']}: {error}") from None
+
+    def _description(self) -> dict:
+        described = super()._description()
+        return described if self.perceptual is None else {**described, "perceptual_sha256": self.perceptual.sha256}
+
+    def _load(self, state: Mapping, path: Path) -> None:
+        sha256 = None if self.perceptual is None else self.perceptual.sha256
+        if (was := state["config"].get("perceptual_sha256")) != sha256:
+            raise CheckpointError(
+                f"perceptual_net is {self.config.perceptual_net}, whose SHA-256 is {sha256}; {path} was trained with "
+                f"that of SHA-256 {shown(was)}"
+            )
+        super()._load(state, path)
