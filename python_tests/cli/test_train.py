@@ -16,8 +16,8 @@ from command_line import ROOT, TINY, refused, weights
 
 from sdgan_ext import _files
 from sdgan_ext._errors import DataError
-from sdgan_ext.cli import main
 from sdgan_ext.cli import _training as training
+from sdgan_ext.cli import main
 from sdgan_ext.cli import train as command
 from sdgan_ext.models import VAEGAN
 from sdgan_ext.training.state import list_checkpoints
