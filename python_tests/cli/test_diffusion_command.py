@@ -199,6 +199,11 @@ def test_data_that_say_nothing_of_what_they_show(run, tmp_path, capsys):
     assert "bare.npz has neither captions nor labels" in said
 
 
+def test_tune_takes_the_others(dots, capsys):
+    said = refused(capsys, "tune", "--data", dots, "--preset", "tiny-ldm")
+    assert "--preset is 'tiny-ldm', whose networks are diffusers'; tune takes the others" in said
+
+
 # ----------------------------------------------------------------------------------------------------------- sampling
 def test_pictures_of_captions(run, tmp_path, capsys):
     assert main(["sample", str(run), "a 1", "a 2", "--guidance", "2", "--steps", "3", "--seeds", "0-3"]) == 0

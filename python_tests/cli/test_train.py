@@ -16,6 +16,7 @@ from command_line import ROOT, TINY, refused, weights
 
 from sdgan_ext import _files
 from sdgan_ext._errors import DataError
+from sdgan_ext.cli import _training as training
 from sdgan_ext.cli import main
 from sdgan_ext.cli import train as command
 from sdgan_ext.models import VAEGAN
@@ -97,14 +98,14 @@ def test_a_training_flushes_denormals_and_what_follows_does_not(monkeypatch):
 
 
 def test_auto_data_is_mnist_or_else_digits(monkeypatch, capsys):
-    opened = command.open_dataset
+    opened = training.open_dataset
 
     def offline(spec, **options):
         if spec == "mnist":
             raise DataError("no mirror answers")
         return opened(spec, **options)
 
-    monkeypatch.setattr(command, "open_dataset", offline)
+    monkeypatch.setattr(training, "open_dataset", offline)
     assert main(["train", "--data", "auto", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "MNIST cannot be had (no mirror answers); rendered digits take its place" in out and "source: digits" in out

@@ -14,6 +14,7 @@ import sdgan_ext as sd
 from sdgan_ext._errors import CheckpointError, ConfigError, DataError
 from sdgan_ext.diffusion import DiffusionLoss
 from sdgan_ext.pictures import columns_of, image_grid
+from sdgan_ext.report.facts import read_facts
 from sdgan_ext.training import diffusion_trainer
 from sdgan_ext.training.diffusion_health import DiffusionHealth, diffusion_complaints
 from sdgan_ext.training.health import FIRST_STEPS, PATIENCE
@@ -193,6 +194,15 @@ def test_the_log(tmp_path):
     assert [line["step"] for line in lines] == [2, 4, 6]
     names = {"denoiser/loss", "health/latent_std", "health/gradient_unet", "health/gradient_text_encoder"}
     assert names <= lines[0].keys() and all(math.isfinite(line["denoiser/loss"]) for line in lines)
+
+
+def test_the_report_says_what_lasted(tmp_path):
+    run = trained(tmp_path)
+    with open(run.log_file, "a") as file:
+        for step in (200, 250, 300):
+            file.write(json.dumps({"step": step, "health/latent_std": 3.0}) + "\n")
+    (said,) = read_facts(run.folder).health
+    assert "In 3 of 3 intervals" in said and "standard deviation of 3.00" in said
 
 
 # ------------------------------------------------------------------------------------------------------ the run folder

@@ -109,6 +109,7 @@ CASES = {
     "R1 and R2": dict(objective="relativistic", r1_gamma=0.5, r2_gamma=0.5, r1_every=3),
     "gradient penalty": dict(objective="wasserstein", gp_weight=10.0, n_critic=2),
     "minibatch deviation": dict(model=dict(minibatch_stddev=5)),
+    "parts, adaptive weight": dict(accumulate=5, adaptive_weight=0.5, gamma=0.5),
     "free bits": dict(free_bits=0.1, kl_warmup_steps=12),
     "learned scale": dict(model=dict(learned_variance=True), pixel_loss="l1"),
     "weight penalties, clipping": dict(weight_l1=1e-3, weight_l2=1e-3, clip_encoder=0.5, clip_discriminator=0.1),

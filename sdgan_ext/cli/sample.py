@@ -19,6 +19,7 @@ _OF_TEXT = ("captions", "guidance", "steps", "solver", "negative")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "sdgan-ext sample RUN [CAPTION ...] [flag ...]"
     add_model(parser)
     parser.add_argument("captions", metavar="CAPTION", nargs="*", help="of a diffusion model: what is to be seen")
     add_seeds(parser, "0-31")

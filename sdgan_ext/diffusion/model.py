@@ -306,7 +306,7 @@ def check_autoencoder(autoencoder: Any) -> None:
     if len(config.latent_shape) != 3:
         raise ConfigError(
             f"the autoencoder's latents are vectors of {config.latent_shape[0]} numbers; a diffusion model needs maps: "
-            "train one with --latent-map true, or preset kl-f4"
+            "train one with --latent-map true, or one in diffusers' layout"
         )
     if config.classes:
         raise ConfigError("the autoencoder is conditioned on classes; a diffusion model needs one that is not")

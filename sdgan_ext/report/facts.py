@@ -12,9 +12,10 @@ from typing import Any, TypeGuard
 
 from .._errors import ConfigError, SdganError
 from .._files import open_regular, read_bytes
-from ..training.config import TrainConfig
+from ..training.config import LoopConfig, TrainConfig
+from ..training.diffusion_health import diffusion_complaints
 from ..training.health import FIRST_STEPS, PATIENCE, complaints
-from ..training.runs import Run, open_run
+from ..training.runs import Run, open_run, train_config_kind
 from ..training.state import list_checkpoints
 
 __all__ = ["Facts", "Series", "is_number", "read_facts"]
@@ -104,7 +105,7 @@ def read_facts(path: str | Path) -> Facts:
         facts.pictures[name] = sorted((int(match[1]), run.samples / match[0]) for match in found if match)
     walk = run.samples / "interpolation.gif"
     facts.walk = walk if walk.is_file() else None
-    facts.health = list(_health(records, facts.config["train"]))
+    facts.health = list(_health(records, facts.config))
     return facts
 
 
@@ -127,6 +128,12 @@ def _records(run: Run, facts: Facts) -> Iterator[dict[str, float]]:
         facts.notices.append(f"damaged lines of {run.log_file} are left out: {damaged}")
     if unreadable:
         facts.notices.append(f"images that could not be read, and in whose places others stood: {unreadable}")
+
+
+def _complaints(numbers: dict[str, float], train: LoopConfig) -> dict[str, str]:
+    if isinstance(train, TrainConfig):
+        return complaints({"diversity": math.inf, "logit_margin": 0.0, **numbers}, train)
+    return diffusion_complaints(numbers)
 
 
 def _record(line: bytes) -> dict[str, float] | None:
@@ -154,10 +161,10 @@ def _json(path: Path, facts: Facts) -> Any:
         return None
 
 
-def _health(records: list[dict[str, float]], train: Mapping[str, Any]) -> Iterator[str]:
+def _health(records: list[dict[str, float]], config: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What was complained of in several intervals, in how many, and when last."""
     try:
-        config = TrainConfig.from_dict(train)
+        train = train_config_kind(config["model"]).from_dict(config["train"])
     except ConfigError:
         return
     found: dict[str, list[tuple[int, str]]] = {}
@@ -166,7 +173,7 @@ def _health(records: list[dict[str, float]], train: Mapping[str, Any]) -> Iterat
         numbers = {name.removeprefix("health/"): v for name, v in record.items() if name.startswith("health/")}
         if numbers and record["step"] >= FIRST_STEPS:
             examined += 1
-            for kind, words in complaints({"diversity": math.inf, "logit_margin": 0.0, **numbers}, config).items():
+            for kind, words in _complaints(numbers, train).items():
                 found.setdefault(kind, []).append((int(record["step"]), words))
     for entries in found.values():
         if len(entries) >= PATIENCE:
