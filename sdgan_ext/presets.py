@@ -229,7 +229,14 @@ PRESETS = {
     "kl-f8-128": Preset(
         AutoencoderConfig(image_size=128, block_out_channels=(16, 32, 96, 128)),
         _KL.replace(
-            steps=4_000, batch_size=8, lr_hold_steps=2_600, lr_cosine_steps=1_400, disc_start=2_600, disc_warmup=200
+            steps=2_800,
+            batch_size=8,
+            lr_encoder=1e-3,
+            lr_generator=1e-3,
+            lr_hold_steps=1_800,
+            lr_cosine_steps=1_000,
+            disc_start=1_800,
+            disc_warmup=100,
         ),
     ),
     # The decoder of an autoencoder that is there (--init): its latents, and every model made for them, stay valid.
