@@ -48,7 +48,10 @@ def test_train_help_has_a_flag_for_every_field(capsys):
         ("train --data digits --threads 0", "--threads is 0; it must be at least 1"),
         ("train --data digits 5", "'5' is one argument too many"),
         ("train", "--data is missing: mnist, digits"),
-        ("train --data digitz", "'digitz' is neither a name (mnist, digits, digits-scenes, emoji) nor a folder or file that exists"),
+        (
+            "train --data digitz",
+            "'digitz' is neither a name (mnist, digits, digits-scenes, emoji) nor a folder or file that exists",
+        ),
         ("train --data digits --preset dcgan-64", "preset 'dcgan-64' is for images of 64x64, digits has 28x28; add"),
         ("train --data digits --device tpu", "--device is tpu; it must be cpu, cuda or cuda:N"),
         ("train --data digits --device meta", "--device is meta; it must be cpu, cuda or cuda:N"),
