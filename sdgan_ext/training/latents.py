@@ -32,6 +32,7 @@ __all__ = ["Latents", "data_digest", "encode_all", "encoder_digest", "latents_of
 _AT_A_TIME = 64
 _HASHED_AT_A_TIME = 1000
 _FORMAT = "1"
+_ENTRY = "sdgan_ext"  # of the header, one alone: several would be written in any order
 
 
 class Latents(NamedTuple):
@@ -189,7 +190,7 @@ def _read(file: Path, wanted: dict[str, str]) -> tuple[Latents | None, str]:
     try:
         found = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_ENTRY])
         latents = Latents(*(found[name] for name in Latents._fields))
         whole = header.pop("latents") == _digest(latents._asdict().items())
     except Exception:  # safetensors and json raise what they like of bytes that make no sense to them
@@ -207,7 +208,8 @@ def _read(file: Path, wanted: dict[str, str]) -> tuple[Latents | None, str]:
 
 def _write(file: Path, latents: Latents, wanted: dict[str, str]) -> None:
     tensors = {name: value.contiguous() for name, value in latents._asdict().items()}
-    content = safetensors.torch.save(tensors, metadata=wanted | {"latents": _digest(tensors.items())})
+    facts = json.dumps(wanted | {"latents": _digest(tensors.items())})
+    content = safetensors.torch.save(tensors, metadata={_ENTRY: facts})
     if not file.parent.is_dir():
         raise CheckpointError(f"cannot write {file}: there is no folder {file.parent}")
     with replacing(file) as opened:
