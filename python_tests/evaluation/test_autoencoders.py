@@ -320,7 +320,7 @@ REFUSED = {
     "sides": ("VAE", ["--image-size", "33"], "image_size is 33x33; with 2 block_out_channels both sides must be mult"),
     "size of another": ("VAEGAN", ["--image-size", "64"], "image_size is 64, but VAEGAN takes images of 32x32 alone"),
     "sheet nowhere": ("VAE", ["--sheet", "absent/s.png"], "--sheet is absent/s.png; the folder absent does not exist"),
-    "sheet of a GAN": ("GAN", ["--sheet", "s.png"], "has no encoder (mode 'gan'), so there is nothing for --sheet"),
+    "sheet of a GAN": ("GAN", ["--sheet", "s.png"], "has no encoder, so there is nothing for --sheet"),
 }
 
 

@@ -361,7 +361,7 @@ def load_model(
             model = latent_diffusion_of(values, path, *read_weights(path))
         else:
             model = VAEGAN.from_pretrained(path)
-        _check_size(model.traits.image_shape, image_size, path)
+        _check_size(model.traits.image_shape[1:], image_size, path)
         return model
     run = open_run(path)
     checkpoint, state = load_newest(run.checkpoints, warnings.warn, check_state)
@@ -369,13 +369,13 @@ def load_model(
     weights = {name.removeprefix("module."): value for name, value in state["ema"].items() if name != "n_averaged"}
     if isinstance(config, LatentDiffusionConfig):
         model = latent_diffusion_of(state["config"]["model"], run.folder, weights, checkpoint)
-        _check_size(model.traits.image_shape, image_size, path)
+        _check_size(model.traits.image_shape[1:], image_size, path)
         return model
     check_enough(config, weights, checkpoint)
     if isinstance(config, AutoencoderConfig):
         config = config.replace(**resized)
     else:
-        _check_size(config.image_shape, image_size, path)
+        _check_size(config.size, image_size, path)
     model = make_model(config)
     load_into(model, weights, checkpoint)
     return model.eval()
@@ -388,8 +388,8 @@ def is_foreign(path: Path) -> bool:
     return is_single_file(path) or (path / "vae" / "config.json").is_file()
 
 
-def _check_size(image_shape: tuple[int, int, int], image_size: int | None, path: Path) -> None:
-    _, height, width = image_shape
+def _check_size(own: tuple[int, int], image_size: int | None, path: Path) -> None:
+    height, width = own
     if image_size is not None and (height, width) != (image_size, image_size):
         raise ConfigError(
             f"image_size is {image_size}, but {path} takes images of {height}x{width} alone; only an AutoencoderKL "
