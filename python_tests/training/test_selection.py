@@ -67,12 +67,15 @@ def test_evaluating_leaves_the_training_as_it_was(tmp_path):
     assert len({(run.model / "model.safetensors").read_bytes() for run in runs}) == 1
 
 
-def test_a_gan_is_judged_by_features(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("mode", "metric"), [("gan", "fd"), ("vae", "rfd")])
+def test_judged_by_features(tmp_path, monkeypatch, mode, metric):
     asked = []
     monkeypatch.setattr(selection, "refusals", lambda *_, **__: {})
-    monkeypatch.setattr(selection, "evaluate", lambda *_, metrics, **__: asked.append(metrics) or {"lenet-fd": 1.0})
-    run = start(tmp_path, "gan", evaluate_metric="fd").fit(make_dataset(), held_out=make_dataset())
-    assert run.best["metric"] == "lenet-fd" and asked == [["fd"]] * 3
+    monkeypatch.setattr(
+        selection, "evaluate", lambda *_, metrics, **__: asked.append(metrics) or {f"lenet-{metric}": 1.0}
+    )
+    run = start(tmp_path, mode, evaluate_metric=metric).fit(make_dataset(), held_out=make_dataset())
+    assert run.best["metric"] == f"lenet-{metric}" and asked == [[metric]] * 3
 
 
 def test_bad_settings(tmp_path):
@@ -80,6 +83,8 @@ def test_bad_settings(tmp_path):
         make_config(evaluate_metric="adversarial")
     with pytest.raises(ConfigError, match="in mode 'gan' there is no encoder; use 'fd'"):
         make_config(mode="gan", evaluate_every=10)
+    with pytest.raises(ConfigError, match="evaluate_metric is 'rfd', but in mode 'gan' there is no encoder"):
+        make_config(mode="gan", evaluate_every=10, evaluate_metric="rfd")
     with pytest.raises(ConfigError, match="patience is 3, but evaluate_every is 0"):
         make_config(patience=3)
     with pytest.raises(ConfigError, match="evaluate_every needs held-out images; give fit"):

@@ -114,7 +114,10 @@ class LoopConfig(Config):
     evaluate_every: int = option(
         0, "steps between evaluations on held-out images, whose best model is kept; 0: none", minimum=0
     )
-    evaluate_metric: str = option("elbo", "what is evaluated: elbo, or fd, the distance of features of a small net")
+    evaluate_metric: str = option(
+        "elbo",
+        "what is evaluated: elbo, or fd, the distance of features of a small net, or rfd, that of reconstructions",
+    )
     evaluate_images: int = option(2_000, "held-out images that are evaluated, at most", minimum=2)
     patience: int = option(0, "evaluations without anything better until the training ends; 0: it goes on", minimum=0)
 
@@ -131,11 +134,11 @@ class LoopConfig(Config):
             )
         if self.lr_final and not self.lr_cosine_steps:
             raise ConfigError(f"lr_final is {self.lr_final}, but lr_cosine_steps is 0: there is no fall that it ends")
-        if self.evaluate_metric not in ("elbo", "fd"):
+        if self.evaluate_metric not in ("elbo", "fd", "rfd"):
             why = ""
             if "adv" in self.evaluate_metric or "loss" in self.evaluate_metric:
                 why = ": an adversarial loss depends on the other network as much as on the images"
-            raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo' and 'fd'{why}")
+            raise ConfigError(f"evaluate_metric is {self.evaluate_metric!r}; allowed are 'elbo', 'fd' and 'rfd'{why}")
         if self.patience and not self.evaluate_every:
             raise ConfigError(f"patience is {self.patience}, but evaluate_every is 0: nothing is evaluated")
 
@@ -279,5 +282,6 @@ class TrainConfig(LoopConfig):
             )
 
     def _check_evaluation(self) -> None:
-        if self.evaluate_every and self.evaluate_metric == "elbo" and self.mode == "gan":
-            raise ConfigError("evaluate_metric is 'elbo', but in mode 'gan' there is no encoder; use 'fd'")
+        if self.evaluate_every and self.evaluate_metric != "fd" and self.mode == "gan":
+            metric = self.evaluate_metric
+            raise ConfigError(f"evaluate_metric is {metric!r}, but in mode 'gan' there is no encoder; use 'fd'")
