@@ -28,6 +28,7 @@ from tensorboard.summary.writer import event_file_writer  # noqa: F401  imported
 
 import sdgan_ext as sd
 from sdgan_ext.data import ImageDataset
+from sdgan_ext.training import loop as loop_module
 from sdgan_ext.training import trainer as trainer_module
 from sdgan_ext.training.state import load_newest
 
@@ -156,7 +157,7 @@ def train(out, steps=None):
 
 def announce(say):
     """From now on a step says "stepping STEP", a checkpoint "writing STEP" and then "saved STEP SECONDS"."""
-    train_step, save_checkpoint = trainer_module.train_step, trainer_module.save_checkpoint
+    train_step, save_checkpoint = trainer_module.train_step, loop_module.save_checkpoint
 
     def announced_step(*arguments, step, **options):
         say("stepping", step)
@@ -168,7 +169,7 @@ def announce(say):
         save_checkpoint(folder, state, **options)
         say("saved", state["step"], time.perf_counter() - began)
 
-    trainer_module.train_step, trainer_module.save_checkpoint = announced_step, announced_save
+    trainer_module.train_step, loop_module.save_checkpoint = announced_step, announced_save
 
 
 class Reference:
@@ -180,7 +181,7 @@ class Reference:
 
     @staticmethod
     def _announce(say):
-        trainer_module.save_checkpoint = lambda folder, state, **_: say("saved", state["step"], digest(state))
+        loop_module.save_checkpoint = lambda folder, state, **_: say("saved", state["step"], digest(state))
 
     def at(self, step):
         """The digest of what it had after ``step`` steps."""

@@ -22,7 +22,7 @@ def save_checkpoint(folder, state, *, keep):
             file.write(buffer.getbuffer()[start : start + 500])
             file.flush()
             time.sleep(0.001)
-soak.trainer_module.save_checkpoint = save_checkpoint
+soak.loop_module.save_checkpoint = save_checkpoint
 """
 FORGETS = """
 def load(self, state, path, real=soak.sd.Trainer._load):
